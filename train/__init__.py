@@ -1,0 +1,1 @@
+"""Stage two: a store becomes a trained model, scores and predictions."""
