@@ -1,0 +1,107 @@
+"""Which device a run uses, and in which number format its convolutions are computed.
+
+A run asks for a device and a precision in its configuration; what the machine can do decides what
+it gets. Every substitution comes with one line that says so, for people to read at the start.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from common.errors import ConfigError
+
+Precision = Literal["fp16", "bf16", "fp32"]
+"""Mixed precision with float16 (needs gradient scaling), with bfloat16, or none."""
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which precision a run computes.
+
+    Attributes:
+        device: the torch device.
+        precision: what is used, never "auto".
+        note: why this is not what was asked for, or why it may be slow; empty if all is as asked.
+    """
+
+    device: torch.device
+    precision: Precision
+    note: str = ""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which a forward pass runs; loss and optimiser stay outside it."""
+        return autocast(self.device, self.precision)
+
+    def describe(self) -> str:
+        """One line for people: the device's own name and the precision."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        return f"CPU ({torch.get_num_threads()} threads), {self.precision}"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Mixed precision on `device`, or nothing at all for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def choose_compute(device: str, precision: Precision | Literal["auto"]) -> Compute:
+    """Resolve a configured device ("auto", "cpu", "cuda", "cuda:1") and precision.
+
+    float16 on a CPU is emulated and slow, so a CPU gets bfloat16 where it has instructions for it,
+    else float32.
+
+    Raises:
+        ConfigError: the device is not on this machine, or the GPU has no bfloat16.
+    """
+    where = _choose_device(device)
+    return _on_cuda(where, precision) if where.type == "cuda" else _on_cpu(where, precision)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {device!r} is none; use auto, cpu, cuda or cuda:N") from error
+    if where.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device: {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices"
+        raise ConfigError(f"device: {device!r} asked for, but torch finds {found}; use auto or cpu")
+    return where
+
+
+def _on_cuda(device: torch.device, precision: Precision | Literal["auto"]) -> Compute:
+    if precision == "auto":
+        return Compute(device, "fp16")
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision: {name} has no bfloat16; use fp16, fp32 or auto")
+    return Compute(device, precision)
+
+
+def _on_cpu(device: torch.device, precision: Precision | Literal["auto"]) -> Compute:
+    if precision == "fp32":
+        return Compute(device, precision)
+    if precision == "bf16":
+        note = "" if cpu_has_bfloat16() else "this CPU emulates bf16, fp32 is faster"
+        return Compute(device, precision, note)
+    fits: Precision = "bf16" if cpu_has_bfloat16() else "fp32"
+    note = f"fp16 needs a GPU; this run computes in {fits}" if precision == "fp16" else ""
+    return Compute(device, fits, note)
