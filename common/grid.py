@@ -1,0 +1,97 @@
+"""From a file's own grid to the project's (LPS, 1 mm) and back.
+
+A grid is brought over in two steps that each have an inverse: axes are permuted and flipped to
+the nearest LPS orientation, then, if the spacing is not 1 mm, voxels are resampled.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
+from scipy.optimize import linear_sum_assignment
+
+from common.nifti import Geometry
+from common.volume import T, Triple
+
+SPACING_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class ToLPS:
+    """How one file grid becomes the project's.
+
+    Attributes:
+        axes: for each array axis (z, y, x) of the result, the axis of the file's array.
+        flips: for each axis of the result, whether it runs against the file's.
+        oriented_shape: (D, H, W) after orienting, before resampling.
+        spacing_mm: (z, y, x) after orienting.
+        shape: (D, H, W) of the result.
+    """
+
+    axes: Triple
+    flips: tuple[bool, bool, bool]
+    oriented_shape: Triple
+    spacing_mm: tuple[float, float, float]
+    shape: Triple
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "ToLPS":
+        """The way from a file's geometry; an oblique grid takes its nearest axes."""
+        # Rows are LPS axes (x, y, z), columns the file's (i, j, k); arrays count both backwards.
+        cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
+        _, columns = linear_sum_assignment(-np.abs(cosines))
+        axes = (int(columns[0]), int(columns[1]), int(columns[2]))
+        z, y, x = (bool(cosines[row, column] < 0) for row, column in enumerate(axes))
+        shape = tuple(geometry.shape[a] for a in axes)
+        spacing = tuple(geometry.spacing_mm[a] for a in axes)
+        resampled = tuple(
+            size if abs(mm - 1) < SPACING_TOLERANCE_MM else max(1, round(size * mm))
+            for size, mm in zip(shape, spacing, strict=True)
+        )
+        return cls(
+            axes,
+            (z, y, x),
+            (shape[0], shape[1], shape[2]),
+            (spacing[0], spacing[1], spacing[2]),
+            (resampled[0], resampled[1], resampled[2]),
+        )
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the spacing is other than 1 mm."""
+        return any(abs(mm - 1) >= SPACING_TOLERANCE_MM for mm in self.spacing_mm)
+
+    def orient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """The file's array (D, H, W) with its axes in LPS order: a view."""
+        return np.flip(voxels.transpose(self.axes), self._flipped)
+
+    def unorient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """Inverse of `orient`: a view."""
+        return np.flip(voxels, self._flipped).transpose(np.argsort(self.axes))
+
+    def resample(self, voxels: NDArray[T], *, linear: bool) -> NDArray[T]:
+        """Oriented voxels to 1 mm, linear or nearest; the outer edges of both grids coincide."""
+        return _sample(voxels, self.shape, [1 / mm for mm in self.spacing_mm], linear=linear)
+
+    def unresample(self, voxels: NDArray[T]) -> NDArray[T]:
+        """Labels of 1 mm to the oriented grid, nearest; exact where the spacing is 1 mm or more."""
+        return _sample(voxels, self.oriented_shape, list(self.spacing_mm), linear=False)
+
+    @property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(axis for axis, flip in enumerate(self.flips) if flip)
+
+
+def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:
+    """Read a grid at (i + 0.5) · step − 0.5 along each axis; edges are repeated beyond it."""
+    sampled: NDArray[T] = affine_transform(
+        voxels.astype(np.float32 if linear else voxels.dtype, copy=False),
+        np.asarray(step),
+        offset=[0.5 * s - 0.5 for s in step],
+        output_shape=shape,
+        order=1 if linear else 0,
+        mode="nearest",
+        prefilter=False,
+    )
+    return sampled

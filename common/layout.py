@@ -1,0 +1,269 @@
+"""Which files make a case, in every release's habits."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common.errors import InputError
+from common.labels import MODALITIES, Convention
+from common.manifest import DEFAULT_NAME, Manifest
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
+NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
+LABEL = "label"
+COMPANION = "companion"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `check`: what is wrong with which file, and what to do.
+
+    Attributes:
+        case: case id, or the folder where no case could be made out.
+        file: path below the data folder.
+        found: what is there.
+        expected: what should be there.
+        action: what to do about it.
+        severity: an error keeps the case out or the cohort unclean; a note does neither.
+    """
+
+    case: str
+    file: str
+    found: str
+    expected: str
+    action: str
+    severity: Literal["error", "note"] = "error"
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        case_id: the files' common name, or the folder's.
+        patient: whose case it is.
+        images: modality to file; all four.
+        label: the expert's label file, if there is one.
+        names: the release whose file names these are; it settles the label convention where
+            the values do not.
+    """
+
+    case_id: str
+    patient: str
+    images: dict[str, Path]
+    label: Path | None
+    names: Convention
+
+
+@dataclass
+class Discovery:
+    """What a data folder holds: usable cases, and findings about everything else."""
+
+    cases: list[CaseFiles] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def discover(root: Path, manifest: Manifest) -> Discovery:
+    """Find the cases below `root`, of all conventions at once.
+
+    Images are only listed here, not opened. Hidden files and folders, stores and a manifest are
+    passed over; every other file that makes no case is a finding: a note where it cannot be an
+    image (the tables that releases ship), else an error.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; DATA is the folder that holds the cases")
+    discovery = Discovery()
+    endings = _endings(manifest)
+    groups: dict[tuple[Path, str], list[tuple[str, Path]]] = {}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and ".zarr" not in n)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.startswith(".") or name == DEFAULT_NAME:
+                continue
+            parsed = _parse(path, endings)
+            if parsed is None:
+                discovery.findings.append(_stray(path, root))
+            else:
+                case_id, role = parsed
+                groups.setdefault((path.parent, case_id), []).append((role, path))
+    _absorb_bare_companions(groups)
+    for (parent, case_id), files in sorted(groups.items()):
+        case = _case(case_id, parent, files, root, manifest)
+        if isinstance(case, CaseFiles):
+            discovery.cases.append(case)
+        else:
+            discovery.findings += case
+    _refuse_repeated_ids(discovery, root)
+    return discovery
+
+
+def case_files(folder: Path, manifest: Manifest) -> CaseFiles:
+    """The one case in a folder.
+
+    Raises:
+        InputError: the folder holds no usable case, or several.
+    """
+    discovery = discover(folder, manifest)
+    if len(discovery.cases) == 1:
+        return discovery.cases[0]
+    problems = "".join(
+        f"\n  {f.file}: {f.found}; expected {f.expected}" for f in discovery.findings
+    )
+    raise InputError(
+        f"{folder}: {len(discovery.cases)} usable cases; expected one case folder with "
+        f"{', '.join(MODALITIES)}{problems}"
+    )
+
+
+def _endings(manifest: Manifest) -> dict[str, str]:
+    """Lower-case name ending to role: a modality, LABEL or COMPANION."""
+    roles = {ending.lower(): m for m, group in manifest.modalities.items() for ending in group}
+    roles |= {ending.lower(): LABEL for ending in manifest.label}
+    return roles | {ending.lower(): COMPANION for ending in manifest.companions}
+
+
+def _stem(path: Path) -> str | None:
+    for suffix in VOLUME_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def _ending(path: Path) -> str:
+    return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
+
+
+def _parse(path: Path, endings: dict[str, str]) -> tuple[str, str] | None:
+    """(case id, role) of a file, from its name alone; None if it is no file of a case."""
+    stem = _stem(path)
+    if stem is None:
+        return None
+    for ending in sorted(endings, key=len, reverse=True):
+        if stem.lower() == ending:
+            return path.parent.name, endings[ending]
+        if stem.lower().endswith(("_" + ending, "-" + ending)):
+            return stem[: -len(ending) - 1], endings[ending]
+    return None
+
+
+def _absorb_bare_companions(groups: dict[tuple[Path, str], list[tuple[str, Path]]]) -> None:
+    """A bare `mask.nii.gz` in a folder of one case belongs to that case, however it is named."""
+    for key in [k for k, files in groups.items() if all(r == COMPANION for r, _ in files)]:
+        others = [k for k in groups if k[0] == key[0] and k != key]
+        if len(others) == 1:
+            groups[others[0]] += groups.pop(key)
+
+
+def _stray(path: Path, root: Path) -> Finding:
+    shown = str(path.relative_to(root))
+    case = path.parent.name if path.parent != root else "-"
+    if _stem(path) is None:
+        what = _what(path)
+        is_table = path.suffix.lower() not in IMAGE_SUFFIXES and what.startswith("file of type")
+        return Finding(
+            case,
+            shown,
+            what,
+            "a .nii.gz or .nii volume",
+            "nothing, it is not used" if is_table else "convert or fetch it, or move it away",
+            "note" if is_table else "error",
+        )
+    return Finding(
+        case,
+        shown,
+        f"name ends in '{_ending(path)}', which the manifest does not list",
+        "an ending under modalities, label or companions",
+        "rename it, add the ending to the manifest, or move it away",
+    )
+
+
+def _what(path: Path) -> str:
+    """What a file that is no NIfTI by its name seems to be."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"unreadable file ({error.strerror})"
+    if start.startswith(b"version https://git-lfs"):
+        return "git-LFS pointer, the image itself was never fetched"
+    return f"file of type '{path.suffix or 'none'}'"
+
+
+def _case(
+    case_id: str, folder: Path, files: list[tuple[str, Path]], root: Path, manifest: Manifest
+) -> CaseFiles | list[Finding]:
+    """The case that these files make, or why they make none."""
+    by_role: dict[str, list[Path]] = {}
+    for role, path in files:
+        by_role.setdefault(role, []).append(path)
+    problems = _doubled(case_id, by_role, root) + _missing(case_id, folder, by_role, root)
+    if problems:
+        return problems
+    images = {modality: by_role[modality][0] for modality in MODALITIES}
+    recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
+    return CaseFiles(
+        case_id=case_id,
+        patient=manifest.patient_of(case_id),
+        images=images,
+        label=by_role[LABEL][0] if LABEL in by_role else None,
+        names=Convention.BRATS_2023 if recent else Convention.BRATS_2021,
+    )
+
+
+def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
+    return [
+        Finding(
+            case_id,
+            str(paths[1].relative_to(root)),
+            f"{len(paths)} candidates for {role}: {', '.join(path.name for path in paths)}",
+            f"one {role} file",
+            "move the others away, or narrow the endings in the manifest",
+        )
+        for role, paths in by_role.items()
+        if role != COMPANION and len(paths) > 1
+    ]
+
+
+def _missing(
+    case_id: str, folder: Path, by_role: dict[str, list[Path]], root: Path
+) -> list[Finding]:
+    missing = [modality for modality in MODALITIES if modality not in by_role]
+    if not missing:
+        return []
+    return [
+        Finding(
+            case_id,
+            str(folder.relative_to(root)),
+            "has " + (", ".join(m for m in MODALITIES if m in by_role) or "no modality"),
+            f"all of {', '.join(MODALITIES)}",
+            f"add {', '.join(missing)}, or move the folder away",
+        )
+    ]
+
+
+def _refuse_repeated_ids(discovery: Discovery, root: Path) -> None:
+    """Two folders that make the same case id: neither is taken, since one cannot know which."""
+    seen: dict[str, list[CaseFiles]] = {}
+    for case in discovery.cases:
+        seen.setdefault(case.case_id, []).append(case)
+    for case_id, twins in seen.items():
+        if len(twins) == 1:
+            continue
+        places = ", ".join(str(t.images["flair"].parent.relative_to(root)) for t in twins)
+        discovery.findings.append(
+            Finding(
+                case_id,
+                places,
+                f"{len(twins)} folders make this case id",
+                "one folder for a case",
+                "rename or move away all but one",
+            )
+        )
+    discovery.cases = [case for case in discovery.cases if len(seen[case.case_id]) == 1]

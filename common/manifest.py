@@ -1,0 +1,133 @@
+"""`data_manifest.yaml`: what a cohort is, as a typed value.
+
+File naming, label convention, crop, splits and the store's place are data here, so that a new
+release's habits need a line of YAML and no code.
+"""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ConfigError
+from common.labels import MODALITIES, Convention
+from common.splits import FractionSplits, ListSplits, Splits
+
+DEFAULT_NAME = "data_manifest.yaml"
+
+Side = Annotated[int, Field(ge=8)]
+
+
+class Manifest(BaseModel):
+    """A cohort's description; every field has the default that suits BraTS.
+
+    Attributes:
+        name: the cohort's name, for reports.
+        modalities: modality to the name endings that files of it carry, lower case, no suffix.
+        label: name endings of expert label files.
+        companions: name endings of files that may lie beside a case and are not used.
+        label_convention: `auto` detects it for each case from its values, else from its names.
+        patient_pattern: regular expression with a group `patient`; the visits of one patient
+            share what it matches, a case id that it does not match is a patient of its own.
+        crop: (D, H, W) of the window that training streams, in voxels of 1 mm.
+        dtype: type of stored images.
+        volumes: whole volumes are kept for every case, or for the cases of these splits.
+        margin: voxels kept around the brain in whole volumes.
+        splits: how cases are divided; see `common.splits`.
+        store: where preprocessing writes and training reads when nothing else is said.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str = "brats"
+    modalities: dict[str, tuple[str, ...]] = Field(
+        default={
+            "flair": ("flair", "t2f"),
+            "t1": ("t1", "t1n"),
+            "t1ce": ("t1ce", "t1gd", "t1c"),
+            "t2": ("t2", "t2w"),
+        }
+    )
+    label: tuple[str, ...] = ("seg",)
+    companions: tuple[str, ...] = ("mask",)
+    label_convention: Literal["auto"] | Convention = "auto"
+    patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z]+-\d+)-\d+$"
+    crop: tuple[Side, Side, Side] = (128, 128, 128)
+    dtype: Literal["float16", "float32"] = "float16"
+    volumes: Literal["all"] | tuple[Literal["train", "val", "test"], ...] = "all"
+    margin: int = Field(default=2, ge=0)
+    splits: Splits = FractionSplits()
+    store: str = "brats.zarr"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.modalities) != set(MODALITIES):
+            raise ValueError(f"modalities must name exactly {', '.join(MODALITIES)}")
+        endings = [e for group in self.modalities.values() for e in group]
+        endings += [*self.label, *self.companions]
+        doubled = sorted({e for e in endings if endings.count(e) > 1})
+        if doubled:
+            raise ValueError(f"name endings used twice: {', '.join(doubled)}")
+        if "patient" not in re.compile(self.patient_pattern).groupindex:
+            raise ValueError("patient_pattern has no group (?P<patient>…)")
+        return self
+
+    def patient_of(self, case_id: str) -> str:
+        """The patient that a case id belongs to."""
+        match = re.match(self.patient_pattern, case_id)
+        return match["patient"] if match else case_id
+
+    def to_yaml(self) -> str:
+        """The manifest as YAML that `load_manifest` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def manifest_path(path: Path | None) -> Path | None:
+    """The manifest file to use: the one given, else `./data_manifest.yaml`, else None."""
+    if path is not None:
+        return path
+    local = Path(DEFAULT_NAME)
+    return local if local.is_file() else None
+
+
+def load_manifest(path: Path | None = None) -> Manifest:
+    """Read a manifest; None means the one packaged with the project.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or has a key or value that is not known.
+    """
+    if path is None:
+        text = resources.files("common").joinpath(DEFAULT_NAME).read_text("utf-8")
+    elif path.is_file():
+        text = path.read_text("utf-8")
+    else:
+        raise ConfigError(f"{path}: no such manifest; name a YAML file, or leave --manifest out")
+    try:
+        return Manifest.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as lines `key: what is wrong`, for people who wrote YAML."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'the whole'}: {item['msg']}"
+        for item in error.errors()
+    )
+
+
+__all__ = [
+    "DEFAULT_NAME",
+    "FractionSplits",
+    "ListSplits",
+    "Manifest",
+    "explain",
+    "load_manifest",
+    "manifest_path",
+]

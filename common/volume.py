@@ -1,0 +1,156 @@
+"""Boxes, windows and normalisation: pure functions on (C, D, H, W) and (D, H, W) arrays."""
+
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Triple = tuple[int, int, int]
+T = TypeVar("T", bound=np.generic)
+Index = tuple[slice | EllipsisType, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A window of a grid: `start` may be negative and `stop` beyond the grid's end.
+
+    Attributes:
+        start: first voxel (z, y, x).
+        shape: (D, H, W).
+    """
+
+    start: Triple
+    shape: Triple
+
+    @property
+    def stop(self) -> Triple:
+        """One past the last voxel (z, y, x)."""
+        z, y, x = (s + n for s, n in zip(self.start, self.shape, strict=True))
+        return z, y, x
+
+    def overlap(self, other: "Box") -> "Box":
+        """What both boxes hold; without a voxel where they do not meet."""
+        start = [max(a, b) for a, b in zip(self.start, other.start, strict=True)]
+        stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
+        z, y, x = (max(0, b - a) for a, b in zip(start, stop, strict=True))
+        return Box((start[0], start[1], start[2]), (z, y, x))
+
+    def relative_to(self, other: "Box") -> "Box":
+        """The same window, counted from the start of `other`."""
+        z, y, x = (a - b for a, b in zip(self.start, other.start, strict=True))
+        return Box((z, y, x), self.shape)
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box | None:
+    """The smallest box that holds every true voxel of a (D, H, W) mask; None if there is none."""
+    by_plane = np.any(mask, axis=2)
+    depth, height = np.any(by_plane, axis=1), np.any(by_plane, axis=0)
+    if not depth.any():
+        return None
+    z, z_stop = _extent(depth)
+    y, y_stop = _extent(height)
+    x, x_stop = _extent(np.any(mask[z:z_stop, y:y_stop], axis=(0, 1)))
+    return Box((z, y, x), (z_stop - z, y_stop - y, x_stop - x))
+
+
+def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
+    where = np.flatnonzero(line)
+    return int(where[0]), int(where[-1]) + 1
+
+
+def brain_box(brain: Box, margin: int, least: Triple, grid: Triple) -> Box:
+    """The brain with a margin, at least `least` a side, inside the grid wherever that fits."""
+    starts, sizes = [], []
+    for axis in range(3):
+        start = max(0, brain.start[axis] - margin)
+        stop = min(grid[axis], brain.stop[axis] + margin)
+        size = max(stop - start, least[axis])
+        starts.append(_inside((start + stop - size) // 2, size, grid[axis]))
+        sizes.append(size)
+    return Box((starts[0], starts[1], starts[2]), (sizes[0], sizes[1], sizes[2]))
+
+
+def crop_window(brain: Box, tumour: Box | None, size: Triple, grid: Triple) -> Box:
+    """The window that training streams.
+
+    It is centred on the brain, then moved by as little as makes it hold the whole tumour; a
+    tumour larger than the window is centred in it. It stays inside the grid wherever that fits.
+    """
+    starts = []
+    for axis in range(3):
+        start = (brain.start[axis] + brain.stop[axis] - size[axis]) // 2
+        if tumour is not None:
+            first, last = tumour.stop[axis] - size[axis], tumour.start[axis]
+            start = min(max(start, first), last) if first <= last else (first + last) // 2
+        starts.append(_inside(start, size[axis], grid[axis]))
+    return Box((starts[0], starts[1], starts[2]), size)
+
+
+def _inside(start: int, size: int, limit: int) -> int:
+    """Move a window into [0, limit), or around it if it is larger."""
+    if size > limit:
+        return -((size - limit) // 2)
+    return min(max(start, 0), limit - size)
+
+
+def extract(array: NDArray[T], box: Box) -> NDArray[T]:
+    """The window `box` of the last three axes; 0 where it reaches beyond the array."""
+    out = np.zeros((*array.shape[:-3], *box.shape), array.dtype)
+    inner, outer = _overlap(box, array.shape[-3:])
+    out[inner] = array[outer]
+    return out
+
+
+def place_back(patch: NDArray[T], box: Box, grid: Triple) -> NDArray[T]:
+    """Inverse of `extract`: the patch in a grid of zeros, what is beyond the grid cut off."""
+    out = np.zeros((*patch.shape[:-3], *grid), patch.dtype)
+    inner, outer = _overlap(box, grid)
+    out[outer] = patch[inner]
+    return out
+
+
+def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
+    """The part of the last three axes that box and grid share: in the box, and in the grid."""
+    inner: list[slice | EllipsisType] = [...]
+    outer: list[slice | EllipsisType] = [...]
+    for start, size, limit in zip(box.start, box.shape, grid, strict=True):
+        first, last = max(start, 0), max(min(start + size, limit), start, 0)
+        outer.append(slice(first, last))
+        inner.append(slice(first - start, last - start))
+    return tuple(inner), tuple(outer)
+
+
+def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
+    """Mean and standard deviation of a volume's non-zero voxels, in float64.
+
+    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds exactly, so
+    those need no mask and one pass. Returns (nan, nan) if every voxel is 0.
+    """
+    if np.issubdtype(volume.dtype, np.integer) and volume.dtype.itemsize <= 2:
+        wide = volume.astype(np.float64).ravel()
+        count = int(np.count_nonzero(volume))
+        total, squares = int(wide.sum()), int(wide @ wide)
+        if count == 0:
+            return float("nan"), float("nan")
+        return total / count, max(count * squares - total * total, 0) ** 0.5 / count
+    values = volume[volume != 0].astype(np.float64)
+    if values.size == 0:
+        return float("nan"), float("nan")
+    return float(values.mean()), float(values.std())
+
+
+def normalise(
+    volume: NDArray[np.generic],
+    foreground: NDArray[np.bool_],
+    mean: float,
+    std: float,
+    dtype: np.dtype[np.floating],
+) -> NDArray[np.floating]:
+    """Z-score of the foreground; the background stays 0 (paper sec. III)."""
+    scaled = volume.astype(np.float32)
+    scaled -= np.float32(mean)
+    scaled *= np.float32(1.0 / std)
+    scaled *= foreground
+    return scaled.astype(dtype)
