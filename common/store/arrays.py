@@ -1,0 +1,120 @@
+"""Zarr arrays of the store: how they are laid out, opened, and read."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarrs  # noqa: F401 - registers the codec pipeline that reads local stores
+from isal import isal_zlib
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from common.errors import StoreError
+from common.labels import MODALITIES
+from common.manifest import Manifest
+
+PLANES = 16
+"""Planes of one inner chunk: what is decoded for one slice."""
+UNWRITTEN_LABEL = 255
+CHANNELS = len(MODALITIES)
+
+IMAGE_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
+LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
+
+ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
+
+READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
+"""What the two codec pipelines raise on damaged or missing chunks."""
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL that fsspec opens."""
+    return "://" in str(path)
+
+
+def open_root(path: str) -> zarr.Group:
+    """The store's root for reading.
+
+    Raises:
+        StoreError: no store is there.
+    """
+    try:
+        return zarr.open_group(path, mode="r")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
+            "or name another with STORE="
+        ) from error
+
+
+def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+    """An array as it is read: by zarrs where the store is local, since it is faster."""
+    pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
+    with zarr.config.set(pipeline):
+        return root[name]
+
+
+def is_taken(path: str | Path) -> bool:
+    """Whether a store is there.
+
+    Raises:
+        StoreError: something else is.
+    """
+    try:
+        zarr.open_group(str(path), mode="r")
+    except FileNotFoundError as error:
+        place = Path(path)
+        if not is_remote(path) and place.is_dir() and any(place.iterdir()):
+            raise StoreError(
+                f"{path}: a folder that is no store; name another path with --store"
+            ) from error
+        return False
+    except NotADirectoryError as error:
+        raise StoreError(f"{path}: a file; name another path with --store") from error
+    return True
+
+
+def checksum(array: NDArray[Any]) -> str:
+    """CRC-32 of an array's bytes in C order."""
+    return f"{isal_zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
+
+
+def create_crops(root: zarr.Group, manifest: Manifest) -> None:
+    """The two arrays of training crops, without a row: one shard a case."""
+    depth, height, width = manifest.crop
+    planes = math.gcd(depth, PLANES)
+    root.create_array(
+        "crops/image",
+        shape=(0, CHANNELS, *manifest.crop),
+        shards=(1, CHANNELS, *manifest.crop),
+        chunks=(1, 1, planes, height, width),
+        dtype=manifest.dtype,
+        compressors=IMAGE_CODECS,
+        fill_value=np.nan,
+    )
+    root.create_array(
+        "crops/label",
+        shape=(0, *manifest.crop),
+        shards=(1, *manifest.crop),
+        chunks=(1, planes, height, width),
+        dtype="uint8",
+        compressors=LABEL_CODECS,
+        fill_value=UNWRITTEN_LABEL,
+    )
+
+
+def write_volume(group: Any, name: str, array: NDArray[Any]) -> None:  # noqa: ANN401 - as above
+    """One shard a volume; inner chunks are whole planes, so that nothing is padded in them."""
+    *channels, depth, height, width = array.shape
+    whole = -(-depth // PLANES) * PLANES
+    group.create_array(
+        name,
+        shape=array.shape,
+        shards=(*channels, whole, height, width),
+        chunks=(*(1 for _ in channels), PLANES, height, width),
+        dtype=array.dtype,
+        compressors=IMAGE_CODECS if channels else LABEL_CODECS,
+        fill_value=np.nan if channels else UNWRITTEN_LABEL,
+    )[...] = array

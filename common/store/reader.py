@@ -1,0 +1,224 @@
+"""Reading a store."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from common.errors import StoreError
+from common.manifest import Manifest, explain
+from common.record import CaseFailure, CaseRecord, hash_of, parameters
+from common.splits import assign, require
+from common.store.arrays import (
+    PLANES,
+    READ_ERRORS,
+    UNWRITTEN_LABEL,
+    checksum,
+    open_for_reading,
+    open_root,
+)
+
+SCHEMA_VERSION = 1
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Store:
+    """A store at a path or an fsspec URL; picklable, since it opens itself again by its path.
+
+    Attributes:
+        path: where it is.
+        manifest: the cohort's description, as preprocessing resolved it.
+        expected: ids of every case that the last preprocessing run found usable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        attributes = self._root.attrs.asdict()
+        if attributes.get("schema_version") != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: schema version {attributes.get('schema_version')}; this program reads "
+                f"version {SCHEMA_VERSION}: preprocess into a new store"
+            )
+        try:
+            self.manifest = Manifest.model_validate(attributes["manifest"])
+        except ValidationError as error:
+            raise StoreError(f"{path}: its manifest is not readable: {explain(error)}") from error
+        self.expected = tuple(cast("list[str]", attributes["expected"]))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.path,)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a store that exists.
+
+        Raises:
+            StoreError: there is none, or it is of another schema.
+        """
+        return cls(path)
+
+    @property
+    def crop(self) -> tuple[int, int, int]:
+        """(D, H, W) of the training crops."""
+        return self.manifest.crop
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when anything that training sees changes: parameters, cases or splits."""
+        cases = {case_id: record.checksums for case_id, record in self.records().items()}
+        splits = self.manifest.splits.model_dump(mode="json")
+        return hash_of([parameters(self.manifest), splits, cases])
+
+    def records(self) -> dict[str, CaseRecord]:
+        """The committed cases by id, sorted: the only list of cases there is."""
+        return {
+            case_id: self._parsed(CaseRecord, attributes["record"])
+            for case_id, attributes in self._case_attributes().items()
+            if "record" in attributes
+        }
+
+    def failures(self) -> dict[str, CaseFailure]:
+        """The cases that were tried and are not in the store, by id, sorted."""
+        return {
+            case_id: self._parsed(CaseFailure, attributes["failure"])
+            for case_id, attributes in self._case_attributes().items()
+            if "failure" in attributes and "record" not in attributes
+        }
+
+    def record(self, case_id: str) -> CaseRecord:
+        """The record of one committed case.
+
+        Raises:
+            StoreError: the store has no such case.
+        """
+        try:
+            return self._parsed(CaseRecord, self._root[f"cases/{case_id}"].attrs["record"])
+        except KeyError as error:
+            raise StoreError(f"{self.path}: case {case_id} is not in this store") from error
+
+    def splits(self) -> dict[str, list[str]]:
+        """Labelled cases by split, sorted."""
+        return assign(self.manifest.splits, self._labelled())
+
+    def split(self, name: str) -> list[str]:
+        """Ids of the labelled cases of one split, sorted.
+
+        Raises:
+            ConfigError: the split is empty; the message holds lists to paste.
+        """
+        return require(name, self.splits(), self._labelled())
+
+    def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        """A case's training crop: image (4, *crop) and label (*crop).
+
+        Raises:
+            StoreError: the case is unknown, unlabelled, damaged, or was never written.
+        """
+        row = self._rows.get(case_id)
+        if row is None:
+            row = self.record(case_id).row
+            self._rows[case_id] = row
+        image_array, label_array = self._crops
+        image = self._read(image_array, case_id, row)
+        label = self._read(label_array, case_id, row)
+        self._refuse_unwritten(case_id, image, label)
+        return image, label
+
+    def read_volume(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
+        """A case's whole brain box: image (4, D, H, W), and label (D, H, W) if it has one.
+
+        Raises:
+            StoreError: the case or its volume is not there, or damaged.
+        """
+        record = self.record(case_id)
+        if not record.has_volume:
+            raise StoreError(
+                f"{self.path}: the whole volume of {case_id} is not stored; set volumes: all in "
+                "the manifest and preprocess again"
+            )
+        image = self._read(self._array(f"cases/{case_id}/image"), case_id)
+        label = None
+        if record.has_label:
+            label = self._read(self._array(f"cases/{case_id}/label"), case_id)
+        self._refuse_unwritten(case_id, image, label)
+        return image, label
+
+    def verify(self, case_id: str) -> None:
+        """Read everything of one case again and compare it with its record.
+
+        Raises:
+            StoreError: an array is missing, damaged, or other than what was written.
+        """
+        record = self.record(case_id)
+        arrays: dict[str, NDArray[Any]] = {
+            "crops/image": self._read(self._crops[0], case_id, record.row)
+        }
+        if record.has_label:
+            arrays["crops/label"] = self._read(self._crops[1], case_id, record.row)
+        if record.has_volume:
+            image, label = self.read_volume(case_id)
+            arrays["image"] = image
+            if label is not None:
+                arrays["label"] = label
+        for name, array in arrays.items():
+            if checksum(array) != record.checksums.get(name):
+                raise StoreError(f"{self.path}: case {case_id}: {name} is not what was written")
+
+    @cached_property
+    def _root(self) -> zarr.Group:
+        return open_root(self.path)
+
+    @cached_property
+    def _crops(self) -> tuple[Any, Any]:
+        return self._array("crops/image"), self._array("crops/label")
+
+    def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+        return open_for_reading(self._root, self.path, name)
+
+    @cached_property
+    def _rows(self) -> dict[str, int | None]:
+        """Rows looked up so far, so that an epoch does not read every record again."""
+        return {}
+
+    def _case_attributes(self) -> dict[str, dict[str, Any]]:
+        cases = self._root["cases"]
+        assert isinstance(cases, zarr.Group)  # noqa: S101 - `create` made it
+        return {name: group.attrs.asdict() for name, group in sorted(cases.groups())}
+
+    def _labelled(self) -> dict[str, str]:
+        return {c: record.patient for c, record in self.records().items() if record.has_label}
+
+    def _read(self, array: Any, case_id: str, row: int | None = None) -> NDArray[Any]:  # noqa: ANN401
+        try:
+            return np.asarray(array[...] if row is None else array[row])
+        except READ_ERRORS as error:
+            raise StoreError(
+                f"{self.path}: case {case_id}: {array.path} is damaged ({error}); preprocess again "
+                "to make it anew"
+            ) from error
+
+    def _refuse_unwritten(
+        self, case_id: str, image: NDArray[np.floating], label: NDArray[np.uint8] | None
+    ) -> None:
+        """Chunks that were never written read as the fill value; one voxel of each tells."""
+        if np.isnan(image[:, ::PLANES, 0, 0]).any():
+            raise StoreError(
+                f"{self.path}: case {case_id}: a part of its image was never written; "
+                "preprocess again to make it anew"
+            )
+        if label is not None and (label[::PLANES, 0, 0] == UNWRITTEN_LABEL).any():
+            raise StoreError(
+                f"{self.path}: case {case_id}: its label was never written; cases without a label "
+                "cannot be trained on"
+            )
+
+    def _parsed(self, model: type[M], value: object) -> M:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            raise StoreError(f"{self.path}: a record is not readable: {explain(error)}") from error

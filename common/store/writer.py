@@ -1,0 +1,145 @@
+"""Writing a store: rows, cases and their commits."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from common.case import PreparedCase
+from common.errors import StoreError
+from common.manifest import Manifest
+from common.record import CaseFailure, CaseRecord, hash_of, parameters
+from common.splits import assign
+from common.store.arrays import UNWRITTEN_LABEL, checksum, create_crops, is_taken, write_volume
+from common.store.reader import SCHEMA_VERSION, Store
+
+
+class StoreWriter(Store):
+    """A store that cases are written to, always through zarr-python's own codec pipeline.
+
+    The faster zarrs does not write atomically: a kill leaves torn shards.
+    """
+
+    @classmethod
+    def create(cls, path: str | Path, manifest: Manifest, expected: tuple[str, ...] = ()) -> Self:
+        """Open a store for writing, making it if there is none; it takes this manifest.
+
+        Args:
+            path: where; a folder or an fsspec URL.
+            manifest: the cohort's description.
+            expected: ids of the cases that are to be stored.
+
+        Raises:
+            StoreError: something else is there, or a store with another crop or type.
+        """
+        attributes: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "manifest": manifest.model_dump(mode="json"),
+            "parameters": parameters(manifest),
+            "parameter_hash": hash_of(parameters(manifest)),
+            "expected": list(expected),
+        }
+        if is_taken(path):
+            refuse_other_arrays(cls(path), manifest)
+            zarr.open_group(str(path), mode="r+").attrs.update(attributes)
+        else:
+            root = zarr.create_group(store=str(path), attributes=attributes)
+            create_crops(root, manifest)
+            root.create_group("cases")
+        return cls(path)
+
+    def allocate(self, count: int) -> list[int]:
+        """Append rows to the crops and return their numbers; a row is never given out twice."""
+        arrays = [self._writer["crops/image"], self._writer["crops/label"]]
+        first = max(array.shape[0] for array in arrays)
+        for array in arrays:
+            array.resize((first + count, *array.shape[1:]))
+        return list(range(first, first + count))
+
+    def write(self, case: PreparedCase, row: int) -> CaseRecord:
+        """Store one case in a row that was allocated for it; the record, the commit, comes last."""
+        case_id = case.record.case_id
+        self.remove(case_id)
+        crops = self._writer["crops"]
+        arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
+        crops["image"][row] = case.crop_image
+        if case.crop_label is not None:
+            crops["label"][row] = arrays["crops/label"] = case.crop_label
+        group = self._writer.create_group(f"cases/{case_id}")
+        has_volume = self._keeps_volume(case.record)
+        if has_volume:
+            arrays["image"] = case.image
+            write_volume(group, "image", case.image)
+            if case.label is not None:
+                arrays["label"] = case.label
+                write_volume(group, "label", case.label)
+        record = case.record.model_copy(
+            update={
+                "row": row,
+                "has_volume": has_volume,
+                "checksums": {name: checksum(array) for name, array in arrays.items()},
+            }
+        )
+        group.attrs.update({"record": record.model_dump(mode="json")})
+        return record
+
+    def remove(self, case_id: str) -> None:
+        """Take a case out: first its record, then its arrays."""
+        group = self._writer.get(f"cases/{case_id}")
+        if group is None:
+            return
+        record = group.attrs.get("record")
+        group.attrs.put({})
+        if record is not None:
+            row = CaseRecord.model_validate(record).row
+            # A chunk of nothing but the fill value is deleted.
+            self._writer["crops/image"][row] = np.nan
+            self._writer["crops/label"][row] = UNWRITTEN_LABEL
+        del self._writer[f"cases/{case_id}"]
+
+    def set_aside(self, failure: CaseFailure) -> None:
+        """Keep why a case is not in the store, where `failures` finds it."""
+        self.remove(failure.case_id)
+        attributes = {"failure": failure.model_dump(mode="json")}
+        self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes)
+
+    def is_current(self, record: CaseRecord, hashes: dict[str, str]) -> bool:
+        """Whether a stored case is what preprocessing these sources would store again.
+
+        Args:
+            record: the stored case's.
+            hashes: role to sha256 of the files as they are now.
+        """
+        return (
+            record.parameter_hash == hash_of(parameters(self.manifest))
+            and {source.role: source.sha256 for source in record.sources} == hashes
+            and (record.has_volume or not self._keeps_volume(record))
+        )
+
+    @cached_property
+    def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+        return zarr.open_group(self.path, mode="r+")
+
+    def _keeps_volume(self, record: CaseRecord) -> bool:
+        if self.manifest.volumes == "all":
+            return True
+        placed = assign(self.manifest.splits, {record.case_id: record.patient})
+        return any(record.case_id in placed[name] for name in self.manifest.volumes)
+
+
+def refuse_other_arrays(store: Store, manifest: Manifest) -> None:
+    """A store's arrays have one crop and one type.
+
+    Raises:
+        StoreError: the manifest asks for another.
+    """
+    for name in ("crop", "dtype"):
+        old, new = getattr(store.manifest, name), getattr(manifest, name)
+        if old != new:
+            raise StoreError(
+                f"{store.path}: holds cases of {name} {old}, the manifest says {new}; "
+                "preprocess into a new store with --store"
+            )
