@@ -8,25 +8,17 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from common import __version__, nifti
-from common.errors import InputError
+from common import __version__
+from common.errors import Finding, InputError
 from common.grid import ToLPS
-from common.labels import (
-    MODALITIES,
-    REGIONS,
-    Convention,
-    conventions_of,
-    from_canonical,
-    region_voxels,
-    to_canonical,
-)
-from common.layout import LABEL, CaseFiles
+from common.intake import load
+from common.labels import MODALITIES, REGIONS, from_canonical, region_voxels
+from common.layout import CaseFiles
 from common.manifest import Manifest
-from common.nifti import Geometry, Volume
-from common.record import CaseRecord, DecidedBy, Source, TumourVoxels, hash_of, parameters
+from common.nifti import Geometry
+from common.record import CaseRecord, TumourVoxels, hash_of, parameters
 from common.volume import (
     Box,
-    T,
     bounding_box,
     brain_box,
     crop_window,
@@ -70,15 +62,13 @@ def prepare(
         InputError: a file is damaged, of the wrong kind, or does not fit the others.
     """
     on_stage("read")
-    images = {modality: nifti.read(path) for modality, path in files.images.items()}
-    label_volume = nifti.read(files.label) if files.label else None
+    loaded = load(files, manifest)
     on_stage("prepare")
-    geometry = _common_geometry(files, images, label_volume)
-    to_lps = ToLPS.of(geometry)
-    brain, statistics = _foreground(files, images, to_lps)
+    to_lps = ToLPS.of(loaded.geometry)
+    brain, statistics = _foreground(files, loaded.images, to_lps)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
-    image = _normalised(images, statistics, to_lps, box, np.dtype(manifest.dtype))
-    label, convention, decided_by = _label(files, label_volume, manifest, to_lps)
+    image = _normalised(loaded.images, statistics, to_lps, box, np.dtype(manifest.dtype))
+    label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label > 0) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
     centred = crop_window(brain, None, manifest.crop, to_lps.shape)
@@ -86,10 +76,10 @@ def prepare(
         case_id=files.case_id,
         patient=files.patient,
         has_label=label is not None,
-        convention=convention,
-        convention_from=decided_by,
-        sources=_sources(files, images, label_volume),
-        geometry=geometry,
+        convention=loaded.convention,
+        convention_from=loaded.convention_from,
+        sources=loaded.sources,
+        geometry=loaded.geometry,
         grid_shape=to_lps.shape,
         box=box,
         crop=crop,
@@ -124,66 +114,48 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
     return from_canonical(native, record.convention), record.geometry
 
 
-def _common_geometry(files: CaseFiles, images: dict[str, Volume], label: Volume | None) -> Geometry:
-    first = images[MODALITIES[0]].geometry
-    volumes = [(files.images[m], images[m]) for m in MODALITIES[1:]]
-    if label is not None and files.label is not None:
-        volumes.append((files.label, label))
-    for path, volume in volumes:
-        if not volume.geometry.matches(first):
-            raise InputError(
-                f"{path}: its grid is {_describe(volume.geometry)}; expected that of "
-                f"{files.images[MODALITIES[0]].name}, {_describe(first)}: "
-                "register or resample the files of the case to one grid"
-            )
-    return first
-
-
-def _describe(geometry: Geometry) -> str:
-    def rounded(values: tuple[float, ...]) -> str:
-        return ", ".join(f"{value:g}" for value in values)
-
-    return (
-        f"{geometry.shape} voxels of ({rounded(geometry.spacing_mm)}) mm at "
-        f"({rounded(geometry.origin_mm)}), direction ({rounded(geometry.direction)})"
-    )
-
-
 def _foreground(
-    files: CaseFiles, images: dict[str, Volume], to_lps: ToLPS
+    files: CaseFiles, images: dict[str, NDArray[np.generic]], to_lps: ToLPS
 ) -> tuple[Box, dict[str, tuple[float, float]]]:
     """The brain's box in the LPS grid, and each modality's mean and standard deviation."""
-    brain = np.zeros(images[MODALITIES[0]].voxels.shape, np.bool_)
-    for modality in MODALITIES:
-        voxels = images[modality].voxels
-        if not np.issubdtype(voxels.dtype, np.integer) and not np.isfinite(voxels).all():
-            raise InputError(
-                f"{files.images[modality]}: {int((~np.isfinite(voxels)).sum())} voxels are NaN or "
-                "infinite; expected numbers: export it again"
-            )
+    brain = np.zeros(images[MODALITIES[0]].shape, np.bool_)
+    for voxels in images.values():
         brain |= voxels != 0
     native = bounding_box(brain)
-    statistics = {}
-    for modality in MODALITIES:
-        voxels = images[modality].voxels
-        mean, std = foreground_statistics(extract(voxels, native) if native else voxels)
-        if not std > 0:
-            found = "no voxel is other than 0" if np.isnan(mean) else f"all are {mean:g}"
-            raise InputError(
-                f"{files.images[modality]}: {found}; expected an image: export it again"
-            )
-        statistics[modality] = (mean, std)
+    assert native is not None  # noqa: S101 - `load` refuses images of zeros
+    statistics = {m: foreground_statistics(extract(images[m], native)) for m in MODALITIES}
+    constant = [
+        Finding(
+            str(files.images[modality]),
+            f"the same value, {mean:g}, in all of the brain",
+            "an image",
+            "export it again",
+            files.case_id,
+        )
+        for modality, (mean, std) in statistics.items()
+        if not std > 0
+    ]
+    if constant:
+        raise InputError(*constant)
     oriented = to_lps.orient(brain)
     if to_lps.resamples:
         oriented = to_lps.resample(oriented.astype(np.uint8), linear=False) > 0
     box = bounding_box(oriented)
     if box is None:
-        raise InputError(f"{files.images[MODALITIES[0]]}: nothing of the brain is left at 1 mm")
+        raise InputError(
+            Finding(
+                str(files.images[MODALITIES[0]]),
+                f"a brain of {native.shape} voxels of {to_lps.spacing_mm} mm",
+                "one that is still there at 1 mm",
+                "check the spacing in its header",
+                files.case_id,
+            )
+        )
     return box, statistics
 
 
 def _normalised(
-    images: dict[str, Volume],
+    images: dict[str, NDArray[np.generic]],
     statistics: dict[str, tuple[float, float]],
     to_lps: ToLPS,
     box: Box,
@@ -191,7 +163,7 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        voxels = to_lps.orient(images[modality].voxels)
+        voxels = to_lps.orient(images[modality])
         if to_lps.resamples:
             foreground = to_lps.resample((voxels != 0).astype(np.uint8), linear=False) > 0
             voxels = extract(to_lps.resample(voxels, linear=True), box)
@@ -203,50 +175,9 @@ def _normalised(
     return out
 
 
-def _label(
-    files: CaseFiles, volume: Volume | None, manifest: Manifest, to_lps: ToLPS
-) -> tuple[NDArray[np.uint8] | None, Convention, DecidedBy]:
-    """Canonical labels in the LPS grid, the convention, and what decided it."""
-    declared = None if manifest.label_convention == "auto" else manifest.label_convention
-    if volume is None or files.label is None:
-        return None, declared or files.names, "manifest" if declared else "names"
-    values = _values(files, volume.voxels)
-    allowed = conventions_of(values) & ({declared} if declared else set(Convention))
-    if not allowed:
-        expected = declared.values if declared else "0, 1, 2 and 3, or 0, 1, 2 and 4"
-        raise InputError(
-            f"{files.label}: label values {sorted(values)}; expected {expected}: "
-            "map them to a BraTS convention"
-        )
-    if declared:
-        return _oriented(volume, declared, to_lps), declared, "manifest"
-    if len(allowed) == 1:
-        convention = next(iter(allowed))
-        return _oriented(volume, convention, to_lps), convention, "values"
-    return _oriented(volume, files.names, to_lps), files.names, "names"
-
-
-def _oriented(volume: Volume, convention: Convention, to_lps: ToLPS) -> NDArray[np.uint8]:
-    label = to_lps.orient(to_canonical(volume.voxels, convention))
-    if to_lps.resamples:
-        label = to_lps.resample(label, linear=False)
-    return label
-
-
-def _values(files: CaseFiles, voxels: NDArray[np.generic]) -> set[int]:
-    values = np.unique(_around_foreground(voxels))
-    if not np.array_equal(values, np.round(values)):
-        raise InputError(
-            f"{files.label}: label values such as {values[values != np.round(values)][0]:g}; "
-            "expected whole numbers: it looks interpolated, export it with nearest neighbour"
-        )
-    return {0} | {int(value) for value in values}
-
-
-def _around_foreground(voxels: NDArray[T]) -> NDArray[T]:
-    """The part of an array that holds all that is not 0: less to count in."""
-    box = bounding_box(voxels != 0)
-    return voxels[:0] if box is None else extract(voxels, box)
+def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
+    oriented = to_lps.orient(label)
+    return to_lps.resample(oriented, linear=False) if to_lps.resamples else oriented
 
 
 def _tumour_voxels(label: NDArray[np.uint8], box: Box, crop: Box, centred: Box) -> TumourVoxels:
@@ -260,17 +191,6 @@ def _tumour_voxels(label: NDArray[np.uint8], box: Box, crop: Box, centred: Box) 
         crop=region_voxels(extract(label, tumour.overlap(crop))),
         centred_crop=region_voxels(extract(label, tumour.overlap(centred))),
     )
-
-
-def _sources(
-    files: CaseFiles, images: dict[str, Volume], label: Volume | None
-) -> tuple[Source, ...]:
-    sources = [
-        Source(role=m, file=files.images[m].name, sha256=images[m].sha256) for m in MODALITIES
-    ]
-    if label is not None and files.label is not None:
-        sources.append(Source(role=LABEL, file=files.label.name, sha256=label.sha256))
-    return tuple(sources)
 
 
 def _software() -> dict[str, str]:

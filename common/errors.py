@@ -1,12 +1,11 @@
 """What a user can cause. The command lines print these without a traceback."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 
 class FMNetError(Exception):
     """Anything a user can cause and mend: the message says what was found and what to do."""
-
-
-class InputError(FMNetError, ValueError):
-    """A file of a case cannot be used."""
 
 
 class StoreError(FMNetError):
@@ -15,3 +14,42 @@ class StoreError(FMNetError):
 
 class ConfigError(FMNetError, ValueError):
     """A manifest, a preset or a `--set` override does not say what it must."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with one file: a line of `check`.
+
+    Attributes:
+        file: its path.
+        found: what is there.
+        expected: what should be there.
+        action: what to do about it.
+        case: case id, or `-` where no case could be made out.
+        severity: an error keeps the case out or the cohort unclean; a note does neither.
+    """
+
+    file: str
+    found: str
+    expected: str
+    action: str
+    case: str = "-"
+    severity: Literal["error", "note"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.found}; expected {self.expected}: {self.action}"
+
+
+class InputError(FMNetError, ValueError):
+    """Files that cannot be used, and why.
+
+    Attributes:
+        findings: everything that was found wrong, not only the first.
+    """
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__(*findings)
+        self.findings = findings
+
+    def __str__(self) -> str:
+        return "\n".join(str(finding) for finding in self.findings)

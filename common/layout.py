@@ -4,38 +4,17 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from common.errors import InputError
+from common.errors import Finding, InputError
 from common.labels import MODALITIES, Convention
 from common.manifest import DEFAULT_NAME, Manifest
+from common.nifti import LFS_POINTER
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
 NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
 LABEL = "label"
 COMPANION = "companion"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of `check`: what is wrong with which file, and what to do.
-
-    Attributes:
-        case: case id, or the folder where no case could be made out.
-        file: path below the data folder.
-        found: what is there.
-        expected: what should be there.
-        action: what to do about it.
-        severity: an error keeps the case out or the cohort unclean; a note does neither.
-    """
-
-    case: str
-    file: str
-    found: str
-    expected: str
-    action: str
-    severity: Literal["error", "note"] = "error"
 
 
 @dataclass(frozen=True)
@@ -77,7 +56,11 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
         InputError: there is no such folder.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; DATA is the folder that holds the cases")
+        raise InputError(
+            Finding(
+                str(root), "no such folder", "the folder that holds the cases", "check the path"
+            )
+        )
     discovery = Discovery()
     endings = _endings(manifest)
     groups: dict[tuple[Path, str], list[tuple[str, Path]]] = {}
@@ -113,12 +96,14 @@ def case_files(folder: Path, manifest: Manifest) -> CaseFiles:
     discovery = discover(folder, manifest)
     if len(discovery.cases) == 1:
         return discovery.cases[0]
-    problems = "".join(
-        f"\n  {f.file}: {f.found}; expected {f.expected}" for f in discovery.findings
-    )
     raise InputError(
-        f"{folder}: {len(discovery.cases)} usable cases; expected one case folder with "
-        f"{', '.join(MODALITIES)}{problems}"
+        Finding(
+            str(folder),
+            f"{len(discovery.cases)} usable cases",
+            f"one case, with {', '.join(MODALITIES)}",
+            "name the folder of one case",
+        ),
+        *discovery.findings,
     )
 
 
@@ -168,19 +153,19 @@ def _stray(path: Path, root: Path) -> Finding:
         what = _what(path)
         is_table = path.suffix.lower() not in IMAGE_SUFFIXES and what.startswith("file of type")
         return Finding(
-            case,
             shown,
             what,
             "a .nii.gz or .nii volume",
             "nothing, it is not used" if is_table else "convert or fetch it, or move it away",
+            case,
             "note" if is_table else "error",
         )
     return Finding(
-        case,
         shown,
         f"name ends in '{_ending(path)}', which the manifest does not list",
         "an ending under modalities, label or companions",
         "rename it, add the ending to the manifest, or move it away",
+        case,
     )
 
 
@@ -191,7 +176,7 @@ def _what(path: Path) -> str:
             start = file.read(64)
     except OSError as error:
         return f"unreadable file ({error.strerror})"
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS_POINTER):
         return "git-LFS pointer, the image itself was never fetched"
     return f"file of type '{path.suffix or 'none'}'"
 
@@ -220,11 +205,11 @@ def _case(
 def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
     return [
         Finding(
-            case_id,
             str(paths[1].relative_to(root)),
             f"{len(paths)} candidates for {role}: {', '.join(path.name for path in paths)}",
             f"one {role} file",
             "move the others away, or narrow the endings in the manifest",
+            case_id,
         )
         for role, paths in by_role.items()
         if role != COMPANION and len(paths) > 1
@@ -239,11 +224,11 @@ def _missing(
         return []
     return [
         Finding(
-            case_id,
             str(folder.relative_to(root)),
             "has " + (", ".join(m for m in MODALITIES if m in by_role) or "no modality"),
             f"all of {', '.join(MODALITIES)}",
             f"add {', '.join(missing)}, or move the folder away",
+            case_id,
         )
     ]
 
@@ -259,11 +244,11 @@ def _refuse_repeated_ids(discovery: Discovery, root: Path) -> None:
         places = ", ".join(str(t.images["flair"].parent.relative_to(root)) for t in twins)
         discovery.findings.append(
             Finding(
-                case_id,
                 places,
                 f"{len(twins)} folders make this case id",
                 "one folder for a case",
                 "rename or move away all but one",
+                case_id,
             )
         )
     discovery.cases = [case for case in discovery.cases if len(seen[case.case_id]) == 1]

@@ -15,13 +15,15 @@ from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import Finding, InputError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub lacks type[]
 GZIP_WINDOW = 31
 """zlib's window size of 15 bits, plus 16 for a gzip header and its checksum."""
+
+LFS_POINTER = b"version https://git-lfs"
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -96,11 +98,18 @@ def read_header(path: Path) -> Header:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{path}: not a readable image ({_reason(error)})") from error
+        raise _damaged(path, f"no readable image ({_reason(error)})") from error
     size, spacing = reader.GetSize(), reader.GetSpacing()
     dimension = len(size)
     if dimension < 3:
-        raise InputError(f"{path}: {dimension} axes {size}; expected a 3-D volume")
+        raise InputError(
+            Finding(
+                str(path),
+                f"{dimension} axes of {tuple(reversed(size))}",
+                "a 3-D volume",
+                "export the whole volume",
+            )
+        )
     direction = np.asarray(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
     return Header(
         shape=tuple(reversed(size)),
@@ -124,24 +133,40 @@ def read(path: Path) -> Volume:
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
+    content = _content(path)
     header = read_header(path)
     if len(header.shape) != 3 or header.components != 1:
         raise InputError(
-            f"{path}: {len(header.shape)} axes {header.shape} and {header.components} value(s) a "
-            "voxel; expected one scalar 3-D volume a file"
+            Finding(
+                str(path),
+                f"{len(header.shape)} axes of {header.shape}, {header.components} value(s) a voxel",
+                "one scalar 3-D volume a file",
+                "split it into one file a modality",
+            )
         )
-    content = path.read_bytes()
     try:
         data = isal_zlib.decompress(content, GZIP_WINDOW) if _is_gzip(content) else content
         # (x, y, z) in Fortran order is (z, y, x) in C order: the transpose copies nothing.
         voxels = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T
     except (GZIP_ERROR, HeaderDataError, ValueError, OSError) as error:
-        raise InputError(
-            f"{path}: damaged ({error}); expected a whole NIfTI volume: fetch or export it again"
-        ) from error
-    if voxels.shape != header.shape:
-        raise InputError(f"{path}: holds {voxels.shape} voxels, its header says {header.shape}")
+        raise _damaged(path, f"damaged: {error}") from error
     return Volume(voxels, header.geometry, hashlib.sha256(content).hexdigest())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"unreadable: {error.strerror}") from error
+    if not content:
+        raise _damaged(path, "an empty file")
+    if content.startswith(LFS_POINTER):
+        raise _damaged(path, "a git-LFS pointer, the image itself was never fetched")
+    return content
+
+
+def _damaged(path: Path, found: str) -> InputError:
+    return InputError(Finding(str(path), found, "a whole NIfTI volume", "fetch or export it again"))
 
 
 def _is_gzip(content: bytes) -> bool:

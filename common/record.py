@@ -18,13 +18,19 @@ PREPROCESSING_VERSION = 1
 
 
 class Source(BaseModel):
-    """A file that a case was made from; `file` is its name, without its folder."""
+    """A file that a case was made from.
+
+    `file` is its name without its folder. Size and time of change let a rerun pass over files
+    that were not touched without reading them; where either differs, the checksum decides.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
     file: str
     sha256: str
+    size_bytes: int
+    modified_ns: int
 
 
 class TumourVoxels(BaseModel):
