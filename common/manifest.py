@@ -5,16 +5,18 @@ release's habits need a line of YAML and no code.
 """
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
 from common.labels import MODALITIES, Convention
-from common.splits import FractionSplits, ListSplits, Splits
+from common.settings import merge, parse, parse_overrides, read_yaml
+from common.splits import FractionSplits, Splits
 
 DEFAULT_NAME = "data_manifest.yaml"
 
@@ -86,16 +88,16 @@ class Manifest(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def manifest_path(path: Path | None) -> Path | None:
-    """The manifest file to use: the one given, else `./data_manifest.yaml`, else None."""
+def manifest_path(path: Path | None, data: Path) -> Path | None:
+    """The manifest to use: the one given, else one beside the data, else one here, else None."""
     if path is not None:
         return path
-    local = Path(DEFAULT_NAME)
-    return local if local.is_file() else None
+    candidates = (data / DEFAULT_NAME, Path(DEFAULT_NAME))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def load_manifest(path: Path | None = None) -> Manifest:
-    """Read a manifest; None means the one packaged with the project.
+def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Manifest:
+    """Read a manifest, with `key=value` overrides on top; no path means the packaged one.
 
     Raises:
         ConfigError: the file is missing, no YAML, or has a key or value that is not known.
@@ -106,28 +108,6 @@ def load_manifest(path: Path | None = None) -> Manifest:
         text = path.read_text("utf-8")
     else:
         raise ConfigError(f"{path}: no such manifest; name a YAML file, or leave --manifest out")
-    try:
-        return Manifest.model_validate(yaml.safe_load(text) or {})
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as lines `key: what is wrong`, for people who wrote YAML."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'the whole'}: {item['msg']}"
-        for item in error.errors()
-    )
-
-
-__all__ = [
-    "DEFAULT_NAME",
-    "FractionSplits",
-    "ListSplits",
-    "Manifest",
-    "explain",
-    "load_manifest",
-    "manifest_path",
-]
+    source = str(path or "the packaged manifest")
+    data = merge(read_yaml(text, source), parse_overrides(overrides))
+    return parse(Manifest, data, source)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from common.errors import StoreError
-from common.manifest import Manifest, explain
+from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
+from common.settings import explain
 from common.splits import assign, require
 from common.store.arrays import (
     PLANES,
@@ -66,6 +67,11 @@ class Store:
     def crop(self) -> tuple[int, int, int]:
         """(D, H, W) of the training crops."""
         return self.manifest.crop
+
+    @property
+    def parameter_hash(self) -> str:
+        """Of everything that a case's arrays depend on beside its files."""
+        return hash_of(parameters(self.manifest))
 
     @property
     def fingerprint(self) -> str:

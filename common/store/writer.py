@@ -114,7 +114,7 @@ class StoreWriter(Store):
             hashes: role to sha256 of the files as they are now.
         """
         return (
-            record.parameter_hash == hash_of(parameters(self.manifest))
+            record.parameter_hash == self.parameter_hash
             and {source.role: source.sha256 for source in record.sources} == hashes
             and (record.has_volume or not self._keeps_volume(record))
         )

@@ -1,0 +1,82 @@
+# FM-Net: `make help` lists what there is. Variables are given on the command line:
+#   make preprocess DATA=/brats            make train PRESET=fm_net STORE=brats.zarr
+
+PYTHON ?= python3
+EXTRAS ?= preprocess,train,dev
+STORE  ?= brats.zarr
+PRESET ?= fm_net
+RUN    ?= runs/$(PRESET)
+SPLIT  ?= test
+OUT    ?= predictions
+SET    ?=
+DEMO   ?= demo
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo preprocess check status verify train evaluate predict test test-slow lint format clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Install everything into .venv (EXTRAS=preprocess or EXTRAS=train for one stage)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "installing [$(EXTRAS)] into $(VENV) …"
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## Everything on phantoms, on a laptop: cohort, store, training, scores, predictions
+	@rm -rf $(DEMO)/run $(DEMO)/predictions
+	$(PY) -m preprocess phantom $(DEMO)/phantoms --cases 24 --seed 0 --size 80,80,80
+	$(PY) -m preprocess run $(DEMO)/phantoms --store $(DEMO)/phantoms.zarr
+	$(PY) -m train run demo --store $(DEMO)/phantoms.zarr --out $(DEMO)/run
+	$(PY) -m train predict $(DEMO)/run $(DEMO)/phantoms --out $(DEMO)/predictions
+	$(PY) -m train evaluate $(DEMO)/run --store $(DEMO)/phantoms.zarr --split test
+
+preprocess: $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …']
+	@test -n "$(DATA)" || { echo "DATA is missing: make preprocess DATA=/path/to/brats (a folder that holds the cases)" >&2; exit 2; }
+	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(foreach item,$(SET),--set $(item))
+
+check: $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
+	@test -n "$(DATA)" || { echo "DATA is missing: make check DATA=/path/to/brats" >&2; exit 2; }
+	$(PY) -m preprocess check "$(DATA)"
+
+status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
+	$(PY) -m preprocess status "$(STORE)"
+
+verify: $(READY)  ## Read every byte of a store again [STORE=brats.zarr]
+	$(PY) -m preprocess verify "$(STORE)"
+
+train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …']
+	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(foreach item,$(SET),--set $(item))
+
+evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test]
+	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)
+
+predict: $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
+	@test -n "$(INPUT)" || { echo "INPUT is missing: make predict INPUT=/path/to/case-or-cohort-or-store" >&2; exit 2; }
+	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)"
+
+test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(READY)  ## Clusters, faults and experiments
+	$(PY) -m pytest -m slow
+
+lint: $(READY)  ## Style, types and import borders
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY)  ## Put the code into its one style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## Remove the demo's output
+	rm -rf $(DEMO)

@@ -1,0 +1,130 @@
+"""YAML and `--set key=value` into typed values; a typo names the nearest key there is."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from common.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(text: str, source: str) -> dict[str, Any]:
+    """A YAML mapping; an empty text is an empty one.
+
+    Raises:
+        ConfigError: the text is no YAML, or no mapping.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected `key: value` lines, found {type(data).__name__}")
+    return data
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["optimizer.lr=1e-3"]` as the nested mapping `{"optimizer": {"lr": "1e-3"}}`.
+
+    Values are YAML, so lists and null can be written. YAML 1.1 reads `1e-3` as a string; the typed
+    fields make it the number it is.
+
+    Raises:
+        ConfigError: an override is not `key=value`, or its value is not YAML.
+    """
+    merged: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {override}: write key=value, as in optimizer.lr=1e-3")
+        try:
+            nested: dict[str, Any] = {parts[-1]: yaml.safe_load(value)}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+        for part in reversed(parts[:-1]):
+            nested = {part: nested}
+        merged = merge(merged, nested)
+    return merged
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(inner, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse(model: type[M], data: Mapping[str, Any], source: str) -> M:
+    """Validate nested values; `source` names them in errors.
+
+    Raises:
+        ConfigError: a key that is not known, with the nearest that is, or a value that is not.
+    """
+    unknown = list(_unknown_keys(model, data))
+    if unknown:
+        known = list(dotted_keys(model))
+        raise ConfigError(
+            "; ".join(f"{source}: {key}: no such key{did_you_mean(key, known)}" for key in unknown)
+        )
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as `key: what is wrong, found …; …`, for people who wrote YAML."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        found = f", found {item['input']!r}" if key else ""
+        lines.append(f"{key or 'the whole'}: {item['msg'].removeprefix('Value error, ')}{found}")
+    return "; ".join(lines)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The nearest valid name as `; did you mean …?`: by last part alone, else spelt alike."""
+    same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = difflib.get_close_matches(name, same_end or known, n=1, cutoff=0 if same_end else 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key that `--set` takes."""
+    for name, field in model.model_fields.items():
+        group = _group(field.annotation)
+        if group is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from dotted_keys(group, f"{prefix}{name}.")
+
+
+def _unknown_keys(
+    model: type[BaseModel], data: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    for name, value in data.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            yield f"{prefix}{name}"
+            continue
+        group = _group(field.annotation)
+        if group is not None and isinstance(value, Mapping):
+            yield from _unknown_keys(group, value, f"{prefix}{name}.")
+
+
+def _group(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None

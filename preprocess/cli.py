@@ -1,0 +1,226 @@
+"""`python -m preprocess`: from a BraTS folder to a store."""
+
+import json
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from common import console
+from common.console import err, out
+from common.errors import StoreError
+from common.manifest import Manifest, load_manifest, manifest_path
+from common.store import Store
+
+if TYPE_CHECKING:
+    from preprocess.pipeline import Plan, Report
+
+UNCLEAN = 1
+"""Exit code when the work was done but something is wrong with the cohort or the store."""
+
+app = typer.Typer(
+    help="From a folder of BraTS cases to a store that training streams.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Data = Annotated[Path, typer.Argument(help="The folder that holds the cases.")]
+StoreArgument = Annotated[str, typer.Argument(help="A store's path or fsspec URL.")]
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The cohort's description; default beside the data, else here, else packaged."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of the manifest, as in crop=[96,96,96]."),
+]
+
+
+def main() -> None:
+    """The console script's door."""
+    console.run(app)
+
+
+@app.command()
+def phantom(
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
+    cases: Annotated[int, typer.Option(min=1)] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[str, typer.Option(help="D,H,W in voxels of 1 mm.")] = "155,240,240",
+    release: Annotated[
+        Literal["2021", "2023"], typer.Option(help="Whose names and label values.")
+    ] = "2023",
+) -> None:
+    """Make a cohort of phantoms in BraTS format, with its manifest."""
+    from preprocess.phantom import make_cohort
+
+    shape = _triple(size)
+    with console.progress("cases") as bar:
+        task = bar.add_task("phantoms", total=cases)
+        made = make_cohort(
+            directory,
+            cases=cases,
+            seed=seed,
+            size=shape,
+            release=release,
+            on_case=lambda: bar.advance(task),
+        )
+    out.print(f"{cases} phantoms in {made}, described by {made / 'data_manifest.yaml'}")
+
+
+@app.command()
+def check(
+    data: Data,
+    manifest: ManifestOption = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+) -> None:
+    """Say what is wrong with a folder, case by case; writes nothing."""
+    from preprocess.check import check as check_folder
+    from preprocess.summary import findings_table
+
+    described = _manifest(manifest, overrides, data, quiet=as_json)
+    began = time.perf_counter()
+    discovery, results = check_folder(data, described)
+    findings = list(discovery.findings)
+    with console.progress("cases") as bar:
+        bar.disable = as_json
+        for found in bar.track(results, len(discovery.cases), description="checking"):
+            findings += found
+    errors = [finding for finding in findings if finding.severity == "error"]
+    refused = {finding.case for finding in errors}
+    usable = sum(case.case_id not in refused for case in discovery.cases)
+    if as_json:
+        print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
+    else:
+        if findings:
+            out.print(findings_table(findings))
+        seconds = time.perf_counter() - began
+        out.print(f"{usable} usable case(s), {len(errors)} error(s), {seconds:.1f} s")
+    if errors or not usable:
+        raise typer.Exit(UNCLEAN)
+
+
+@app.command()
+def run(
+    data: Data,
+    store: Annotated[
+        str | None, typer.Option(help="Where to write; default is the manifest's.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="local, or the address of a Dask scheduler: tcp://host:8786.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Local worker processes; default one a core.")
+    ] = None,
+    manifest: ManifestOption = None,
+    overrides: Overrides = None,
+) -> None:
+    """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
+    from preprocess.pipeline import Report, plan
+    from preprocess.summary import failures_table, findings_table, run_table
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    described = _manifest(manifest, overrides, data)
+    path = store or described.store
+    work = plan(data, path, described)
+    out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
+    report = Report(work.findings, work.kept)
+    if work.todo:
+        _execute(work, report, cluster, workers)
+    if report.findings:
+        out.print(findings_table(report.findings))
+    if report.failures:
+        out.print(failures_table(report.failures))
+    out.print(run_table(report, Store.open(path)))
+    if not report.clean:
+        err.print("the cohort is not clean: see above; the good cases are stored")
+        raise typer.Exit(UNCLEAN)
+
+
+def _execute(work: "Plan", report: "Report", cluster: str, workers: int | None) -> None:
+    """Run the planned cases under a progress bar, keeping each outcome in the report."""
+    from preprocess.cluster import available_cores, connect
+    from preprocess.pipeline import execute
+
+    processes = min(workers or available_cores(), len(work.todo))
+    out.print(f"starting {cluster} workers …")
+    try:
+        with connect(cluster, processes) as client, console.progress("cases") as bar:
+            task = bar.add_task("preprocessing", total=len(work.todo))
+            began = time.perf_counter()
+            for outcome in execute(client, work):
+                report.outcomes.append(outcome)
+                report.seconds = time.perf_counter() - began
+                if outcome.failure:
+                    bar.print(f"✗ {outcome.case_id}: {outcome.failure.reason}", markup=False)
+                bar.advance(task)
+    except KeyboardInterrupt:
+        err.print(
+            f"interrupted: {len(report.stored)} case(s) of this run are stored; the same command "
+            "goes on with the others"
+        )
+        raise typer.Exit(console.INTERRUPTED) from None
+
+
+@app.command()
+def status(store: StoreArgument) -> None:
+    """Say which cases are done, failed or missing, and what the store takes."""
+    from preprocess.summary import failures_table, status_table
+
+    opened = Store.open(store)
+    out.print(status_table(opened))
+    failures = list(opened.failures().values())
+    if failures:
+        out.print(failures_table(failures))
+    if failures or set(opened.expected) - set(opened.records()):
+        raise typer.Exit(UNCLEAN)
+
+
+@app.command()
+def verify(store: StoreArgument) -> None:
+    """Read every byte again and compare it with what was written."""
+    opened = Store.open(store)
+    cases = list(opened.records())
+    damaged: list[StoreError] = []
+    with console.progress("cases") as bar:
+        for case_id in bar.track(cases, description="verifying"):
+            try:
+                opened.verify(case_id)
+            except StoreError as error:
+                damaged.append(error)
+    for damage in damaged:
+        err.print(f"✗ {damage}", markup=False, soft_wrap=True)
+    out.print(f"{len(cases) - len(damaged)} of {len(cases)} case(s) are as they were written")
+    if damaged:
+        raise typer.Exit(UNCLEAN)
+
+
+def _manifest(
+    path: Path | None, overrides: list[str] | None, data: Path, *, quiet: bool = False
+) -> Manifest:
+    """The manifest to use: the one named, else beside the data, else here, else the packaged."""
+    chosen = manifest_path(path, data)
+    described = load_manifest(chosen, overrides or ())
+    if not quiet:
+        out.print(f"manifest: {chosen or 'the packaged one'}")
+    return described
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _triple(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise typer.BadParameter(f"{text}: expected D,H,W, as in 155,240,240", param_hint="--size")
+    depth, height, width = (int(part) for part in parts)
+    return depth, height, width

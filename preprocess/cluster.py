@@ -1,0 +1,85 @@
+"""Where the tasks run: local processes, or a Dask scheduler at an address."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from common.errors import ConfigError
+
+DASK_SETTINGS = {
+    # A worker is given a task only when it is free to begin, so that a dying worker takes down
+    # the case it was at and no other.
+    "distributed.scheduler.worker-saturation": 1.0,
+    # The second death of a worker at one case is that case's failure.
+    "distributed.scheduler.allowed-failures": 1,
+    "distributed.comm.timeouts.connect": "20s",
+}
+
+WORKER_ENVIRONMENT = {
+    # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
+    "ZARR_THREADING__MAX_WORKERS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+    # Give freed memory back to the system, so that a worker's size is what it uses.
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+
+
+def available_cores() -> int:
+    """Cores that this process may use; a container or a scheduler may have bound it to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def connect(cluster: str, workers: int | None) -> Iterator[Client]:
+    """A client of the cluster that tasks are to run on.
+
+    Args:
+        cluster: `local`, or the address of a scheduler that runs, such as `tcp://host:8786`.
+        workers: local processes; None is one a core.
+
+    Raises:
+        ConfigError: the name is neither, or nobody answers at the address.
+    """
+    dask.config.set(DASK_SETTINGS)
+    for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if cluster == "local":
+        with (
+            LocalCluster(
+                n_workers=workers or available_cores(),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+                env=WORKER_ENVIRONMENT,
+            ) as local,
+            Client(local) as client,
+        ):
+            yield client
+    elif "://" in cluster:
+        with _existing(cluster) as client:
+            yield client
+    else:
+        raise ConfigError(
+            f"--cluster {cluster}: expected local or an address such as tcp://host:8786"
+        )
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--cluster {address}: no Dask scheduler answers there ({error}); start one with "
+            "`dask scheduler`, or leave --cluster out"
+        ) from error
+    with client:
+        yield client

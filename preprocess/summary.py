@@ -1,0 +1,109 @@
+"""What the preprocessing commands print."""
+
+import statistics
+
+from fsspec.core import url_to_fs
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import Finding
+from common.record import CaseFailure, CaseRecord
+from common.splits import SPLITS
+from common.store import Store
+from preprocess.pipeline import Report
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """One line a finding: case, file, found, expected, what to do."""
+    table = Table(title=f"{len(findings)} finding(s)", title_justify="left", show_lines=True)
+    for heading in ("", "case", "file", "found", "expected", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in sorted(findings, key=lambda f: (f.severity, f.case, f.file)):
+        mark = Text("✗", "bold red") if finding.severity == "error" else Text("·", "dim")
+        texts = (finding.case, finding.file, finding.found, finding.expected, finding.action)
+        table.add_row(mark, *(Text(text) for text in texts))
+    return table
+
+
+def failures_table(failures: list[CaseFailure]) -> Table:
+    """One line a failed case: stage, reason, peak memory."""
+    table = Table(title=f"{len(failures)} case(s) failed", title_justify="left", show_lines=True)
+    for heading in ("case", "stage", "reason"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("peak memory", justify="right")
+    for failure in failures:
+        peak = failure.peak_memory_mb
+        memory = "unknown" if peak is None else f"{peak:.0f} MB"
+        table.add_row(Text(failure.case_id), failure.stage, Text(failure.reason), memory)
+    return table
+
+
+def run_table(report: Report, store: Store) -> Table:
+    """A run in a few lines."""
+    table = _plain(f"Preprocessed into {store.path}")
+    count = len(report.outcomes)
+    table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
+    table.add_row("cases failed", str(len(report.failures)))
+    if count:
+        workers = len({outcome.process for outcome in report.outcomes if outcome.process})
+        rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s a case"
+        table.add_row("time", f"{rate}, {workers} worker process(es)")
+        peaks = [o.peak_memory_mb for o in report.outcomes if o.peak_memory_mb is not None]
+        if peaks:
+            table.add_row("peak memory", f"{max(peaks):.0f} MB a worker")
+    _add_store_rows(table, store, store.records())
+    return table
+
+
+def status_table(store: Store) -> Table:
+    """A store in a few lines."""
+    records = store.records()
+    table = _plain(f"Store {store.path}")
+    missing = set(store.expected) - set(records) - set(store.failures())
+    table.add_row("cases", f"{len(records)} done, {len(store.failures())} failed")
+    table.add_row("missing", f"{len(missing)}: not tried yet" if missing else "none")
+    manifest = store.manifest
+    crop = "×".join(str(side) for side in manifest.crop)
+    table.add_row("arrays", f"4×{crop} {manifest.dtype}, whole volumes: {manifest.volumes}")
+    table.add_row("parameters", store.parameter_hash)
+    _add_store_rows(table, store, records)
+    return table
+
+
+def disk_bytes(store: Store) -> dict[str, int]:
+    """What the crops and the whole volumes take on disk."""
+    filesystem, root = url_to_fs(store.path)
+    return {part: filesystem.du(f"{root}/{part}", total=True) for part in ("crops", "cases")}
+
+
+def _plain(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add_store_rows(table: Table, store: Store, records: dict[str, CaseRecord]) -> None:
+    if not records:
+        return
+    labelled = [record for record in records.values() if record.tumour_voxels]
+    conventions = sorted({str(record.convention) for record in records.values()})
+    table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
+    placed = store.splits()
+    table.add_row("splits", ", ".join(f"{name} {len(placed[name])}" for name in SPLITS))
+    if labelled:
+        table.add_row("tumour outside", _lost(labelled))
+    disk = disk_bytes(store)
+    crops, volumes = (disk[part] / 1e6 / len(records) for part in ("crops", "cases"))
+    total = sum(disk.values()) / 1e6
+    table.add_row(
+        "disk", f"{total:.0f} MB; a case: crop {crops:.1f} MB, whole volume {volumes:.1f} MB"
+    )
+
+
+def _lost(labelled: list[CaseRecord]) -> str:
+    parts = []
+    for window, name in (("crop", "crop"), ("centred_crop", "a centred crop would lose")):
+        shares = [r.tumour_voxels.lost(window) for r in labelled if r.tumour_voxels]  # type: ignore[arg-type]  # both are of the literal
+        parts.append(f"{name} {statistics.fmean(shares):.2%} (at most {max(shares):.1%})")
+    return "; ".join(parts)
