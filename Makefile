@@ -38,12 +38,13 @@ demo: $(READY)  ## Everything on phantoms, on a laptop: cohort, store, training,
 	$(PY) -m train predict $(DEMO)/run $(DEMO)/phantoms --out $(DEMO)/predictions
 	$(PY) -m train evaluate $(DEMO)/run --store $(DEMO)/phantoms.zarr --split test
 
-preprocess: $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …']
-	@test -n "$(DATA)" || { echo "DATA is missing: make preprocess DATA=/path/to/brats (a folder that holds the cases)" >&2; exit 2; }
+need-%:
+	@test -n "$($*)" || { echo "$* is missing: make $(firstword $(MAKECMDGOALS)) $*=/path/to/$(if $(filter DATA,$*),brats (the folder that holds the cases),case (or a cohort, or a store))" >&2; exit 2; }
+
+preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …']
 	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(foreach item,$(SET),--set $(item))
 
-check: $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
-	@test -n "$(DATA)" || { echo "DATA is missing: make check DATA=/path/to/brats" >&2; exit 2; }
+check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
 	$(PY) -m preprocess check "$(DATA)"
 
 status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
@@ -58,8 +59,7 @@ train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [
 evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test]
 	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)
 
-predict: $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
-	@test -n "$(INPUT)" || { echo "INPUT is missing: make predict INPUT=/path/to/case-or-cohort-or-store" >&2; exit 2; }
+predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
 	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)"
 
 test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
