@@ -17,6 +17,7 @@ from common.manifest import Manifest, load_manifest, manifest_path
 from common.store import Store
 
 if TYPE_CHECKING:
+    from preprocess.lock import Lock
     from preprocess.pipeline import Plan, Report
 
 UNCLEAN = 1
@@ -124,17 +125,21 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
+    from preprocess.lock import hold
     from preprocess.pipeline import Report, plan
     from preprocess.summary import failures_table, findings_table, run_table
 
     signal.signal(signal.SIGTERM, _interrupt)
     described = _manifest(manifest, overrides, data)
     path = store or described.store
-    work = plan(data, path, described)
-    out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
-    report = Report(work.findings, work.kept)
-    if work.todo:
-        _execute(work, report, cluster, workers)
+    with hold(path) as lock:
+        if lock.taken_over:
+            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
+        work = plan(data, path, described)
+        out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
+        report = Report(work.findings, work.kept)
+        if work.todo:
+            _execute(work, lock, report, cluster, workers)
     if report.findings:
         out.print(findings_table(report.findings))
     if report.failures:
@@ -145,7 +150,9 @@ def run(
         raise typer.Exit(UNCLEAN)
 
 
-def _execute(work: "Plan", report: "Report", cluster: str, workers: int | None) -> None:
+def _execute(
+    work: "Plan", lock: "Lock", report: "Report", cluster: str, workers: int | None
+) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
     from preprocess.cluster import available_cores, connect
     from preprocess.pipeline import execute
@@ -156,7 +163,7 @@ def _execute(work: "Plan", report: "Report", cluster: str, workers: int | None) 
         with connect(cluster, processes) as client, console.progress("cases") as bar:
             task = bar.add_task("preprocessing", total=len(work.todo))
             began = time.perf_counter()
-            for outcome in execute(client, work):
+            for outcome in execute(client, work, lock):
                 report.outcomes.append(outcome)
                 report.seconds = time.perf_counter() - began
                 if outcome.failure:

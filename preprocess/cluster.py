@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,17 +52,7 @@ def connect(cluster: str, workers: int | None) -> Iterator[Client]:
     for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if cluster == "local":
-        with (
-            LocalCluster(
-                n_workers=workers or available_cores(),
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-                env=WORKER_ENVIRONMENT,
-            ) as local,
-            Client(local) as client,
-        ):
+        with _local(workers or available_cores()) as local, Client(local) as client:
             yield client
     elif "://" in cluster:
         with _existing(cluster) as client:
@@ -70,6 +61,23 @@ def connect(cluster: str, workers: int | None) -> Iterator[Client]:
         raise ConfigError(
             f"--cluster {cluster}: expected local or an address such as tcp://host:8786"
         )
+
+
+def _local(workers: int) -> LocalCluster:
+    # Ctrl-C reaches every process of the terminal; started with it ignored, the workers leave
+    # the answer to the client.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            env=WORKER_ENVIRONMENT,
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """One run: discover the cases, give each to a task, keep what comes back."""
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
 from common.store import StoreWriter
+from preprocess.lock import Lock
 from preprocess.task import Outcome, process_case
 
 
@@ -100,8 +100,12 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
     return Plan(store, todo, kept, discovery.findings)
 
 
-def execute(client: Client, work: Plan) -> Iterator[Outcome]:
-    """Process the planned cases, one task a case, and yield each outcome as it comes."""
+def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
+    """Process the planned cases, one task a case, and yield each outcome as it comes.
+
+    Raises:
+        StoreError: another run took the store over.
+    """
     rows = work.store.allocate(len(work.todo))
     futures = {
         client.submit(
@@ -114,18 +118,10 @@ def execute(client: Client, work: Plan) -> Iterator[Outcome]:
         error = future.exception()
         outcome = future.result() if error is None else _lost(case, error)
         future.release()
+        lock.check()
         if outcome.failure:
             work.store.set_aside(outcome.failure)
         yield outcome
-
-
-def collect(client: Client, work: Plan) -> Report:
-    """Run a plan to its end without showing anything."""
-    report = Report(work.findings, work.kept)
-    began = time.perf_counter()
-    report.outcomes.extend(execute(client, work))
-    report.seconds = time.perf_counter() - began
-    return report
 
 
 def _lost(case: CaseFiles, error: BaseException) -> Outcome:
