@@ -90,14 +90,13 @@ def check(
     described = _manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
     discovery, results = check_folder(data, described)
-    findings = list(discovery.findings)
+    findings, usable = list(discovery.findings), 0
     with console.progress("cases") as bar:
         bar.disable = as_json
         for found in bar.track(results, len(discovery.cases), description="checking"):
             findings += found
+            usable += not found
     errors = [finding for finding in findings if finding.severity == "error"]
-    refused = {finding.case for finding in errors}
-    usable = sum(case.case_id not in refused for case in discovery.cases)
     if as_json:
         print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
     else:

@@ -1,0 +1,66 @@
+"""Small BraTS-like cohorts on disk, and a Dask cluster that the tests of a file share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import LocalCluster
+
+from common import nifti
+from common.nifti import Geometry
+
+SHAPE = (20, 26, 24)
+ENDINGS_2021 = ("flair", "t1", "t1ce", "t2")
+ENDINGS_2023 = ("t2f", "t1n", "t1c", "t2w")
+
+MANIFEST = """
+crop: [16, 16, 16]
+splits: {{kind: lists, train: [{train}], val: [{val}], test: [{test}]}}
+"""
+
+
+def write_case(folder: Path, case_id: str, seed: int, *, release: str = "2021") -> Path:
+    """One case: an ellipsoid of noise with a tumour of all three labels."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.ogrid[:20, :26, :24]
+    brain = ((z - 10) / 8) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
+    tumour = (z - 10) ** 2 + (y - 10) ** 2 + (x - 9 - seed % 3) ** 2
+    enhancing = 4 if release == "2021" else 3
+    label = np.select([tumour < 3, tumour < 6, tumour < 14], [1, enhancing, 2], 0)
+    geometry = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+    case = folder / case_id
+    case.mkdir(parents=True)
+    joint, endings = ("_", ENDINGS_2021) if release == "2021" else ("-", ENDINGS_2023)
+    for ending in endings:
+        image = generator.integers(50, 900, SHAPE) * brain
+        nifti.write(case / f"{case_id}{joint}{ending}.nii.gz", image.astype(np.int16), geometry)
+    values = (label * brain).astype(np.uint8)
+    nifti.write(case / f"{case_id}{joint}seg.nii.gz", values, geometry)
+    return case
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of cases with a manifest beside them; most train, two val, one test."""
+
+    def make(cases: int = 6, name: str = "data") -> Path:
+        data = tmp_path / name
+        ids = [f"BraTS2021_{index:05d}" for index in range(cases)]
+        for index, case_id in enumerate(ids):
+            write_case(data, case_id, index)
+        lists = {"train": ids[3:], "val": ids[:2], "test": ids[2:3]}
+        text = MANIFEST.format(**{split: ", ".join(members) for split, members in lists.items()})
+        (data / "data_manifest.yaml").write_text(text)
+        return data
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two worker processes with a scheduler that other processes can reach."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as running:
+        yield running

@@ -1,0 +1,72 @@
+"""`python -m preprocess check`: every problem of every case, and nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from common import nifti
+
+Cohort = Callable[..., Path]
+
+
+def check(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "preprocess", "check", str(data), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "240"},
+    )
+
+
+def test_a_clean_cohort(cohort: Cohort) -> None:
+    done = check(cohort(3))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 usable case(s), 0 error(s)" in done.stdout
+
+
+def test_all_problems_of_a_case_at_once_as_json(cohort: Cohort) -> None:
+    data = cohort(3)
+    before = sorted(path for path in data.rglob("*"))
+    case = data / "BraTS2021_00001"
+    flair, t1 = (case / f"BraTS2021_00001_{name}.nii.gz" for name in ("flair", "t1"))
+    voxels, geometry, _ = nifti.read(flair)
+    nifti.write(flair, np.where(voxels > 600, np.nan, voxels).astype(np.float32), geometry)
+    t1.write_bytes(t1.read_bytes()[:-100])
+    label, geometry, _ = nifti.read(case / "BraTS2021_00001_seg.nii.gz")
+    nifti.write(case / "BraTS2021_00001_seg.nii.gz", label * 2, geometry)
+    done = check(data, "--json")
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert answer["usable"] == 2
+    found = {finding["file"]: finding["found"] for finding in answer["findings"]}
+    assert found["BraTS2021_00001/BraTS2021_00001_flair.nii.gz"].endswith("NaN or infinite")
+    assert found["BraTS2021_00001/BraTS2021_00001_t1.nii.gz"].startswith("damaged")
+    assert "[0, 2, 4, 8]" in found["BraTS2021_00001/BraTS2021_00001_seg.nii.gz"]
+    assert all(finding["case"] == "BraTS2021_00001" for finding in answer["findings"])
+    assert sorted(path for path in data.rglob("*")) == before
+
+
+def test_files_that_make_no_case_are_listed(cohort: Cohort) -> None:
+    data = cohort(3)
+    (data / "survival.csv").write_text("id,days\n")
+    (data / "scan.mha").write_bytes(b"ObjectType = Image\n")
+    stray = data / "BraTS2021_00000" / "BraTS2021_00000_pd.nii.gz"
+    source = data / "BraTS2021_00000" / "BraTS2021_00000_t1.nii.gz"
+    stray.write_bytes(source.read_bytes()[:1500])
+    answer = json.loads(check(data, "--json").stdout)
+    severity = {finding["file"]: finding["severity"] for finding in answer["findings"]}
+    assert severity == {
+        "survival.csv": "note",
+        "scan.mha": "error",
+        "BraTS2021_00000/BraTS2021_00000_pd.nii.gz": "error",
+    }
+    texts = [finding["found"] for finding in answer["findings"]]
+    assert any("truncated" in text and "'pd'" in text for text in texts)
+    assert answer["usable"] == 3

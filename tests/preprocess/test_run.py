@@ -1,0 +1,183 @@
+"""`python -m preprocess run` on a real cluster of processes, through the command line's door."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from common import nifti
+from common.case import restore
+from common.errors import ConfigError, InputError
+from common.manifest import load_manifest
+from common.store import Store
+from preprocess.lock import hold
+from preprocess.pipeline import execute, plan
+
+Cohort = Callable[..., Path]
+
+
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "preprocess", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "200"},
+        **options,
+    )
+
+
+def test_a_cohort_becomes_a_store_and_comes_back(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(), tmp_path / "s.zarr"
+    done = command("run", data, "--store", path, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"6/6.*cases/s", done.stdout)
+    assert "6 new, 0 kept" in done.stdout
+    assert "train 3, val 2, test 1" in done.stdout
+    store = Store.open(path)
+    assert list(store.records()) == [f"BraTS2021_{index:05d}" for index in range(6)]
+    for case_id, record in store.records().items():
+        store.verify(case_id)
+        _, label = store.read_volume(case_id)
+        assert label is not None
+        restored, geometry = restore(label, record)
+        original = nifti.read(data / case_id / f"{case_id}_seg.nii.gz")
+        assert np.array_equal(restored, original.voxels)
+        assert geometry.matches(original.geometry)
+
+
+def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(4), tmp_path / "s.zarr"
+    assert command("run", data, "--store", path).returncode == 0
+    before = Store.open(path).records()
+    again = command("run", data, "--store", path)
+    assert "0 case(s) to do, 4 done before" in again.stdout
+    flair = data / "BraTS2021_00003" / "BraTS2021_00003_flair.nii.gz"
+    voxels, geometry, _ = nifti.read(flair)
+    os.utime(flair)  # touched, but the same bytes: the checksum decides
+    assert "4 done before" in command("run", data, "--store", path).stdout
+    nifti.write(flair, voxels * 2, geometry)
+    changed = command("run", data, "--store", path)
+    assert "1 case(s) to do, 3 done before" in changed.stdout
+    after = Store.open(path).records()
+    assert [c for c in before if before[c] != after[c]] == ["BraTS2021_00003"]
+    Store.open(path).verify("BraTS2021_00003")
+
+
+def test_one_task_a_case_on_two_processes(
+    cohort: Cohort, tmp_path: Path, cluster: LocalCluster
+) -> None:
+    data, path = cohort(6), str(tmp_path / "s.zarr")
+    with Client(cluster) as client, hold(path) as lock:
+        client.get_task_stream(start=0)  # installs the scheduler's own recorder
+        work = plan(data, path, load_manifest(data / "data_manifest.yaml"))
+        outcomes = list(execute(client, work, lock))
+        recorded = client.get_task_stream(count=1000)
+    tasks = [task for task in recorded if task["key"].startswith("case-")]
+    assert sorted(task["key"] for task in tasks) == [
+        f"case-{c}" for c in Store.open(path).records()
+    ]
+    assert len({task["worker"] for task in tasks}) == 2
+    assert len({outcome.process for outcome in outcomes} - {os.getpid()}) == 2
+
+
+def test_a_scheduler_at_an_address(cohort: Cohort, tmp_path: Path, cluster: LocalCluster) -> None:
+    address = cluster.scheduler_address
+    done = command("run", cohort(4), "--store", tmp_path / "s.zarr", "--cluster", address)
+    assert done.returncode == 0, done.stderr
+    assert len(Store.open(tmp_path / "s.zarr").records()) == 4
+
+
+def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(40), tmp_path / "s.zarr"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (path.exists() and len(Store.open(path).records()) >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "goes on with the" in errors
+    assert "Traceback" not in errors
+    done = len(Store.open(path).records())
+    assert 3 <= done < 40
+    assert not Path(f"{path}.lock").exists()
+    rerun = command("run", data, "--store", path)
+    assert f"{40 - done} case(s) to do, {done} done before" in rerun.stdout
+    assert rerun.returncode == 0
+    assert len(Store.open(path).records()) == 40
+
+
+def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
+    flair.write_bytes(flair.read_bytes()[:2000])
+    (data / "BraTS2021_00003" / "BraTS2021_00003_t1.nii.gz").unlink()
+    (data / "notes.mha").write_text("version https://git-lfs.github.com/spec/v1\n")
+    done = command("run", data, "--store", path)
+    assert done.returncode == 1
+    assert "BraTS2021_00004_flair.nii.gz: damaged: incomplete or truncated stream" in done.stdout
+    assert "add t1, or move the folder away" in done.stdout
+    assert "git-LFS pointer" in done.stdout
+    store = Store.open(path)
+    assert list(store.records()) == ["BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002"]
+    failure = store.failures()["BraTS2021_00004"]
+    assert failure.stage == "read"
+    assert failure.peak_memory_mb is not None
+    assert failure.peak_memory_mb > 10
+    status = command("status", path)
+    assert status.returncode == 1
+    assert "3 done, 1 failed" in status.stdout
+
+
+def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort) -> None:
+    (tmp_path / "empty").mkdir()
+    nothing = command("run", tmp_path / "empty", "--store", tmp_path / "s.zarr")
+    assert nothing.returncode == 2
+    assert "no usable case" in nothing.stderr
+    assert not (tmp_path / "s.zarr").exists()
+    assert "no such folder" in command("run", tmp_path / "nowhere").stderr
+    missing = command("status", tmp_path / "s.zarr")
+    assert missing.returncode == 2
+    assert "make preprocess DATA=" in missing.stderr
+    typo = command("run", cohort(3), "--set", "crip=[16,16,16]")
+    assert typo.returncode == 2
+    assert "crip: no such key; did you mean crop?" in typo.stderr
+    nobody = command("run", tmp_path / "data", "--cluster", "tcp://127.0.0.1:9")
+    assert nobody.returncode == 2
+    assert "no Dask scheduler answers there" in nobody.stderr
+
+
+def test_an_empty_split_is_refused_before_any_work(cohort: Cohort, tmp_path: Path) -> None:
+    data = cohort(4)
+    (data / "data_manifest.yaml").write_text(
+        "crop: [16, 16, 16]\nsplits: {kind: fractions, train: 1.0, val: 0.0, test: 0.0}\n"
+    )
+    manifest = load_manifest(data / "data_manifest.yaml")
+    plan(data, str(tmp_path / "a.zarr"), manifest)  # val and test are not requested
+    fractions = {"kind": "fractions", "train": 0.98, "val": 0.01, "test": 0.01}
+    refused = load_manifest(data / "data_manifest.yaml", [f"splits={fractions}"])
+    with pytest.raises(ConfigError, match="Lists to paste"):
+        plan(data, str(tmp_path / "b.zarr"), refused)
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_a_folder_without_a_case_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no usable case"):
+        plan(tmp_path, str(tmp_path / "s.zarr"), load_manifest())
