@@ -6,7 +6,8 @@ which is written last. Everything before it is invisible to readers.
 """
 
 from common.store.arrays import is_remote
+from common.store.copy import local_copy
 from common.store.reader import Store
 from common.store.writer import StoreWriter
 
-__all__ = ["Store", "StoreWriter", "is_remote"]
+__all__ = ["Store", "StoreWriter", "is_remote", "local_copy"]

@@ -141,7 +141,35 @@ class Store:
         Raises:
             StoreError: the case or its volume is not there, or damaged.
         """
-        record = self.record(case_id)
+        return self._volume(self.record(case_id))
+
+    def verify(self, case_id: str) -> None:
+        """Read everything of one case again and compare it with its record.
+
+        Raises:
+            StoreError: an array is missing, damaged, or other than what was written.
+        """
+        self.verify_record(self.record(case_id))
+
+    def verify_record(self, record: CaseRecord) -> None:
+        """As `verify`, against a record that may not be committed here yet."""
+        case_id = record.case_id
+        arrays: dict[str, NDArray[Any]] = {
+            "crops/image": self._read(self._crops[0], case_id, record.row)
+        }
+        if record.has_label:
+            arrays["crops/label"] = self._read(self._crops[1], case_id, record.row)
+        if record.has_volume:
+            image, label = self._volume(record)
+            arrays["image"] = image
+            if label is not None:
+                arrays["label"] = label
+        for name, array in arrays.items():
+            if checksum(array) != record.checksums.get(name):
+                raise StoreError(f"{self.path}: case {case_id}: {name} is not what was written")
+
+    def _volume(self, record: CaseRecord) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
+        case_id = record.case_id
         if not record.has_volume:
             raise StoreError(
                 f"{self.path}: the whole volume of {case_id} is not stored; set volumes: all in "
@@ -154,27 +182,6 @@ class Store:
         self._refuse_unwritten(case_id, image, label)
         return image, label
 
-    def verify(self, case_id: str) -> None:
-        """Read everything of one case again and compare it with its record.
-
-        Raises:
-            StoreError: an array is missing, damaged, or other than what was written.
-        """
-        record = self.record(case_id)
-        arrays: dict[str, NDArray[Any]] = {
-            "crops/image": self._read(self._crops[0], case_id, record.row)
-        }
-        if record.has_label:
-            arrays["crops/label"] = self._read(self._crops[1], case_id, record.row)
-        if record.has_volume:
-            image, label = self.read_volume(case_id)
-            arrays["image"] = image
-            if label is not None:
-                arrays["label"] = label
-        for name, array in arrays.items():
-            if checksum(array) != record.checksums.get(name):
-                raise StoreError(f"{self.path}: case {case_id}: {name} is not what was written")
-
     @cached_property
     def _root(self) -> zarr.Group:
         return open_root(self.path)
@@ -184,7 +191,10 @@ class Store:
         return self._array("crops/image"), self._array("crops/label")
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
-        return open_for_reading(self._root, self.path, name)
+        try:
+            return open_for_reading(self._root, self.path, name)
+        except KeyError as error:
+            raise StoreError(f"{self.path}: {name} is missing; preprocess again") from error
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:

@@ -1,0 +1,85 @@
+"""A remote store brought to local disk, case by case, each verified before it counts."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from common.errors import StoreError
+from common.record import CaseRecord
+from common.store.arrays import is_remote
+from common.store.reader import Store
+
+METADATA = ("crops/zarr.json", "crops/image/zarr.json", "crops/label/zarr.json", "cases/zarr.json")
+
+
+def cache_folder() -> Path:
+    """Where copies of remote stores lie: `$FMNET_CACHE`, else the user's cache folder."""
+    named = os.environ.get("FMNET_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "fm-net"
+
+
+def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None) -> Store:
+    """A store to train from: a local one as it is, a remote one copied to the cache first.
+
+    A case that was copied before and has the same record is not copied again, so a broken-off
+    copy goes on where it was. Cases that the remote store has no more are dropped.
+
+    Args:
+        path: the store's path or URL.
+        on_case: told (cases copied, cases to copy) after each.
+
+    Raises:
+        StoreError: there is no such store, the disk is too small, or what arrived is damaged.
+    """
+    store = Store.open(path)
+    if not is_remote(path):
+        return store
+    name = f"{path.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    target = cache_folder() / name
+    filesystem, root = url_to_fs(path)
+    records = store.records()
+    known = _prepared(filesystem, root, target)
+    for case_id in set(known) - set(records):
+        shutil.rmtree(target / "cases" / case_id)
+    todo = [record for case_id, record in records.items() if known.get(case_id) != record]
+    on_case(0, len(todo))
+    for done, record in enumerate(todo, 1):
+        _copy_case(filesystem, root, target, record)
+        on_case(done, len(todo))
+    return Store.open(target)
+
+
+def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[str, CaseRecord]:
+    """Bring the store's own metadata; the records that an earlier copy left."""
+    for name in (*METADATA, "zarr.json"):
+        _fetch(filesystem, f"{root}/{name}", target / name)
+    return Store.open(target).records()
+
+
+def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:
+    record_file = f"cases/{record.case_id}/zarr.json"
+    (target / record_file).unlink(missing_ok=True)
+    folders = [f"crops/{array}/c/{record.row}" for array in ("image", "label")]
+    folders += [f"cases/{record.case_id}/{array}" for array in ("image", "label")]
+    for folder in folders:
+        for remote in filesystem.find(f"{root}/{folder}"):
+            _fetch(filesystem, remote, target / str(remote)[len(root) :].lstrip("/"))
+    Store.open(target).verify_record(record)
+    _fetch(filesystem, f"{root}/{record_file}", target / record_file)
+
+
+def _fetch(filesystem: AbstractFileSystem, remote: str, local: Path) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    partial = local.with_name(local.name + ".partial")
+    try:
+        filesystem.get_file(remote, str(partial))
+        partial.replace(local)
+    except OSError as error:
+        raise StoreError(f"{remote}: could not be copied to {local}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
