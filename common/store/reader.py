@@ -125,15 +125,20 @@ class Store:
         Raises:
             StoreError: the case is unknown, unlabelled, damaged, or was never written.
         """
-        row = self._rows.get(case_id)
-        if row is None:
-            row = self.record(case_id).row
-            self._rows[case_id] = row
-        image_array, label_array = self._crops
-        image = self._read(image_array, case_id, row)
-        label = self._read(label_array, case_id, row)
+        image = self.read_crop_image(case_id)
+        label = self._read(self._crops[1], case_id, self._row(case_id))
         self._refuse_unwritten(case_id, image, label)
         return image, label
+
+    def read_crop_image(self, case_id: str) -> NDArray[np.floating]:
+        """The image (4, *crop) of a case's crop, labelled or not.
+
+        Raises:
+            StoreError: the case is unknown, damaged, or was never written.
+        """
+        image = self._read(self._crops[0], case_id, self._row(case_id))
+        self._refuse_unwritten(case_id, image, None)
+        return image
 
     def read_volume(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
         """A case's whole brain box: image (4, D, H, W), and label (D, H, W) if it has one.
@@ -200,6 +205,11 @@ class Store:
     def _rows(self) -> dict[str, int | None]:
         """Rows looked up so far, so that an epoch does not read every record again."""
         return {}
+
+    def _row(self, case_id: str) -> int | None:
+        if case_id not in self._rows:
+            self._rows[case_id] = self.record(case_id).row
+        return self._rows[case_id]
 
     def _case_attributes(self) -> dict[str, dict[str, Any]]:
         cases = self._root["cases"]
