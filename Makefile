@@ -16,7 +16,7 @@ PY   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo preprocess check status verify train evaluate predict test test-slow lint format clean
+.PHONY: help setup demo preprocess check status verify report train evaluate predict test test-slow lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
 
 verify: $(READY)  ## Read every byte of a store again [STORE=brats.zarr]
 	$(PY) -m preprocess verify "$(STORE)"
+
+report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
+	$(PY) -m preprocess report "$(STORE)"
 
 train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …']
 	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(foreach item,$(SET),--set $(item))
