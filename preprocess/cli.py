@@ -209,6 +209,32 @@ def verify(store: StoreArgument) -> None:
         raise typer.Exit(UNCLEAN)
 
 
+@app.command()
+def report(
+    store: StoreArgument,
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page; default <store>-quality.html beside the store."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default one a core.")
+    ] = None,
+) -> None:
+    """Write the quality report: one HTML page to open before training."""
+    from preprocess import quality
+    from preprocess.cluster import available_cores
+
+    opened = Store.open(store)
+    page = out_file or quality.default_path(store)
+    quality.refuse_unwritable(page)
+    with console.progress("cases") as bar:
+        task = bar.add_task("looking", total=len(opened.records()))
+        cohort = quality.look(opened, workers or available_cores(), lambda: bar.advance(task))
+    quality.write(cohort, page)
+    size = f"{page.stat().st_size / 1e6:.1f} MB"
+    out.print(f"{len(cohort.cases)} case(s), {len(cohort.to_check)} to check: open {page} ({size})")
+
+
 def _manifest(
     path: Path | None, overrides: list[str] | None, data: Path, *, quiet: bool = False
 ) -> Manifest:
