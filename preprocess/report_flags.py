@@ -88,7 +88,7 @@ FLAGS = {
     "off-brain": Flag(
         Severity.CHECK,
         "Mask outside the brain",
-        f"More than {OFF_BRAIN:.0%} of the tumour's voxels lie where every modality is "
+        f"More than {OFF_BRAIN:.0%} of the tumour that is stored lies where every modality is "
         "background: mask and images may not belong together, or skull stripping took tumour away.",
         "Look at the picture; export the mask in the images' own grid.",
     ),

@@ -71,7 +71,7 @@ class Measures:
         modalities: by name.
         border: side of the grid to how much brain lies on it, as a share of the largest
             section of the brain parallel to it; sides without brain are left out.
-        off_brain: share of the tumour that lies where every modality is background.
+        off_brain: share of the tumour, as far as it is stored, where every modality is background.
         flair_in_mask: mean normalised FLAIR in the tumour, and in its mirror image; voxels in
             both are left out. None without a label, or where nothing is left.
     """

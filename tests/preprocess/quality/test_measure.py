@@ -1,0 +1,71 @@
+"""What the quality report measures of a case's voxels, and its picture."""
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import nifti
+from common.labels import MODALITIES
+from common.splits import ListSplits
+from common.store import StoreWriter
+from preprocess.report_cohort import Cohort
+from preprocess.report_measure import ORIGINAL_EDGES, Measures, measure
+from preprocess.report_thumbnail import TILE, thumbnail
+
+
+def measured(cohort: Cohort, case_id: str) -> Measures:
+    case = next(case for case in cohort.cases if case.record.case_id == case_id)
+    assert case.measures is not None
+    return case.measures
+
+
+def test_intensities_before_are_those_of_the_files(cohort: Cohort, data: Path) -> None:
+    measures = measured(cohort, "plain-02")
+    for name in MODALITIES:
+        voxels = nifti.read(data / f"plain-02/plain-02_{name}.nii.gz").voxels
+        expected = np.histogram(voxels[voxels != 0], ORIGINAL_EDGES)[0] / np.count_nonzero(voxels)
+        found = measures.modalities[name].original
+        # Half precision moves a value by less than a thousandth of the range of a bin.
+        assert np.abs(found - expected).sum() < 0.02
+        assert found.sum() == pytest.approx(1, abs=1e-4)
+        assert measures.modalities[name].normalised.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_picture_is_head_up_with_the_patients_right_on_the_left() -> None:
+    flair = np.zeros((40, 48, 44), np.float16)
+    flair[4:36, 4:44, 4:40] = 1
+    label = np.zeros(flair.shape, np.uint8)
+    label[26:32, 8:14, 8:14] = 2  # high, in front, on the patient's right
+    encoded = thumbnail(flair, label)
+    picture = Image.open(io.BytesIO(encoded))
+    assert picture.format == "WEBP"
+    assert picture.size == (3 * TILE, TILE)
+    pixels = np.asarray(picture.convert("RGB"), np.int32)
+    coloured = np.ptp(pixels, axis=2) > 50
+    for plane in np.split(coloured, 3, axis=1):
+        rows, columns = np.nonzero(plane)
+        assert rows.size > 50
+        assert rows.mean() < TILE / 2
+        assert columns.mean() < TILE / 2
+
+
+def test_where_only_crops_are_stored_crops_are_shown(
+    data: Path, tmp_path: Path, make_store: Callable[..., StoreWriter]
+) -> None:
+    chosen = tmp_path / "data"
+    for case_id in ("plain-00", "plain-01", "unlabelled"):
+        shutil.copytree(data / case_id, chosen / case_id)
+    splits = ListSplits(kind="lists", train=("plain-00",), val=("plain-01",))
+    store = make_store(chosen, tmp_path / "s.zarr", splits=splits, volumes=("val",))
+    for case_id, whole in (("plain-00", False), ("plain-01", True), ("unlabelled", False)):
+        record = store.record(case_id)
+        assert record.has_volume is whole
+        seen = measure(store, record)
+        assert isinstance(seen, Measures)
+        assert Image.open(io.BytesIO(seen.thumbnail)).size == (3 * TILE, TILE)
+        assert seen.border == {}
