@@ -1,0 +1,45 @@
+"""What holds for every test."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ALLOWED_SKIPS = ("no GPU", "no real cases")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that is skipped for want of anything that CI installs has failed."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not (os.environ.get("CI") and report.skipped) or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if reason.removeprefix("Skipped: ") not in ALLOWED_SKIPS:
+        allowed = " or ".join(repr(name) for name in ALLOWED_SKIPS)
+        report.outcome = "failed"
+        report.longrepr = f"{reason}: in CI only {allowed} may skip a test"
+
+
+@pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """The folder of real cases, with `brats`, `unlabelled` and `odd` in it."""
+    named = os.environ.get("BRATS_CASES")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not (folder / "brats").is_dir():
+        pytest.skip("no real cases")
+    return folder
