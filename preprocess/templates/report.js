@@ -195,7 +195,8 @@
     const first = button.dataset.sort === "flags" ? -1 : 1;
     sort(button.dataset.sort, sorted === null ? first : sorted === "ascending" ? -1 : 1);
   });
-  for (const id of ["find", "split", "label", "flag"]) byId(id).addEventListener("input", filter);
+  byId("find").addEventListener("input", filter);
+  for (const id of ["split", "label", "flag"]) byId(id).addEventListener("change", filter);
 
   for (const button of document.querySelectorAll("[data-flag]")) {
     button.addEventListener("click", () => {
