@@ -1,0 +1,133 @@
+"""The network's family: sizes, shapes, and the way gradients take."""
+
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.model import FMNet, ModelConfig, parameter_count
+
+UNET = ModelConfig(attention=False, heads=0, bottleneck=0)
+SMALL = ModelConfig(widths=(4, 6, 8))
+NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def on_meta(config: ModelConfig) -> FMNet:
+    with torch.device("meta"):
+        return FMNet(config)
+
+
+def weights_without_norms(model: nn.Module) -> int:
+    norms = [
+        p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()
+    ]
+    return parameter_count(model.parameters()) - parameter_count(norms)
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [(UNET, 25_885_507), (ModelConfig(), 54_302_429)],
+    ids=["U-Net: 25.9 M", "FM-Net: 54.3 M"],
+)
+def test_the_papers_networks_have_the_specified_size(config: ModelConfig, weights: int) -> None:
+    assert weights_without_norms(on_meta(config)) == weights
+
+
+def test_fm_nets_forward_pass_is_519_gmac() -> None:
+    model = on_meta(ModelConfig()).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 4, 128, 128, 128, device="meta"))
+    assert round(counter.get_total_flops() / 2e9) == 519
+
+
+def test_each_bottleneck_block_adds_its_two_convolutions() -> None:
+    sizes = [weights_without_norms(on_meta(ModelConfig(bottleneck=n))) for n in range(5)]
+    block = 2 * (512 * 512 * 27 + 512)
+    assert [b - a for a, b in pairwise(sizes)] == [block] * 4
+
+
+@given(
+    dims=st.sampled_from([2, 3]),
+    channels=st.integers(1, 4),
+    widths=st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    attention=st.booleans(),
+    heads=st.integers(0, 3),
+    bottleneck=st.integers(0, 2),
+    norm=st.sampled_from(["between", "each"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_variant_gives_three_regions_at_full_size(
+    dims: int, channels: int, widths: list[int], heads: int, **variant: object
+) -> None:
+    heads = min(heads, len(widths) - 1)
+    model = FMNet(
+        ModelConfig.model_validate(
+            {"dims": dims, "in_channels": channels, "widths": widths, "heads": heads} | variant
+        )
+    )
+    size = tuple(2 * model.config.stride + model.config.stride * axis for axis in range(dims))
+    image = torch.randn(2, channels, *size)
+    outputs = model.train()(image)
+    assert [tuple(output.shape) for output in outputs] == [(2, 3, *size)] * (1 + heads)
+    assert len(model.eval()(image)) == 1
+
+
+def test_all_heads_and_all_widths_of_the_papers_experiments_can_be_built() -> None:
+    for heads, bottleneck in product(range(5), range(5)):
+        model = on_meta(ModelConfig(heads=heads, bottleneck=bottleneck))
+        assert len(model(torch.zeros(1, 4, 32, 32, 32, device="meta"))) == 1 + heads
+    for widths in ((32, 64), (8, 16, 32, 64), (32, 64, 128, 256, 512, 1024, 2048)):
+        on_meta(ModelConfig(widths=widths, heads=0))
+
+
+@pytest.mark.parametrize("kernel", [(2, 2, 2), (2, 2, 3), None])
+def test_both_pool_kernels_halve_each_axis(kernel: tuple[int, ...] | None) -> None:
+    model = FMNet(SMALL.model_copy(update={"pool_kernel": kernel}))
+    assert model.pool(torch.zeros(1, 1, 8, 12, 16)).shape == (1, 1, 4, 6, 8)
+    assert model.eval()(torch.zeros(1, 4, 8, 8, 12))[0].shape == (1, 3, 8, 8, 12)
+
+
+def test_gradients_reach_the_bottleneck_with_the_gates_shut() -> None:
+    model = FMNet(SMALL.model_copy(update={"heads": 0})).train()
+    for up in model.decoder:
+        nn.init.zeros_(up.gate.psi.weight)
+        nn.init.constant_(up.gate.psi.bias, -1e4)  # σ is 0 in float32
+    model(torch.randn(1, 4, 8, 8, 8))[0].square().mean().backward()
+    for name, parameter in model.bottleneck.named_parameters():
+        assert parameter.grad is not None
+        if name.endswith("weight"):
+            assert parameter.grad.abs().max() > 0, name
+    first = model.encoder[0][0].weight.grad
+    assert first is not None
+    assert first.abs().max() > 0
+
+
+def test_more_heads_than_levels_and_unfit_inputs_are_refused() -> None:
+    with pytest.raises(ValidationError, match="heads is 3, but 3 widths have room for 2"):
+        ModelConfig(widths=(4, 6, 8), heads=3)
+    with pytest.raises(ValidationError, match="pool_kernel must have 2 numbers"):
+        ModelConfig(dims=2, pool_kernel=(2, 2, 2))
+    with pytest.raises(ValueError, match="each axis must be divisible by 4"):
+        FMNet(SMALL)(torch.zeros(1, 4, 8, 8, 10))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_network_can_learn(dims: int) -> None:
+    torch.manual_seed(0)
+    model = FMNet(SMALL.model_copy(update={"dims": dims})).train()
+    image = torch.randn(1, 4, *(8,) * dims)
+    target = (image[:, :3] > 0).float()
+    optimizer = torch.optim.NAdam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss = nn.functional.binary_cross_entropy_with_logits(model(image)[0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

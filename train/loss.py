@@ -1,0 +1,88 @@
+"""The loss: Dice plus cross-entropy, summed over the regions (paper sec. V-C, eq. 1 and 2)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.labels import REGION_LABELS
+
+EPSILON = 1e-5
+"""In numerator and denominator of eq. (1): an empty target with an empty prediction costs 0."""
+
+
+class LossConfig(BaseModel):
+    """What is minimised.
+
+    Attributes:
+        voxels: the term beside Dice, a mean over voxels: binary cross-entropy (the paper), or
+            focal loss (Lin et al. 2017, doi:10.1109/ICCV.2017.324; in places of the authors' code).
+        focal_gamma: how much focal loss discounts voxels that are right already.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    voxels: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+
+
+def regions_of(label: Tensor) -> Tensor:
+    """Canonical labels (B, …) to region masks (B, 3, …), float32, in the order of REGIONS."""
+    masks = []
+    for values in REGION_LABELS.values():
+        mask = label == values[0]
+        for value in values[1:]:
+            mask = mask | (label == value)
+        masks.append(mask)
+    return torch.stack(masks, dim=1).float()
+
+
+class RegionLoss:
+    """The loss of logits against labels, in float32 whatever the logits are.
+
+    Dice has squared denominators and runs over the whole batch. The printed cross-entropy has
+    only the positive term, which a constant prediction of 1 minimises, and is a sum, which would
+    drown Dice; here it has both terms and is the mean over voxels and batch.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of one head.
+
+        Args:
+            logits: (B, 3, …).
+            label: (B, …) canonical labels.
+        """
+        return self._of_regions(logits.float(), regions_of(label))
+
+    def supervised(self, outputs: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss over all heads, weighted 1, 1/2, 1/4, … and normalised, and the main head's.
+
+        Args:
+            outputs: each head's logits (B, 3, …) at full size, main head first.
+            label: (B, …) canonical labels.
+        """
+        target = regions_of(label)
+        losses = torch.stack([self._of_regions(logits.float(), target) for logits in outputs])
+        weights = torch.tensor([0.5**k for k in range(len(outputs))], device=losses.device)
+        return (losses * weights).sum() / weights.sum(), losses[0].detach()
+
+    def _of_regions(self, logits: Tensor, target: Tensor) -> Tensor:
+        probability = torch.sigmoid(logits)
+        over = (0, *range(2, logits.ndim))
+        overlap = (probability * target).sum(over)
+        total = (probability * probability).sum(over) + target.sum(over)  # y² = y
+        dice = 1 - (2 * overlap + EPSILON) / (total + EPSILON)
+        return (dice + self._of_voxels(logits, probability, target).mean(over)).sum()
+
+    def _of_voxels(self, logits: Tensor, probability: Tensor, target: Tensor) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        if self.config.voxels == "cross_entropy":
+            return entropy
+        wrong = probability * (1 - target) + (1 - probability) * target
+        return wrong**self.config.focal_gamma * entropy
