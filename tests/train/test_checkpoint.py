@@ -1,0 +1,167 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from train.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    capture,
+    checkpoint_path,
+    load,
+    load_weights,
+    restore,
+    save,
+    write_text,
+)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv3d(2, 3, 3), nn.InstanceNorm3d(3, affine=True), nn.Conv3d(3, 1, 1))
+    return model.to(memory_format=torch.channels_last_3d)
+
+
+def nadam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.NAdam(model.parameters(), lr=0.01)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.randn(1, 2, 6, 6, 6)).square().mean().backward()
+    optimizer.step()
+
+
+def some_checkpoint(value: float = 1.0) -> Checkpoint:
+    tensors = {"model.w": torch.full((2, 3), value), "rng.cpu": torch.arange(5, dtype=torch.uint8)}
+    return Checkpoint(tensors, {"epoch": 3, "loss_sum": 0.1 + 0.2})
+
+
+def test_a_restored_optimiser_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    model = network()
+    optimizer = nadam(model)
+    for _ in range(3):
+        step(model, optimizer)
+    save(tmp_path, Checkpoint(capture(model, optimizer), {}), best=False)
+    for _ in range(3):
+        step(model, optimizer)
+
+    other = network(seed=9)
+    other_optimizer = nadam(other)
+    step(other, other_optimizer)
+    restore(load(tmp_path, "last").tensors, other, other_optimizer)
+    for _ in range(3):
+        step(other, other_optimizer)
+
+    straight, resumed = capture(model, optimizer), capture(other, other_optimizer)
+    assert straight.keys() == resumed.keys()
+    assert any(key.endswith("mu_product") for key in straight)
+    for key in straight:
+        assert torch.equal(straight[key], resumed[key]), key
+        assert straight[key].stride() == resumed[key].stride(), key
+
+
+def test_a_checkpoint_before_the_first_step_restores_a_fresh_optimiser(tmp_path: Path) -> None:
+    model = network()
+    tensors = capture(model, nadam(model))
+    optimizer = nadam(model)
+    restore(tensors, model, optimizer)
+    step(model, optimizer)
+    assert all(state["step"] == 1 for state in optimizer.state.values())
+
+
+def test_state_and_tensors_come_back_exactly(tmp_path: Path) -> None:
+    save(tmp_path, some_checkpoint(), best=False)
+    loaded = load(tmp_path, "last")
+    assert loaded.state == {"epoch": 3, "loss_sum": 0.1 + 0.2}
+    assert torch.equal(loaded.tensors["model.w"], torch.full((2, 3), 1.0))
+    assert loaded.tensors["rng.cpu"].dtype == torch.uint8
+    assert not checkpoint_path(tmp_path, "best").exists()
+
+
+def test_the_best_stays_when_the_last_is_replaced(tmp_path: Path) -> None:
+    save(tmp_path, some_checkpoint(1.0), best=True)
+    save(tmp_path, some_checkpoint(2.0), best=False)
+    assert load(tmp_path, "best").tensors["model.w"][0, 0] == 1.0
+    assert load(tmp_path, "last").tensors["model.w"][0, 0] == 2.0
+    names = {"best.json", "best.safetensors", "last.json", "last.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_best_is_copied_where_the_file_system_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    save(tmp_path, some_checkpoint(), best=True)
+    assert load(tmp_path, "best").state == load(tmp_path, "last").state
+
+
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_changed_byte_goes_unnoticed(tmp_path: Path, data: st.DataObject) -> None:
+    save(tmp_path, some_checkpoint(), best=False)
+    path = checkpoint_path(tmp_path, "last")
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        load(tmp_path, "last")
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_truncated_last_offers_the_best(tmp_path: Path, length: int) -> None:
+    save(tmp_path, some_checkpoint(), best=True)
+    save(tmp_path, some_checkpoint(), best=False)
+    path = checkpoint_path(tmp_path, "last")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: damaged.*best\.safetensors is"):
+        load(tmp_path, "last")
+
+
+def test_a_damaged_best_offers_the_last(tmp_path: Path) -> None:
+    save(tmp_path, some_checkpoint(), best=True)
+    save(tmp_path, some_checkpoint(), best=False)
+    checkpoint_path(tmp_path, "best").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="use it with --checkpoint last"):
+        load(tmp_path, "best")
+
+
+def test_nothing_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no such checkpoint; .*no usable best"):
+        load(tmp_path, "last")
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, checkpoint_path(tmp_path, "last"))
+    with pytest.raises(CheckpointError, match="no checkpoint of this project"):
+        load(tmp_path, "last")
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    model = network()
+    tensors = capture(model, nadam(model))
+    with pytest.raises(CheckpointError, match="does not fit the configured model"):
+        load_weights(nn.Linear(2, 2), tensors)
+
+
+def test_replacing_a_file_leaves_the_old_text_when_writing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_text(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"

@@ -1,0 +1,222 @@
+"""Checkpoints: one safetensors file each, with its state as JSON in the file's own metadata.
+
+A single file is replaced by a single rename, so weights, optimiser and position can never come from
+two different moments. The JSON file beside it repeats the state for people and is never read.
+Nothing is pickled: a checkpoint runs no code when it is opened, and no version of torch refuses it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.errors import FMNetError
+
+Which = Literal["best", "last"]
+
+FORMAT = 1
+METADATA_KEY = "fm_net"
+MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
+
+
+class CheckpointError(FMNetError):
+    """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: on the CPU, under `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
+        state: anything that JSON can hold.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def checkpoint_path(run_dir: Path, which: Which) -> Path:
+    """Where a run keeps its best or its last checkpoint."""
+    return run_dir / f"{which}.safetensors"
+
+
+def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
+    """Write the run's last checkpoint, which is its best as well where `best` is true.
+
+    The best is put in place first: a crash between the two leaves a last checkpoint from which the
+    same best is reached again. Both names share one file until the next save replaces the last.
+    """
+    temporary = run_dir / "last.safetensors.tmp"
+    save_file(_contiguous(checkpoint.tensors), temporary, {METADATA_KEY: _metadata(checkpoint)})
+    _flush(temporary)
+    if best:
+        copy = run_dir / "best.safetensors.tmp"
+        copy.unlink(missing_ok=True)
+        _link_or_copy(temporary, copy)
+        _publish(copy, run_dir, "best", checkpoint.state)
+    _publish(temporary, run_dir, "last", checkpoint.state)
+
+
+def load(run_dir: Path, which: Which) -> Checkpoint:
+    """Read and verify a run's checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged; the message names the other one if that is whole.
+    """
+    try:
+        return _read(checkpoint_path(run_dir, which))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_offer_other(run_dir, which)}") from error
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, optimiser moments and the CPU's random state, as a checkpoint stores them."""
+    tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{OPTIMIZER}{name}.{key}"] = value
+    return tensors | {RNG: torch.get_rng_state()}
+
+
+def restore(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """The inverse of `capture`, in place.
+
+    Moments take their parameter's device and memory format. Step counts stay on the CPU, where
+    NAdam keeps them; torch's own `load_state_dict` would move them and make each step wait.
+    """
+    load_weights(model, tensors)
+    for name, parameter in model.named_parameters():
+        prefix = f"{OPTIMIZER}{name}."
+        moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        optimizer.state[parameter] = {
+            key: torch.zeros_like(parameter).copy_(value) if value.ndim else value.clone()
+            for key, value in moments.items()
+        }
+    torch.set_rng_state(tensors[RNG])
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's weights into `model`.
+
+    Raises:
+        CheckpointError: the weights are those of another network.
+    """
+    weights = {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit the configured model: {error}"
+        ) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` by `value` as readable JSON, in one step."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step: after a crash it holds the old text or the new."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    _flush(temporary)
+    _rename(temporary, path)
+
+
+def _metadata(checkpoint: Checkpoint) -> str:
+    state = json.dumps(checkpoint.state, allow_nan=False)
+    digest = _digest(checkpoint.tensors, state)
+    return json.dumps({"format": FORMAT, "digest": digest, "state": state})
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    """A checksum of everything: safetensors itself notices a short file, but no changed byte."""
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _read(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
+    if metadata is None:
+        raise CheckpointError(f"{path}: a safetensors file, but no checkpoint of this project")
+    return Checkpoint(tensors, _verified_state(path, metadata, tensors))
+
+
+def _verified_state(path: Path, metadata: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata)
+        written_as, state, digest = header["format"], header["state"], header["digest"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged: its state cannot be read: {error}") from error
+    if written_as != FORMAT:
+        found = f"format {written_as}, this version reads {FORMAT}"
+        raise CheckpointError(f"{path}: {found}; use the version that wrote it")
+    if _digest(tensors, state) != digest:
+        raise CheckpointError(f"{path}: damaged: its bytes do not match its checksum")
+    parsed: dict[str, Any] = json.loads(state)
+    return parsed
+
+
+def _offer_other(run_dir: Path, which: Which) -> str:
+    other: Which = "last" if which == "best" else "best"
+    try:
+        _read(checkpoint_path(run_dir, other))
+    except CheckpointError:
+        return f"; there is no usable {other}.safetensors either"
+    if which == "best":
+        return "; last.safetensors is whole: use it with --checkpoint last"
+    return "; best.safetensors is whole: delete last.safetensors and --resume goes on from the best"
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+        _flush(target)
+
+
+def _publish(temporary: Path, run_dir: Path, which: Which, state: Mapping[str, Any]) -> None:
+    _rename(temporary, checkpoint_path(run_dir, which))
+    write_json(run_dir / f"{which}.json", state)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Have the file system write a file, or a directory's names, to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
