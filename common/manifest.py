@@ -23,6 +23,40 @@ DEFAULT_NAME = "data_manifest.yaml"
 Side = Annotated[int, Field(ge=8)]
 
 
+class ClusterSection(BaseModel):
+    """How `--cluster slurm` asks for its workers; no part of what the store depends on.
+
+    Attributes:
+        queue: partition; None is the site's default.
+        account: whom the time is charged to.
+        cores: cores of a job; one worker process on each.
+        memory: of a job, for all its workers together.
+        walltime: of a job, as HH:MM:SS.
+        jobs: how many jobs to submit.
+        adapt: instead of `jobs`, the least and the most that are kept as the work demands.
+        directives: further lines for `#SBATCH`.
+        interface: network interface on which scheduler and workers meet, such as ib0.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queue: str | None = None
+    account: str | None = None
+    cores: int = Field(default=8, ge=1)
+    memory: str = "16GB"
+    walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+:\d{2}:\d{2}$")
+    jobs: int = Field(default=2, ge=1)
+    adapt: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    directives: tuple[str, ...] = ()
+    interface: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.adapt and self.adapt[0] > self.adapt[1]:
+            raise ValueError("adapt must be [least, most]")
+        return self
+
+
 class Manifest(BaseModel):
     """A cohort's description; every field has the default that suits BraTS.
 
@@ -40,6 +74,7 @@ class Manifest(BaseModel):
         margin: voxels kept around the brain in whole volumes.
         splits: how cases are divided; see `common.splits`.
         store: where preprocessing writes and training reads when nothing else is said.
+        cluster: how SLURM is asked for workers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +99,7 @@ class Manifest(BaseModel):
     margin: int = Field(default=2, ge=0)
     splits: Splits = FractionSplits()
     store: str = "brats.zarr"
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -13,7 +13,7 @@ import typer
 from common import console
 from common.console import err, out
 from common.errors import StoreError
-from common.manifest import Manifest, load_manifest, manifest_path
+from common.manifest import ClusterSection, Manifest, load_manifest, manifest_path
 from common.store import Store
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def run(
         str | None, typer.Option(help="Where to write; default is the manifest's.")
     ] = None,
     cluster: Annotated[
-        str, typer.Option(help="local, or the address of a Dask scheduler: tcp://host:8786.")
+        str, typer.Option(help="local, slurm, or a Dask scheduler's address: tcp://host:8786.")
     ] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Local worker processes; default one a core.")
@@ -138,7 +138,7 @@ def run(
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
         report = Report(work.findings, work.kept)
         if work.todo:
-            _execute(work, lock, report, cluster, workers)
+            _execute(work, lock, report, cluster, workers, described.cluster)
     if report.findings:
         out.print(findings_table(report.findings))
     if report.failures:
@@ -150,7 +150,12 @@ def run(
 
 
 def _execute(
-    work: "Plan", lock: "Lock", report: "Report", cluster: str, workers: int | None
+    work: "Plan",
+    lock: "Lock",
+    report: "Report",
+    cluster: str,
+    workers: int | None,
+    section: ClusterSection,
 ) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
     from preprocess.cluster import available_cores, connect
@@ -159,7 +164,7 @@ def _execute(
     processes = min(workers or available_cores(), len(work.todo))
     out.print(f"starting {cluster} workers …")
     try:
-        with connect(cluster, processes) as client, console.progress("cases") as bar:
+        with connect(cluster, processes, section) as client, console.progress("cases") as bar:
             task = bar.add_task("preprocessing", total=len(work.todo))
             began = time.perf_counter()
             for outcome in execute(client, work, lock):

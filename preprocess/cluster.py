@@ -1,15 +1,23 @@
-"""Where the tasks run: local processes, or a Dask scheduler at an address."""
+"""Where the tasks run: local processes, a Dask scheduler at an address, or SLURM jobs."""
 
 import logging
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dask
 from distributed import Client, LocalCluster
 
 from common.errors import ConfigError
+from common.manifest import ClusterSection
+
+if TYPE_CHECKING:
+    from dask_jobqueue.slurm import SLURMCluster
 
 DASK_SETTINGS = {
     # A worker is given a task only when it is free to begin, so that a dying worker takes down
@@ -38,28 +46,33 @@ def available_cores() -> int:
 
 
 @contextmanager
-def connect(cluster: str, workers: int | None) -> Iterator[Client]:
+def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Client]:
     """A client of the cluster that tasks are to run on.
 
     Args:
-        cluster: `local`, or the address of a scheduler that runs, such as `tcp://host:8786`.
-        workers: local processes; None is one a core.
+        cluster: `local`, `slurm`, or the address of a scheduler such as `tcp://host:8786`.
+        workers: how many local processes.
+        section: what SLURM is asked for.
 
     Raises:
-        ConfigError: the name is neither, or nobody answers at the address.
+        ConfigError: the name is none of these, nobody answers at the address, there is no SLURM
+            here, or it refuses such a job.
     """
     dask.config.set(DASK_SETTINGS)
     for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if cluster == "local":
-        with _local(workers or available_cores()) as local, Client(local) as client:
+        with _local(workers) as local, Client(local) as client:
+            yield client
+    elif cluster == "slurm":
+        with _slurm(section) as jobs, Client(jobs) as client:
             yield client
     elif "://" in cluster:
         with _existing(cluster) as client:
             yield client
     else:
         raise ConfigError(
-            f"--cluster {cluster}: expected local or an address such as tcp://host:8786"
+            f"--cluster {cluster}: expected local, slurm, or an address such as tcp://host:8786"
         )
 
 
@@ -78,6 +91,51 @@ def _local(workers: int) -> LocalCluster:
         )
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def _slurm(section: ClusterSection) -> "SLURMCluster":
+    from dask_jobqueue.slurm import SLURMCluster
+
+    if shutil.which("sbatch") is None:
+        raise ConfigError("--cluster slurm: no sbatch is here; run this on a SLURM login node")
+    logs = Path("slurm-logs").resolve()
+    logs.mkdir(exist_ok=True)
+    jobs = SLURMCluster(
+        queue=section.queue,
+        account=section.account,
+        cores=section.cores,
+        processes=section.cores,
+        memory=section.memory,
+        walltime=section.walltime,
+        interface=section.interface,
+        job_extra_directives=list(section.directives),
+        job_script_prologue=[f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()],
+        log_directory=str(logs),
+        scheduler_options={"dashboard_address": None},
+    )
+    _try(jobs.job_script())
+    if section.adapt:
+        least, most = section.adapt
+        jobs.adapt(minimum_jobs=least, maximum_jobs=most)
+    else:
+        jobs.scale(jobs=section.jobs)
+    return jobs
+
+
+def _try(script: str) -> None:
+    """A job that SLURM refuses would never be heard of again: dask-jobqueue only logs it."""
+    tried = subprocess.run(
+        ["sbatch", "--test-only"],  # noqa: S607 - the site's own
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        raise ConfigError(
+            f"--cluster slurm: SLURM refuses such a job ({tried.stderr.strip()}); see `cluster` in "
+            "the manifest"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from common.layout import LABEL, CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
-from common.store import StoreWriter
+from common.store import StoreWriter, is_remote
 from preprocess.lock import Lock
 from preprocess.task import Outcome, process_case
 
@@ -76,6 +76,9 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
         ConfigError: a split that the manifest asks for would be empty.
         StoreError: the path cannot be this cohort's store.
     """
+    # The workers may stand in another folder than this process.
+    data = data.absolute()
+    store_path = store_path if is_remote(store_path) else str(Path(store_path).absolute())
     discovery = discover(data, manifest)
     if not discovery.cases:
         raise InputError(
