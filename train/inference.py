@@ -1,0 +1,178 @@
+"""A whole volume through a network that sees windows of it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations, product
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import FMNetError
+from common.labels import REGIONS
+from common.volume import Triple
+from train.model import FMNet
+from train.precision import Compute
+
+SIGMA_OF_WINDOW = 1 / 8
+"""Standard deviation of a tile's weights as a share of its side.
+
+Isensee et al. 2021, doi 10.1038/s41592-020-01008-z: predictions near a tile's border see less
+around them and count less.
+"""
+
+BACKGROUND_LOGIT = -20.0
+"""What a tile of nothing but background counts as without being run: a probability of 2e-9.
+
+It enters the weighted mean like any other tile, so a voxel that would have been background
+without skipping stays background, and the loss over it stays finite.
+"""
+
+Tile = tuple[slice, slice, slice]
+
+
+class InferenceError(FMNetError):
+    """A network's output cannot be used."""
+
+
+class InferenceConfig(BaseModel):
+    """How whole volumes are predicted.
+
+    Attributes:
+        overlap: share of a tile's side that neighbours share at least; more is smoother, slower.
+        tiles: tiles in one forward pass; more needs more memory. On a CPU one alone takes twice as
+            long: torch then leaves small convolutions to its slow implementation.
+        flips: average over every combination of mirrored axes, 2³ passes (2² for 2-D models).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    tiles: int = Field(default=2, ge=1)
+    flips: bool = False
+
+
+def sliding_window(
+    model: FMNet, image: Tensor, window: Triple, config: InferenceConfig, compute: Compute
+) -> Tensor:
+    """Logits of a whole volume: the Gaussian-weighted mean over overlapping tiles.
+
+    A volume smaller than the window is padded with background and the result cut back. A 2-D
+    model gets single axial slices of the window's height and width, as many at once as fill the
+    window. Beside the image, its logits and one batch of tiles nothing is held.
+
+    Args:
+        model: the network; its mode is put back afterwards.
+        image: (M, D, H, W) normalised, background 0, of any floating type, on any device.
+        window: (D, H, W) of a tile.
+        config: overlap, batch, flips.
+        compute: where, and in which precision.
+
+    Returns:
+        (3, D, H, W) float32 on the compute device.
+
+    Raises:
+        InferenceError: the network gives NaN or infinity.
+    """
+    batch = config.tiles
+    if model.config.dims == 2:
+        batch, window = batch * window[0], (1, window[1], window[2])
+    with _evaluating(model), torch.inference_mode():
+        padded, inner = _padded(image.to(compute.device), window)
+        weights = tile_weights(window).to(compute.device)
+        total = torch.zeros((len(REGIONS), *padded.shape[1:]), device=compute.device)
+        weight = torch.zeros(padded.shape[1:], device=compute.device)
+        full = list[Tile]()
+        for tile in _tiles(padded.shape[1:], window, config.overlap):
+            weight[tile] += weights
+            if padded[:, *tile].any():
+                full.append(tile)
+            else:
+                total[:, *tile] += BACKGROUND_LOGIT * weights
+        for first in range(0, len(full), batch):
+            some = full[first : first + batch]
+            logits = _forward(model, torch.stack([padded[:, *t] for t in some]), config, compute)
+            for tile, tile_logits in zip(some, logits, strict=True):
+                total[:, *tile] += tile_logits * weights
+        total /= weight
+    _refuse_non_finite(total, compute)
+    return total[:, *inner]
+
+
+def tile_weights(window: Triple) -> Tensor:
+    """Weights (D, H, W) of a tile's voxels, float32: a Gaussian about its centre, never 0."""
+    lines = []
+    for side in window:
+        offsets = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+        lines.append(torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2))
+    z, y, x = lines
+    return (z[:, None, None] * y[:, None] * x).float()
+
+
+def tile_starts(size: int, side: int, overlap: float) -> list[int]:
+    """Where tiles begin along an axis of at least their own side.
+
+    As few as reach from end to end while neighbours share `overlap` of a side, evenly spread.
+    """
+    step = max(1, int(side * (1 - overlap)))
+    gaps = math.ceil((size - side) / step)
+    return [round(i * (size - side) / gaps) for i in range(gaps + 1)] if gaps else [0]
+
+
+def _tiles(shape: tuple[int, ...], window: Triple, overlap: float) -> Iterator[Tile]:
+    axes = [
+        [slice(start, start + side) for start in tile_starts(size, side, overlap)]
+        for size, side in zip(shape, window, strict=True)
+    ]
+    yield from ((z, y, x) for z, y, x in product(*axes))
+
+
+def _padded(image: Tensor, window: Triple) -> tuple[Tensor, Tile]:
+    """The image with background around it, at least a window a side; and where the image is."""
+    margins, inner = list[int](), list[slice]()
+    for size, side in zip(image.shape[1:], window, strict=True):
+        before = max(0, side - size) // 2
+        margins = [before, max(0, side - size) - before, *margins]  # F.pad counts axes backwards
+        inner.append(slice(before, before + size))
+    return F.pad(image, margins), (inner[0], inner[1], inner[2])
+
+
+def _forward(model: FMNet, tiles: Tensor, config: InferenceConfig, compute: Compute) -> Tensor:
+    """Logits (B, 3, *window) float32 of tiles (B, M, *window), over all flips."""
+    dims = model.config.dims
+    images = tiles.float() if dims == 3 else tiles.float().squeeze(2)  # (B, M, H, W)
+    axes = range(-dims, 0)
+    mirrored = (
+        [()]
+        if not config.flips
+        else [chosen for count in range(dims + 1) for chosen in combinations(axes, count)]
+    )
+    total = torch.zeros((len(tiles), len(REGIONS), *images.shape[2:]), device=tiles.device)
+    for chosen in mirrored:
+        with compute.autocast():
+            (logits,) = model(images.flip(chosen))
+        total += logits.float().flip(chosen)
+    total /= len(mirrored)
+    return total if dims == 3 else total.unsqueeze(2)
+
+
+@contextmanager
+def _evaluating(model: FMNet) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _refuse_non_finite(logits: Tensor, compute: Compute) -> None:
+    """A comparison with NaN is false, so it would pass for background unseen."""
+    bad = int((~torch.isfinite(logits)).any(dim=0).sum())
+    if bad:
+        advice = "use precision fp32" if compute.precision != "fp32" else "train it anew"
+        raise InferenceError(
+            f"the network gives NaN or infinity in {bad} voxels, expected finite logits: {advice}"
+        )
