@@ -2,18 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from common import nifti
 from common.case import prepare
-from common.labels import MODALITIES
+from common.labels import MODALITIES, Convention, from_canonical, to_regions
 from common.layout import discover
 from common.manifest import Manifest
 from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
+from train.config import TrainConfig
+from train.precision import choose_compute
+from train.trained import TrainedModel
+
+# On tensors as small as these, threads cost more than they give; on busy cores 30 times more.
+torch.set_num_threads(1)
 
 SHAPE = (20, 26, 24)
 IDS = [f"BraTS2021_{index:05d}" for index in range(6)]
@@ -63,3 +71,67 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
 def store(make_store: MakeStore) -> Store:
     """A labelled store that is only read: crop 16×16×16; four cases train, one val, one test."""
     return make_store()
+
+
+class Copy(torch.nn.Module):
+    """A network whose logits are the first three modalities it sees, in order or backwards."""
+
+    config = SimpleNamespace(dims=3)
+
+    def __init__(self, *, backwards: bool = False) -> None:
+        super().__init__()
+        self.rows = [2, 1, 0] if backwards else [0, 1, 2]
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (tiles[:, self.rows],)
+
+
+WriteTelling = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def write_telling_case() -> WriteTelling:
+    """Writes a case whose images tell its mask.
+
+    FLAIR is bright where WT is, T1 where TC is, T1CE where ET is; after normalisation, above 0
+    there and below elsewhere in the brain. So a network that copies them predicts perfectly.
+    """
+
+    def write(
+        folder: Path,
+        label: np.ndarray,
+        brain: np.ndarray,
+        geometry: Geometry,
+        *,
+        convention: Convention = Convention.BRATS_2021,
+        endings: tuple[str, ...] = MODALITIES,
+        labelled: bool = True,
+    ) -> None:
+        """Canonical labels and the brain's mask, both in the file's own grid."""
+        folder.mkdir(parents=True)
+        bright = [*to_regions(label), np.arange(label.size).reshape(label.shape) % 2 == 0]
+        for ending, region in zip(endings, bright, strict=True):
+            image = ((100 + 100 * region) * brain).astype(np.int16)
+            nifti.write(folder / f"{folder.name}_{ending}.nii.gz", image, geometry)
+        if labelled:
+            values = from_canonical(label.astype(np.uint8), convention)
+            nifti.write(folder / f"{folder.name}_seg.nii.gz", values, geometry)
+
+    return write
+
+
+@pytest.fixture
+def copying(tmp_path: Path) -> Callable[..., TrainedModel]:
+    """Makes a run's model that copies what it sees; keywords are its manifest's."""
+
+    def make(
+        *, sees: tuple[str, ...] = MODALITIES, backwards: bool = False, **settings: object
+    ) -> TrainedModel:
+        config = TrainConfig.model_validate({"modalities": sees})
+        manifest = Manifest.model_validate({"crop": (16, 16, 16)} | settings)
+        compute = choose_compute("cpu", "fp32")
+        return TrainedModel(
+            Copy(backwards=backwards), config, manifest, compute, tmp_path / "run", "best", 1
+        )
+
+    return make

@@ -1,0 +1,249 @@
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from common.case import prepare
+from common.errors import ConfigError, StoreError
+from common.labels import REGIONS
+from common.layout import discover
+from common.manifest import Manifest
+from common.metrics import Agreement
+from common.nifti import Geometry
+from common.store import Store, StoreWriter
+from train import session as sessions
+from train.checkpoint import CheckpointError
+from train.evaluate import (
+    CaseScore,
+    Evaluation,
+    evaluate,
+    evaluation_table,
+    mean_scores,
+    score_case,
+    score_cases,
+)
+from train.inference import InferenceError
+from train.loss import RegionLoss
+from train.run import begin
+from train.session import Session
+from train.trained import RunError, TrainedModel, label_of, load_trained
+
+TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
+
+MakeStore = Callable[..., Store]
+Copying = Callable[..., TrainedModel]
+
+
+def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
+    """A run that has one epoch behind it and was validated after it."""
+    session = begin("unet", (*TINY, *overrides), store, run_dir)
+    with torch.no_grad():  # fresh weights predict one region everywhere; these depend on the voxel
+        session.model.main_head.weight *= 20
+        session.model.main_head.bias.zero_()
+    session.at = session.at.next_epoch()
+    sessions.save(session, best=True)
+    return session
+
+
+def telling_store(
+    path: Path, write: Callable, labels: dict[str, np.ndarray], **kept: bool
+) -> Store:
+    """A store of cases whose images tell their mask."""
+    shape = (21, 25, 23)
+    z, y, x = np.indices(shape)
+    brain = ((z - 10) / 8) ** 2 + ((y - 12) / 10) ** 2 + ((x - 11) / 9) ** 2 < 1
+    data = path.with_suffix(".data")
+    for case_id, label in labels.items():
+        geometry = Geometry(shape, (1.0, 1.0, 1.0), (0.0, -24.0, 0.0))
+        write(data / case_id, label, brain, geometry, **kept)
+    splits = {"kind": "lists", "test": sorted(labels)}
+    manifest = Manifest.model_validate({"crop": (16, 16, 16), "margin": 0, "splits": splits})
+    writer = StoreWriter.create(path, manifest)
+    cases = discover(data, manifest).cases
+    for case, row in zip(cases, writer.allocate(len(cases)), strict=True):
+        writer.write(prepare(case, manifest), row)
+    return Store.open(path)
+
+
+def tumour() -> np.ndarray:
+    z, y, x = np.indices((21, 25, 23))
+    distance = (z - 9) ** 2 + (y - 12) ** 2 + (x - 13) ** 2
+    return np.select([distance < 4, distance < 9, distance < 25], [1, 3, 2], 0).astype(np.uint8)
+
+
+def printed(evaluation: Evaluation) -> str:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(evaluation_table(evaluation))
+    return console.export_text()
+
+
+def test_a_perfect_prediction_has_a_dice_of_one(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    store = telling_store(tmp_path / "a.zarr", write_telling_case, {"case": tumour()})
+    scored = score_case(copying(), store, "case")
+    assert scored.score.dice == {"wt": 1, "tc": 1, "et": 1}
+    assert scored.score.mean_dice == 1
+    assert np.array_equal(scored.prediction, scored.reference)
+    assert scored.image.shape[1:] == scored.reference.shape
+
+
+def test_tumour_outside_the_stored_volume_counts_as_missed(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    label = tumour()
+    whole, enhancing = int((label > 0).sum()), int((label == 3).sum())
+    label[0, 0, :5], label[0, 1, :3] = 2, 3  # a corner without brain
+    store = telling_store(tmp_path / "a.zarr", write_telling_case, {"case": label})
+    dice = score_case(copying(), store, "case").score.dice
+    assert dice["wt"] == 2 * whole / (2 * whole + 8)
+    assert dice["et"] == 2 * enhancing / (2 * enhancing + 3)
+
+
+def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    trained = load_trained(tmp_path / "run")
+    case_id = store.split("test")[0]
+    image, reference = store.read_volume(case_id)
+    logits = trained.logits(image)
+    expected = RegionLoss(trained.config.loss)(logits[None], torch.from_numpy(reference)[None])
+    scored = score_case(trained, store, case_id)
+    assert scored.score.loss == pytest.approx(expected.item(), rel=1e-6)
+    assert np.array_equal(scored.prediction, label_of(logits))
+    assert len(np.unique(scored.prediction)) > 1
+
+
+def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    told = []
+    trained = load_trained(tmp_path / "run")
+    scores = score_cases(trained, store, store.split("train"), told.append)
+    assert [scored.score for scored in told] == scores
+    assert len(scores) == 4
+    mean = mean_scores(scores)
+    for region in REGIONS:
+        assert mean.dice[region] == pytest.approx(np.mean([s.dice[region] for s in scores]))
+        assert mean.regions[region].cases == 4
+    assert mean.loss == pytest.approx(np.mean([score.loss for score in scores]))
+    assert mean.mean_dice == pytest.approx(np.mean([score.mean_dice for score in scores]))
+
+
+def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    evaluation = evaluate(load_trained(tmp_path / "run"), store, "train")
+    assert evaluation.notes == ()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    written = json.loads(evaluation.json_file.read_text(), parse_constant=refuse)
+    assert evaluation.json_file == tmp_path / "run" / "evaluation-train.json"
+    assert (written["checkpoint"], written["epochs"], written["split"]) == ("best", 1, "train")
+    assert written["store_fingerprint"] == store.fingerprint
+    assert written["mean"]["dice"] == evaluation.mean.dice
+    for case, score in zip(written["cases"], evaluation.scores, strict=True):
+        assert case["case_id"] == score.case_id
+        for region in REGIONS:
+            voxels = case["voxels"][region]
+            dice = 2 * voxels["both"] / (voxels["reference"] + voxels["prediction"])
+            assert case["dice"][region] == pytest.approx(dice)
+    assert evaluation.figure_file.read_bytes().startswith(b"\x89PNG")
+
+    lines = printed(evaluation).splitlines()
+    rows = [line for line in lines if "BraTS2021_" in line]
+    worst = min(evaluation.scores, key=lambda score: score.mean_dice)
+    assert len(rows) == 4
+    assert worst.case_id in rows[0]
+    assert f"{worst.dice['wt']:.3f}" in rows[0]
+    (mean,) = [line for line in lines if line.lstrip(" │").startswith("mean ")]
+    assert f"{evaluation.mean.dice['et']:.3f}" in mean
+
+
+def test_the_table_says_where_empty_masks_decided() -> None:
+    """A mean alone would hide it."""
+    found, missed = Agreement(9, 9, 9), Agreement(9, 0, 0)
+    empty, alarm = Agreement(0, 0, 0), Agreement(0, 4, 0)
+    scores = tuple(
+        CaseScore(f"case{i}", {"wt": found, "tc": core, "et": enhancing}, 0.5, 1.0)
+        for i, (core, enhancing) in enumerate([(missed, empty), (missed, alarm), (found, empty)])
+    )
+    shown = printed(Evaluation("val", scores, mean_scores(scores), (), Path("a"), Path("b")))
+    text = " ".join(shown.split())
+    assert "TC: 2 missed (0)" in text
+    assert "ET: 2 both masks empty (1), 1 false alarm (0)" in text
+    assert "WT:" not in text
+
+
+def test_scores_on_another_store_say_so(
+    store: Store, make_store: MakeStore, tmp_path: Path
+) -> None:
+    run_of(store, tmp_path / "run")
+    trained = load_trained(tmp_path / "run")
+    ids = sorted(store.records())
+    moved = {"kind": "lists", "train": ids[2:], "val": [ids[0]], "test": [ids[1]]}
+    other = make_store(splits=moved, margin=4)
+    notes = evaluate(trained, other, "test").notes
+    assert any(f"trained on {store.path}" in note and other.path in note for note in notes)
+    assert any("margin 4, the run's with 2" in note for note in notes)
+    assert any("1 of the 1 case(s) are of patients" in n and ids[1] in n for n in notes)
+    written = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
+    assert tuple(written["notes"]) == notes
+
+
+def test_cases_that_cannot_be_scored_are_clear_errors(
+    store: Store, tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    trained = copying()
+    plain = telling_store(
+        tmp_path / "a.zarr", write_telling_case, {"case": tumour()}, labelled=False
+    )
+    with pytest.raises(StoreError, match="case has no label to be scored"):
+        score_case(trained, plain, "case")
+    with pytest.raises(StoreError, match="nobody is not in this store"):
+        score_case(trained, store, "nobody")
+    with pytest.raises(ConfigError, match="there are train, val, test"):
+        evaluate(trained, store, "tset")
+
+
+def test_a_network_without_numbers_is_named_with_its_case(store: Store, tmp_path: Path) -> None:
+    session = run_of(store, tmp_path / "run")
+    with torch.no_grad():
+        session.model.main_head.bias.fill_(torch.nan)
+    with pytest.raises(InferenceError, match=f"case {session.validation[0]}: .*NaN"):
+        score_cases(session.as_trained(), store, session.validation)
+
+
+def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_path: Path) -> None:
+    session = run_of(store, tmp_path / "run", "modalities=[t2,flair]")
+    with torch.no_grad():
+        session.model.main_head.bias += 1
+    sessions.save(session)
+    image, _ = store.read_volume(session.validation[0])
+    last = load_trained(tmp_path / "run", "last", "cpu")
+    assert torch.equal(last.logits(image), session.as_trained().logits(image))
+    assert last.config == session.config
+    assert last.manifest == store.manifest
+    best = load_trained(tmp_path / "run")
+    torch.testing.assert_close(best.logits(image), last.logits(image) - 1)
+    assert (best.which, best.epochs) == ("best", 1)
+
+
+def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(RunError, match=r"no such run; train one with `python -m train run"):
+        load_trained(run_dir)
+    run_dir.mkdir()
+    with pytest.raises(RunError, match=r"config\.yaml and manifest\.yaml and run\.json"):
+        load_trained(run_dir)
+    run_dir.rmdir()
+    begin("unet", TINY, store, run_dir)
+    with pytest.raises(CheckpointError, match=rf"never validated; .*{store.path}.* --resume"):
+        load_trained(run_dir)
+    assert load_trained(run_dir, "last").epochs == 0
+    with pytest.raises(ConfigError, match="device"):
+        load_trained(run_dir, "last", device="cuda:99")

@@ -1,0 +1,302 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common import nifti
+from common.case import prepare
+from common.errors import InputError, StoreError
+from common.labels import Convention
+from common.layout import discover
+from common.manifest import Manifest
+from common.nifti import Geometry
+from common.store import Store, StoreWriter
+from train.config import TrainConfig
+from train.model import FMNet, ModelConfig
+from train.precision import choose_compute
+from train.predict import naming_of, predict
+from train.trained import RunError, TrainedModel
+
+SHAPE = (23, 31, 27)
+LPS = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
+RAS = (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)
+SAGITTAL = (0, 0, 1.0, 1.0, 0, 0, 0, -1.0, 0)
+
+Copying = Callable[..., TrainedModel]
+
+
+def geometry(shape: tuple[int, int, int] = SHAPE, direction: tuple[float, ...] = LPS) -> Geometry:
+    return Geometry(shape, (1.0, 1.0, 1.0), (5.0, -25.0, 7.5), direction)
+
+
+def head(
+    shape: tuple[int, int, int] = SHAPE, centre: tuple[float, ...] = (0.3, 0.4, 0.6)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a tumour centred at a fraction of each side, and the brain's mask around it."""
+    grid = np.indices(shape).reshape(3, -1).T / (np.array(shape) - 1)
+    brain = (((grid - 0.5) / 0.45) ** 2).sum(axis=1).reshape(shape) < 1
+    distance = (((grid - centre) * shape) ** 2).sum(axis=1).reshape(shape)
+    distance[~brain] = np.inf
+    nearest = distance.min()
+    label = np.select([distance < nearest + k for k in (3, 12, 40)], [1, 3, 2], 0)
+    return label.astype(np.uint8), brain
+
+
+def same_file(written: Path, original: Path) -> None:
+    found, expected = nifti.read(written), nifti.read(original)
+    assert found.voxels.dtype == np.uint8
+    assert np.array_equal(found.voxels, expected.voxels)
+    assert found.geometry.matches(expected.geometry)
+    assert np.count_nonzero(found.voxels)
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+@pytest.mark.parametrize("direction", [LPS, RAS, SAGITTAL], ids=["LPS", "RAS", "sagittal"])
+def test_a_perfect_prediction_is_the_original_mask(
+    tmp_path: Path,
+    write_telling_case: Callable,
+    copying: Copying,
+    direction: tuple[float, ...],
+    convention: Convention,
+) -> None:
+    folder = tmp_path / "data" / "case"
+    write_telling_case(folder, *head(), geometry(direction=direction), convention=convention)
+    predictions = predict(copying(), folder, tmp_path / "out")
+    assert predictions.clean
+    assert predictions.written == {"case": tmp_path / "out" / "case.nii.gz"}
+    same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
+
+
+FRACTION = st.floats(0, 1)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(*[st.integers(11, 37)] * 3),
+    centre=st.tuples(FRACTION, FRACTION, FRACTION),
+    direction=st.sampled_from([LPS, RAS, SAGITTAL]),
+    margin=st.integers(0, 2),
+)
+def test_any_size_and_any_place_of_the_tumour_come_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_telling_case: Callable,
+    copying: Copying,
+    *,
+    shape: tuple[int, int, int],
+    centre: tuple[float, float, float],
+    direction: tuple[float, ...],
+    margin: int,
+) -> None:
+    """The tumour may touch the stored box's border; volumes are smaller and larger than a crop."""
+    folder = tmp_path_factory.mktemp("data") / "case"
+    write_telling_case(folder, *head(shape, centre), geometry(shape, direction))
+    trained = copying(margin=margin)
+    out = folder.parent.with_name(folder.parent.name + "-out")
+    predict(trained, folder, out)
+    same_file(out / "case.nii.gz", folder / "case_seg.nii.gz")
+
+
+def test_tumour_outside_the_box_is_all_that_is_lost(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    label, brain = head()
+    label[0, 0, :3] = 2  # the corner, far from the brain
+    folder = tmp_path / "data" / "case"
+    write_telling_case(folder, label, brain, geometry())
+    predict(copying(), folder, tmp_path / "out")
+    label[0, 0, :3] = 0
+    expected = np.where(label == 3, 4, label)
+    assert np.array_equal(nifti.read(tmp_path / "out" / "case.nii.gz").voxels, expected)
+
+
+def small_network(modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")) -> TrainedModel:
+    torch.manual_seed(3)
+    settings = {"modalities": modalities, "model": {"widths": (4, 8), "heads": 0, "bottleneck": 0}}
+    config = TrainConfig.model_validate(settings)
+    model = FMNet(ModelConfig.model_validate(config.model.model_dump()))
+    with torch.no_grad():  # fresh weights predict one region everywhere; these depend on the voxel
+        model.main_head.weight *= 20
+        model.main_head.bias.zero_()
+    manifest, compute = Manifest(crop=(16, 16, 16)), choose_compute("cpu", "fp32")
+    return TrainedModel(model, config, manifest, compute, Path("run"), "best", 1)
+
+
+def stored(data: Path, path: Path, manifest: Manifest) -> Store:
+    writer = StoreWriter.create(path, manifest)
+    cases = discover(data, manifest).cases
+    for case, row in zip(cases, writer.allocate(len(cases)), strict=True):
+        writer.write(prepare(case, manifest), row)
+    return Store.open(path)
+
+
+def write_run_file(run_dir: Path, store: Store) -> None:
+    run_dir.mkdir()
+    (run_dir / "run.json").write_text(
+        f'{{"store": "here", "store_fingerprint": "{store.fingerprint}", "cases": {{"train": []}}}}'
+    )
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
+def test_raw_files_and_their_store_give_the_same_masks(
+    tmp_path: Path, write_telling_case: Callable, labelled: bool
+) -> None:
+    data = tmp_path / "data"
+    write_telling_case(data / "one", *head(), geometry(direction=RAS), labelled=labelled)
+    shape = (14, 20, 33)
+    write_telling_case(data / "two", *head(shape), geometry(shape), labelled=labelled)
+    trained = replace(small_network(), run_dir=tmp_path / "run")
+    store = stored(data, tmp_path / "cases.zarr", trained.manifest)
+    write_run_file(trained.run_dir, store)
+
+    raw = predict(trained, data, tmp_path / "raw")
+    from_store = predict(trained, store.path, tmp_path / "stored")
+    assert raw.clean
+    assert from_store.clean
+    assert from_store.notes == []
+    assert raw.written.keys() == from_store.written.keys() == {"one", "two"}
+    for case_id, path in raw.written.items():
+        assert len(np.unique(nifti.read(path).voxels)) > 2
+        same_file(path, from_store.written[case_id])
+
+
+def test_a_store_that_is_not_the_runs_own_is_said_so(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    trained, data = copying(), tmp_path / "data"
+    write_telling_case(data / "one", *head(), geometry())
+    own = stored(data, tmp_path / "own.zarr", trained.manifest)
+    write_run_file(trained.run_dir, own)
+    other = trained.manifest.model_copy(update={"margin": 5})
+    store = stored(data, tmp_path / "other.zarr", other)
+    notes = predict(trained, store.path, tmp_path / "out").notes
+    assert any("trained on here" in note and "other.zarr" in note for note in notes)
+    assert any("margin 5, the run's with 2" in note for note in notes)
+
+
+def test_a_model_sees_its_own_modalities_in_its_own_order(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    folder = tmp_path / "data" / "case"
+    write_telling_case(folder, *head(), geometry())
+    trained = copying(sees=("t1ce", "t1", "flair"), backwards=True)
+    predict(trained, folder, tmp_path / "out")
+    same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
+
+
+def test_a_bad_case_is_set_aside_and_the_others_go_on(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    data = tmp_path / "data"
+    for name in ("cut", "good", "odd", "short"):
+        write_telling_case(data / name, *head(), geometry())
+    (data / "short" / "short_t2.nii.gz").unlink()
+    cut = data / "cut" / "cut_t1.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:200])
+    other = geometry(direction=RAS)
+    nifti.write(data / "odd" / "odd_t1.nii.gz", head()[1].astype(np.int16), other)
+
+    told = []
+    predictions = predict(copying(), data, tmp_path / "out", lambda *done: told.append(done))
+    assert list(predictions.written) == ["good"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert predictions.failures.keys() == {"cut", "odd"}
+    assert "cut_t1.nii.gz: damaged" in predictions.failures["cut"]
+    assert "a grid of" in predictions.failures["odd"]
+    assert [finding.case for finding in predictions.findings] == ["short"]
+    assert not predictions.clean
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_a_network_without_numbers_fails_its_cases_and_no_mask_is_written(
+    tmp_path: Path, write_telling_case: Callable
+) -> None:
+    write_telling_case(tmp_path / "data" / "case", *head(), geometry())
+    trained = small_network()
+    with torch.no_grad():
+        trained.model.main_head.bias.fill_(torch.nan)
+    predictions = predict(trained, tmp_path / "data", tmp_path / "out")
+    assert "NaN" in predictions.failures["case"]
+    assert not predictions.written
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("place", ["beside the case", "in the cohort"])
+def test_names_are_the_datas_own_and_geometry_is_the_runs(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying, place: str
+) -> None:
+    data = tmp_path / "data"
+    endings = ("dark-fluid", "plain", "gad", "wet")
+    release = {"convention": Convention.BRATS_2023, "endings": endings}
+    write_telling_case(data / "case", *head(), geometry(), **release, labelled=False)
+    with pytest.raises(InputError, match="dark-fluid"):
+        predict(copying(), data, tmp_path / "out")
+    (data / "data_manifest.yaml").write_text(
+        "modalities: {flair: [dark-fluid], t1: [plain], t1ce: [gad], t2: [wet]}\n"
+        "label_convention: brats2023\ncrop: [64, 64, 64]\n"
+    )
+    folder = data / "case" if place == "beside the case" else data
+    trained = copying(margin=1)
+    written = predict(trained, folder, tmp_path / "out").written["case"]
+    used = naming_of(folder, trained.manifest)
+    assert (used.crop, used.margin) == ((16, 16, 16), 1)
+    assert used.modalities["flair"] == ("dark-fluid",)
+    assert np.array_equal(nifti.read(written).voxels, head()[0])
+
+
+def test_without_a_manifest_beside_the_data_names_are_the_runs(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    folder = tmp_path / "data" / "case"
+    write_telling_case(folder, *head(), geometry(), endings=("a", "b", "c", "d"))
+    named = {"flair": ("a",), "t1": ("b",), "t1ce": ("c",), "t2": ("d",)}
+    predict(copying(modalities=named), folder, tmp_path / "out")
+    same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
+
+
+def test_what_holds_no_case_is_a_clear_error(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    trained, empty = copying(), tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="no usable case"):
+        predict(trained, empty, tmp_path / "out")
+    with pytest.raises(InputError, match="no such folder"):
+        predict(trained, tmp_path / "nowhere", tmp_path / "out")
+    StoreWriter.create(tmp_path / "new.zarr", trained.manifest)
+    with pytest.raises(StoreError, match="no case in this store"):
+        predict(trained, tmp_path / "new.zarr", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["data", "data/out", "data/case"])
+def test_masks_among_the_data_are_refused(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying, out: str
+) -> None:
+    write_telling_case(tmp_path / "data" / "case", *head(), geometry())
+    with pytest.raises(RunError, match="name one outside"):
+        predict(copying(), tmp_path / "data", tmp_path / out)
+
+
+@pytest.mark.parametrize("case", ["BraTS-GLI-00000-000", "BraTS2021_01657"])
+def test_a_perfect_prediction_of_a_real_case(
+    tmp_path: Path, real_cases: Path, write_telling_case: Callable, copying: Copying, case: str
+) -> None:
+    """A real brain and mask of 240×240×155, of either convention, in the real headers' geometry."""
+    files = next(c for c in discover(real_cases / "brats", Manifest()).cases if c.case_id == case)
+    assert files.label is not None
+    original = nifti.read(files.label)
+    brain = nifti.read(files.images["flair"]).voxels != 0
+    label = np.where(original.voxels == 4, 3, original.voxels).astype(np.uint8)
+    folder = tmp_path / "data" / case
+    convention = Convention.BRATS_2021 if 4 in original.voxels else Convention.BRATS_2023
+    # Unlike the model, a mask may reach where there is no brain.
+    write_telling_case(folder, label, brain | (label > 0), original.geometry, convention=convention)
+    predict(copying(crop=(128, 128, 128)), folder, tmp_path / "out")
+    same_file(tmp_path / "out" / f"{case}.nii.gz", files.label)

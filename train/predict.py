@@ -1,0 +1,162 @@
+"""Masks for cases: from raw files or a store to NIfTI in each case's own grid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import nifti
+from common.case import prepare, restore
+from common.errors import Finding, FMNetError, InputError, StoreError
+from common.layout import CaseFiles, discover
+from common.manifest import DEFAULT_NAME, Manifest, load_manifest
+from common.record import CaseRecord
+from common.store import Store, is_remote
+from train.trained import RunError, TrainedModel, label_of, store_notes
+
+NAMING = ("modalities", "label", "companions", "label_convention", "patient_pattern")
+"""What a manifest says of a cohort's files; all else that `prepare` reads must be the run's."""
+
+
+@dataclass
+class Predictions:
+    """What `predict` has done.
+
+    Attributes:
+        written: case id to its mask's file.
+        failures: case id to why it has none.
+        findings: what is in the folder beside usable cases.
+        notes: what a reader of the masks must know.
+    """
+
+    written: dict[str, Path] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every case that was meant has its mask."""
+        return not self.failures and all(f.severity != "error" for f in self.findings)
+
+
+OnCase = Callable[[int, int], None]
+"""Told (cases done, cases in all), first with none done."""
+
+Case = tuple[NDArray[np.floating], CaseRecord]
+"""Image (4, *box), and the record that leads back to the files' grid."""
+
+
+def predict(
+    trained: TrainedModel,
+    data: str | Path,
+    out_dir: Path,
+    on_case: OnCase = lambda _done, _total: None,
+) -> Predictions:
+    """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and convention.
+
+    A case that cannot be predicted is set aside with its reason, and the others go on.
+
+    Args:
+        trained: the model.
+        data: the folder of one case or of a cohort, or a store; a label is not needed.
+        out_dir: where masks go; made if it is not there.
+        on_case: told of the progress.
+
+    Raises:
+        InputError: the folder is not there, or holds no usable case.
+        StoreError: the store is not there, or empty.
+        RunError: the masks would lie among the data, where they would be taken for cases.
+    """
+    out = Predictions()
+    if is_remote(data) or Path(data, "zarr.json").is_file():
+        loads = _of_store(trained, Store.open(data), out)
+    else:
+        folder = Path(data)
+        if out_dir.resolve().is_relative_to(folder.resolve()):
+            raise RunError(f"{out_dir}: lies in the data's own folder; name one outside {folder}")
+        loads = _of_folder(trained, folder, out)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    on_case(0, len(loads))
+    for done, (case_id, load) in enumerate(loads.items(), 1):
+        try:
+            image, record = load()
+            label = label_of(trained.logits(image))
+        except FMNetError as error:
+            out.failures[case_id] = str(error)
+        else:
+            out.written[case_id] = _write(out_dir, label, record)
+        on_case(done, len(loads))
+    return out
+
+
+def naming_of(data: Path, run: Manifest) -> Manifest:
+    """How to read raw cases for a run.
+
+    The files' naming and convention are those of the manifest in the folder, or beside the folder
+    of one case, else the run's; crop, margin and type are always the run's.
+
+    Raises:
+        ConfigError: the manifest there is not readable.
+    """
+    for folder in (data, data.resolve().parent):
+        if (folder / DEFAULT_NAME).is_file():
+            found = load_manifest(folder / DEFAULT_NAME)
+            return run.model_copy(update={name: getattr(found, name) for name in NAMING})
+    return run
+
+
+def _of_store(
+    trained: TrainedModel, store: Store, out: Predictions
+) -> dict[str, Callable[[], Case]]:
+    records = store.records()
+    if not records:
+        raise StoreError(
+            f"{store.path}: no case in this store; `python -m preprocess run` adds some"
+        )
+    out.notes += store_notes(trained, store, list(records))
+    return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
+
+
+def _stored(store: Store, record: CaseRecord) -> Case:
+    return store.read_volume(record.case_id)[0], record
+
+
+def _of_folder(
+    trained: TrainedModel, folder: Path, out: Predictions
+) -> dict[str, Callable[[], Case]]:
+    manifest = naming_of(folder, trained.manifest)
+    discovery = discover(folder, manifest)
+    out.findings += discovery.findings
+    if not discovery.cases:
+        raise InputError(
+            Finding(
+                str(folder),
+                "no usable case",
+                "the folder of a case or of a cohort, or a store",
+                "check the path and the findings below" if out.findings else "check the path",
+            ),
+            *out.findings,
+        )
+
+    return {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
+
+
+def _raw(files: CaseFiles, manifest: Manifest) -> Case:
+    prepared = prepare(files, manifest)
+    return prepared.image, prepared.record
+
+
+def _write(out_dir: Path, label: NDArray[np.uint8], record: CaseRecord) -> Path:
+    """Put the mask in its place in one step, so that no torn file bears a case's name."""
+    path = out_dir / f"{record.case_id}.nii.gz"
+    partial = out_dir / f".{record.case_id}.partial.nii.gz"
+    try:
+        nifti.write(partial, *restore(label, record))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
