@@ -35,7 +35,7 @@ class Anatomy:
 
 def share(depth_mm: Field, voxel_mm: float) -> Field:
     """Share of a voxel that lies inside a surface, from its centre's depth below it."""
-    return np.clip(depth_mm / np.float32(voxel_mm) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(depth_mm / voxel_mm + 0.5, 0, 1), np.float32)
 
 
 def warped(rng: np.random.Generator, grid: Grid) -> Points:
@@ -133,7 +133,7 @@ def _sulci(rng: np.random.Generator, grid: Grid, inner: Points, bare: Field) -> 
     slope = np.sqrt(sum(g**2 for g in np.gradient(noise, grid.voxel_mm)))
     sheet = np.abs(noise) / np.maximum(slope, np.float32(0.1))
     reach = np.clip(16 + 5 * smooth_noise(rng, grid, 22.0), 8, None)
-    return np.hypot(sheet, np.clip(bare - reach, 0, None)) - np.float32(0.5)
+    return np.asarray(np.hypot(sheet, np.clip(bare - reach, 0, None)) - 0.5, np.float32)
 
 
 def _folia(inner: Points, bare: Field) -> Field:
@@ -142,4 +142,4 @@ def _folia(inner: Points, bare: Field) -> Field:
     radius = np.hypot(height, length) + np.float32(0.5) * np.abs(inner.x)
     angle = np.arctan2(height, length + np.float32(0.4) * np.abs(inner.x))
     sheet = np.abs(np.sin(11 * angle)) * radius / 11
-    return np.hypot(sheet, np.clip(bare - 9, 0, None)) - np.float32(0.3)
+    return np.asarray(np.hypot(sheet, np.clip(bare - 9, 0, None)) - 0.3, np.float32)

@@ -83,7 +83,7 @@ def _spline_weights(axis_mm: Field, spacing_mm: float, knots: int) -> Field:
     t = np.abs(position)
     inner = 2 / 3 - t**2 + t**3 / 2
     outer = np.clip(2 - t, 0, None) ** 3 / 6
-    return np.where(t < 1, inner, outer).astype(np.float32)
+    return np.asarray(np.where(t < 1, inner, outer), np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, scale_mm: float) -> Field:

@@ -99,17 +99,14 @@ def grow(
     label[core > 0] = ENHANCING
     label[necrosis > 0] = NECROSIS
     voxel = grid.voxel_mm
+    # Oedema fades out over some millimetres and leaves the CSF of sulci as it is.
+    swollen = share(oedema, max(3.0, voxel)) * share(anatomy.pial_mm, voxel)
     layers = [
-        (
-            "oedema",
-            share(oedema, max(3.0, voxel))
-            * share(anatomy.pial_mm, voxel)
-            * ndimage.binary_dilation(whole),
-        ),
+        ("oedema", swollen * ndimage.binary_dilation(whole)),
         ("enhancing", share(core, voxel)),
         ("necrosis", share(necrosis, voxel)),
     ]
-    return Lesions([(tissue, s.astype(np.float32)) for tissue, s in layers], label)
+    return Lesions(layers, label)
 
 
 def _around(whole: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ def ellipsoid(
         s ** (power - 1) / np.asarray(r, np.float32) for s, r in zip(scaled, radii, strict=True)
     ]
     slope = np.sqrt(_total([s * s for s in slopes]))
-    return (root - 1) * root ** (power - 1) / (slope + np.float32(1e-6))
+    return np.asarray((root - 1) * root ** (power - 1) / (slope + 1e-6), np.float32)
 
 
 def rod(points: Points, start: Place, stop: Place, radii: tuple[float, float]) -> Field:
@@ -40,19 +40,21 @@ def rod(points: Points, start: Place, stop: Place, radii: tuple[float, float]) -
     length = np.float32(along @ along)
     t = np.clip(_total([o * a for o, a in zip(offsets, along, strict=True)]) / length, 0, 1)
     square = _total([(o - t * a) ** 2 for o, a in zip(offsets, along, strict=True)])
-    return np.sqrt(square) - (np.float32(radii[0]) + t * np.float32(radii[1] - radii[0]))
+    radius = np.float32(radii[0]) + t * np.float32(radii[1] - radii[0])
+    return np.asarray(np.sqrt(square) - radius, np.float32)
 
 
 def union(first: Field, second: Field, fillet_mm: float) -> Field:
     """Both shapes, joined with a fillet."""
     overlap = np.clip(np.float32(fillet_mm) - np.abs(first - second), 0, None)
-    return np.minimum(first, second) - overlap**2 / np.float32(4 * fillet_mm)
+    return np.asarray(np.minimum(first, second) - overlap**2 / (4 * fillet_mm), np.float32)
 
 
 def cerebrum(points: Points) -> tuple[Field, Field]:
     """Frontal, parietal and occipital lobes; the temporal lobes."""
     towards_front = np.clip((points.y + 17) / 87, 0, 1)
-    tapered = points._replace(x=points.x * (1 + np.float32(0.2) * towards_front**2))
+    taper = np.asarray(1 + 0.2 * towards_front**2, np.float32)
+    tapered = points._replace(x=points.x * taper)
     height = np.where(points.z > 6, np.float32(71), np.float32(34))
     main = ellipsoid(tapered, (0, -17, 6), (66, 86, height), 2.4)
     return main, ellipsoid(mirrored(points), (43, -12, -20), (24, 42, 24))
