@@ -1,0 +1,150 @@
+"""What a run is: presets, YAML files and `--set` overrides, parsed once into a typed value.
+
+A knob belongs to its component: the network's stand in `train.model.ModelConfig`, the loss's in
+`train.loss.LossConfig`, and so on. `TrainConfig` gathers them and adds what the loop itself needs.
+The defaults are the paper's final model (sec. V); a preset holds only what differs.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from common.errors import ConfigError
+from common.settings import did_you_mean, merge, parse, parse_overrides, read_yaml
+from train.augment import AugmentConfig
+from train.inference import InferenceConfig
+from train.loss import LossConfig
+from train.model import ModelConfig
+from train.precision import Precision
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Modality = Literal["flair", "t1", "t1ce", "t2"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+DEFAULT_PRESET = "fm_net"
+
+
+class OptimizerConfig(BaseModel):
+    """NAdam at a constant rate (paper sec. V-E; Dozat 2016).
+
+    Attributes:
+        lr: learning rate.
+        betas: decay rates of the two running moments.
+        weight_decay: L2 penalty added to the gradient.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: Positive = 0.003
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides a run's numbers, and what the loop does around them.
+
+    Attributes:
+        modalities: the images that the network sees, in this order; `model.in_channels` follows.
+        epochs: passes over the training cases.
+        batch_size: crops in a step.
+        loader: dali, or torch where DALI cannot be installed; both give the same samples.
+        workers: processes that read crops.
+        precision: fp16 scales gradients; auto takes what suits the device.
+        device: auto, cpu, cuda or cuda:N.
+        channels_last: memory format of weights and activations; the faster one on a GPU.
+        clip_norm: bound on the norm of all gradients together; null leaves them alone.
+        validate_every: epochs between validations; the last epoch is always validated.
+        select_by: what the best checkpoint is best in: `dice`, the mean over regions of the
+            whole-volume Dice, or `loss`, the main head's over the same volumes.
+        checkpoint_minutes: time between checkpoints inside an epoch (each epoch ends with one).
+        max_bad_steps: consecutive steps without a usable gradient before the run gives up; more
+            than the handful that gradient scaling skips while it finds its scale.
+        seed: of weights, order and augmentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    inference: InferenceConfig = InferenceConfig()
+    modalities: tuple[Modality, ...] = get_args(Modality)
+    epochs: Count = 70
+    batch_size: Count = 1
+    loader: Literal["dali", "torch"] = "dali"
+    workers: Count = 2
+    precision: Precision | Literal["auto"] = "fp16"
+    device: str = "auto"
+    channels_last: bool = True
+    clip_norm: Positive | None = None
+    validate_every: Count = 1
+    select_by: Literal["dice", "loss"] = "dice"
+    checkpoint_minutes: Positive = 15.0
+    max_bad_steps: Count = 25
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _channels_follow_modalities(cls, data: object) -> object:
+        if not isinstance(data, dict) or not isinstance(data.get("modalities"), list | tuple):
+            return data
+        model = data.get("model", {})
+        if not isinstance(model, dict) or "in_channels" in model:
+            return data
+        return data | {"model": {**model, "in_channels": len(data["modalities"])}}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError("modalities must name at least one image, and each only once")
+        if self.model.in_channels != len(self.modalities):
+            raise ValueError(
+                f"model.in_channels is {self.model.in_channels}, but modalities names "
+                f"{len(self.modalities)}; leave in_channels out and it follows"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that `load_config` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project."""
+    files = resources.files("train.presets").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load_config(preset: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A preset's name, or a YAML file's path, with `key=value` overrides on top.
+
+    Raises:
+        ConfigError: no such preset or file, no YAML, or a key or value that is not known; the
+            message names the key in full and the nearest valid one.
+    """
+    source, values = _read(preset)
+    return parse(TrainConfig, merge(values, parse_overrides(overrides)), source)
+
+
+def _read(preset: str) -> tuple[str, dict[str, Any]]:
+    known = preset_names()
+    if preset in known:
+        source = f"preset {preset}"
+        text = resources.files("train.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
+    elif preset.endswith((".yaml", ".yml")):
+        source, path = preset, Path(preset)
+        if not path.is_file():
+            raise ConfigError(f"{preset}: no such file; name a preset ({', '.join(known)}) or YAML")
+        text = path.read_text("utf-8")
+    else:
+        raise ConfigError(
+            f"{preset}: no such preset{did_you_mean(preset, known)}; there are "
+            f"{', '.join(known)}, or name a .yaml file"
+        )
+    return source, read_yaml(text, source)
