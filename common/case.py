@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -163,15 +164,12 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        voxels = to_lps.orient(images[modality])
+        voxels, foreground = to_lps.orient(images[modality]), None
         if to_lps.resamples:
-            foreground = to_lps.resample((voxels != 0).astype(np.uint8), linear=False) > 0
-            voxels = extract(to_lps.resample(voxels, linear=True), box)
-            foreground = extract(foreground, box)
-        else:
-            voxels = extract(voxels, box)
-            foreground = voxels != 0
-        out[channel] = normalise(voxels, foreground, *statistics[modality], dtype)
+            nearest = to_lps.resample((voxels != 0).astype(np.uint8), linear=False)
+            foreground = extract(nearest, box) > 0
+            voxels = to_lps.resample(voxels, linear=True)
+        out[channel] = normalise(extract(voxels, box), *statistics[modality], dtype, foreground)
     return out
 
 
@@ -193,6 +191,7 @@ def _tumour_voxels(label: NDArray[np.uint8], box: Box, crop: Box, centred: Box) 
     )
 
 
+@cache
 def _software() -> dict[str, str]:
     packages = ("numpy", "scipy", "SimpleITK", "nibabel", "zarr")
     return {"fm-net": __version__, "python": platform.python_version()} | {

@@ -147,9 +147,10 @@ def read(path: Path) -> Volume:
     try:
         data = isal_zlib.decompress(content, GZIP_WINDOW) if _is_gzip(content) else content
         # (x, y, z) in Fortran order is (z, y, x) in C order: the transpose copies nothing.
-        voxels = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T
+        stored = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T
     except (GZIP_ERROR, HeaderDataError, ValueError, OSError) as error:
         raise _damaged(path, f"damaged: {error}") from error
+    voxels = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     return Volume(voxels, header.geometry, hashlib.sha256(content).hexdigest())
 
 

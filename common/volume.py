@@ -143,14 +143,37 @@ def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
 
 def normalise(
     volume: NDArray[np.generic],
-    foreground: NDArray[np.bool_],
     mean: float,
     std: float,
     dtype: np.dtype[np.floating],
+    foreground: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.floating]:
-    """Z-score of the foreground; the background stays 0 (paper sec. III)."""
-    scaled = volume.astype(np.float32)
+    """Z-score of the foreground; the background stays 0 (paper sec. III).
+
+    Args:
+        volume: (D, H, W).
+        mean: of the foreground.
+        std: likewise.
+        dtype: of the result.
+        foreground: (D, H, W); None is the volume's non-zero voxels.
+    """
+    if foreground is None and np.issubdtype(volume.dtype, np.integer) and volume.itemsize == 2:
+        # Scaling each value there can be and looking voxels up takes a fifth of the time that
+        # scaling every voxel does, nearly all of which NumPy spends on making float16.
+        every = np.arange(1 << 16, dtype=np.uint16)
+        table = _scaled(every.view(volume.dtype), mean, std, every != 0)
+        with np.errstate(over="ignore"):  # of values far from any that the volume has
+            return table.astype(dtype).take(volume.view(np.uint16))
+    return _scaled(volume, mean, std, volume != 0 if foreground is None else foreground).astype(
+        dtype
+    )
+
+
+def _scaled(
+    values: NDArray[np.generic], mean: float, std: float, foreground: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    scaled = values.astype(np.float32)
     scaled -= np.float32(mean)
     scaled *= np.float32(1.0 / std)
     scaled *= foreground
-    return scaled.astype(dtype)
+    return scaled

@@ -143,8 +143,9 @@ def run(
         out.print(findings_table(report.findings))
     if report.failures:
         out.print(failures_table(report.failures))
-    out.print(run_table(report, Store.open(path)))
-    if not report.clean:
+    opened = Store.open(path)
+    out.print(run_table(report, opened))
+    if _print_leaks(opened) or not report.clean:
         err.print("the cohort is not clean: see above; the good cases are stored")
         raise typer.Exit(UNCLEAN)
 
@@ -191,7 +192,8 @@ def status(store: StoreArgument) -> None:
     failures = list(opened.failures().values())
     if failures:
         out.print(failures_table(failures))
-    if failures or set(opened.expected) - set(opened.records()):
+    leaks = _print_leaks(opened)
+    if leaks or failures or set(opened.expected) - set(opened.records()):
         raise typer.Exit(UNCLEAN)
 
 
@@ -249,6 +251,13 @@ def _manifest(
     if not quiet:
         out.print(f"manifest: {chosen or 'the packaged one'}")
     return described
+
+
+def _print_leaks(store: Store) -> bool:
+    leaks = store.leaks()
+    for leak in leaks:
+        err.print(f"✗ {leak}", markup=False, soft_wrap=True)
+    return bool(leaks)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

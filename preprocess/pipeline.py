@@ -93,6 +93,8 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
     _refuse_empty_splits(discovery, manifest)
     expected = tuple(sorted(case.case_id for case in discovery.cases))
     store = StoreWriter.create(store_path, manifest, expected)
+    for case_id in store.failures().keys() - set(expected):
+        store.remove(case_id)  # its files were moved away or mended under another name
     records = store.records()
     kept = [
         case.case_id

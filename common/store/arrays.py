@@ -23,10 +23,13 @@ CHANNELS = len(MODALITIES)
 IMAGE_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
 LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
 
+WRITING = {"array.write_empty_chunks": True}
+"""Else zarr compares every voxel with the fill value before it writes; that takes as long again."""
+
 ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
 
-READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
-"""What the two codec pipelines raise on damaged or missing chunks."""
+READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError)
+"""What the two codec pipelines raise on damaged or missing chunks, and zarr on a missing row."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -41,12 +44,24 @@ def open_root(path: str) -> zarr.Group:
         StoreError: no store is there.
     """
     try:
-        return zarr.open_group(path, mode="r")
+        root = zarr.open_group(path, mode="r")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(
-            f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
-            "or name another with STORE="
-        ) from error
+        raise _no_store(path) from error
+    if not _is_finished(root):
+        raise _no_store(path)
+    return root
+
+
+def _no_store(path: str) -> StoreError:
+    return StoreError(
+        f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
+        "or name another with STORE="
+    )
+
+
+def _is_finished(root: zarr.Group) -> bool:
+    """Whether `create` came to its end: it writes the root's attributes last."""
+    return "schema_version" in root.attrs
 
 
 def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
@@ -56,24 +71,38 @@ def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: AN
         return root[name]
 
 
+def open_for_writing(root: Any, name: str) -> Any:  # noqa: ANN401 - as above
+    """An array as it is written."""
+    with zarr.config.set(WRITING):
+        return root[name]
+
+
 def is_taken(path: str | Path) -> bool:
-    """Whether a store is there.
+    """Whether a store is there; one that a crash left without its attributes is not.
 
     Raises:
         StoreError: something else is.
     """
     try:
-        zarr.open_group(str(path), mode="r")
+        root = zarr.open_group(str(path), mode="r")
     except FileNotFoundError as error:
         place = Path(path)
-        if not is_remote(path) and place.is_dir() and any(place.iterdir()):
+        if not is_remote(path) and place.is_dir() and any(map(_is_foreign, place.iterdir())):
             raise StoreError(
                 f"{path}: a folder that is no store; name another path with --store"
             ) from error
         return False
     except NotADirectoryError as error:
         raise StoreError(f"{path}: a file; name another path with --store") from error
-    return True
+    if not _is_finished(root) and (dict(root.attrs) or {*root.keys()} - {"crops", "cases"}):
+        raise StoreError(
+            f"{path}: a Zarr group that is no store of this program; name another path with --store"
+        )
+    return _is_finished(root)
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.suffix != ".partial"  # what zarr leaves of a file whose writing was killed
 
 
 def checksum(array: NDArray[Any]) -> str:
@@ -81,8 +110,12 @@ def checksum(array: NDArray[Any]) -> str:
     return f"{isal_zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
 
 
-def create_crops(root: zarr.Group, manifest: Manifest) -> None:
-    """The two arrays of training crops, without a row: one shard a case."""
+def create_arrays(path: str, manifest: Manifest) -> None:
+    """Everything of an empty store but its attributes.
+
+    Training crops lie in two arrays, so far without a row: one shard a case.
+    """
+    root = zarr.open_group(path, mode="a")
     depth, height, width = manifest.crop
     planes = math.gcd(depth, PLANES)
     root.create_array(
@@ -93,6 +126,7 @@ def create_crops(root: zarr.Group, manifest: Manifest) -> None:
         dtype=manifest.dtype,
         compressors=IMAGE_CODECS,
         fill_value=np.nan,
+        overwrite=True,
     )
     root.create_array(
         "crops/label",
@@ -102,7 +136,9 @@ def create_crops(root: zarr.Group, manifest: Manifest) -> None:
         dtype="uint8",
         compressors=LABEL_CODECS,
         fill_value=UNWRITTEN_LABEL,
+        overwrite=True,
     )
+    root.require_group("cases")
 
 
 def write_volume(group: Any, name: str, array: NDArray[Any]) -> None:  # noqa: ANN401 - as above
@@ -117,4 +153,5 @@ def write_volume(group: Any, name: str, array: NDArray[Any]) -> None:  # noqa: A
         dtype=array.dtype,
         compressors=IMAGE_CODECS if channels else LABEL_CODECS,
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
-    )[...] = array
+    )
+    open_for_writing(group, name)[...] = array

@@ -1,5 +1,7 @@
 """Reading a store."""
 
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -8,14 +10,15 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from zarr.errors import ZarrUserWarning
 
-from common.errors import StoreError
+from common.errors import ConfigError, StoreError
+from common.labels import MODALITIES
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import assign, require
+from common.splits import assign, require, shared
 from common.store.arrays import (
-    PLANES,
     READ_ERRORS,
     UNWRITTEN_LABEL,
     checksum,
@@ -109,15 +112,24 @@ class Store:
 
     def splits(self) -> dict[str, list[str]]:
         """Labelled cases by split, sorted."""
-        return assign(self.manifest.splits, self._labelled())
+        return self._placed(self._labelled())
+
+    def leaks(self) -> list[str]:
+        """What makes a score worthless: an image that is in two splits, a line for each pair."""
+        return self._leaks(self._labelled())
 
     def split(self, name: str) -> list[str]:
         """Ids of the labelled cases of one split, sorted.
 
         Raises:
-            ConfigError: the split is empty; the message holds lists to paste.
+            ConfigError: the split is empty, and the message holds lists to paste; or an image is
+                in two splits.
         """
-        return require(name, self.splits(), self._labelled())
+        labelled = self._labelled()
+        leaks = self._leaks(labelled)
+        if leaks:
+            raise ConfigError(f"{self.path}: " + "\n".join(leaks))
+        return require(name, self._placed(labelled), _patients(labelled))
 
     def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
         """A case's training crop: image (4, *crop) and label (*crop).
@@ -214,10 +226,27 @@ class Store:
     def _case_attributes(self) -> dict[str, dict[str, Any]]:
         cases = self._root["cases"]
         assert isinstance(cases, zarr.Group)  # noqa: S101 - `create` made it
-        return {name: group.attrs.asdict() for name, group in sorted(cases.groups())}
+        with warnings.catch_warnings():
+            # A folder that a killed worker had only begun: no case, and nothing to warn of.
+            warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
+            groups = sorted(cases.groups())
+        return {name: group.attrs.asdict() for name, group in groups}
 
-    def _labelled(self) -> dict[str, str]:
-        return {c: record.patient for c, record in self.records().items() if record.has_label}
+    def _labelled(self) -> dict[str, CaseRecord]:
+        return {c: record for c, record in self.records().items() if record.has_label}
+
+    def _placed(self, labelled: Mapping[str, CaseRecord]) -> dict[str, list[str]]:
+        return assign(self.manifest.splits, _patients(labelled))
+
+    def _leaks(self, labelled: Mapping[str, CaseRecord]) -> list[str]:
+        images = {
+            case_id: [source.sha256 for source in record.sources if source.role in MODALITIES]
+            for case_id, record in labelled.items()
+        }
+        return [
+            f"{one} and {other} have the same image: keep one of the cases, or both in one split"
+            for one, other in shared(self._placed(labelled), images)
+        ]
 
     def _read(self, array: Any, case_id: str, row: int | None = None) -> NDArray[Any]:  # noqa: ANN401
         try:
@@ -231,13 +260,13 @@ class Store:
     def _refuse_unwritten(
         self, case_id: str, image: NDArray[np.floating], label: NDArray[np.uint8] | None
     ) -> None:
-        """Chunks that were never written read as the fill value; one voxel of each tells."""
-        if np.isnan(image[:, ::PLANES, 0, 0]).any():
+        """Chunks that were never written read as the fill value; one voxel of a plane tells."""
+        if np.isnan(image[:, :, 0, 0]).any():
             raise StoreError(
                 f"{self.path}: case {case_id}: a part of its image was never written; "
                 "preprocess again to make it anew"
             )
-        if label is not None and (label[::PLANES, 0, 0] == UNWRITTEN_LABEL).any():
+        if label is not None and (label[:, 0, 0] == UNWRITTEN_LABEL).any():
             raise StoreError(
                 f"{self.path}: case {case_id}: its label was never written; cases without a label "
                 "cannot be trained on"
@@ -248,3 +277,7 @@ class Store:
             return model.model_validate(value)
         except ValidationError as error:
             raise StoreError(f"{self.path}: a record is not readable: {explain(error)}") from error
+
+
+def _patients(records: Mapping[str, CaseRecord]) -> dict[str, str]:
+    return {case_id: record.patient for case_id, record in records.items()}

@@ -13,7 +13,14 @@ from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
-from common.store.arrays import UNWRITTEN_LABEL, checksum, create_crops, is_taken, write_volume
+from common.store.arrays import (
+    UNWRITTEN_LABEL,
+    checksum,
+    create_arrays,
+    is_taken,
+    open_for_writing,
+    write_volume,
+)
 from common.store.reader import SCHEMA_VERSION, Store
 
 
@@ -44,11 +51,9 @@ class StoreWriter(Store):
         }
         if is_taken(path):
             refuse_other_arrays(cls(path), manifest)
-            zarr.open_group(str(path), mode="r+").attrs.update(attributes)
         else:
-            root = zarr.create_group(store=str(path), attributes=attributes)
-            create_crops(root, manifest)
-            root.create_group("cases")
+            create_arrays(str(path), manifest)
+        zarr.open_group(str(path), mode="r+").attrs.update(attributes)
         return cls(path)
 
     def allocate(self, count: int) -> list[int]:
@@ -63,12 +68,12 @@ class StoreWriter(Store):
         """Store one case in a row that was allocated for it; the record, the commit, comes last."""
         case_id = case.record.case_id
         self.remove(case_id)
-        crops = self._writer["crops"]
         arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
-        crops["image"][row] = case.crop_image
         if case.crop_label is not None:
-            crops["label"][row] = arrays["crops/label"] = case.crop_label
-        group = self._writer.create_group(f"cases/{case_id}")
+            arrays["crops/label"] = case.crop_label
+        for name, crop in arrays.items():
+            open_for_writing(self._writer, name)[row] = crop
+        group = self._writer.create_group(f"cases/{case_id}", overwrite=True)
         has_volume = self._keeps_volume(case.record)
         if has_volume:
             arrays["image"] = case.image
@@ -104,7 +109,7 @@ class StoreWriter(Store):
         """Keep why a case is not in the store, where `failures` finds it."""
         self.remove(failure.case_id)
         attributes = {"failure": failure.model_dump(mode="json")}
-        self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes)
+        self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes, overwrite=True)
 
     def is_current(self, record: CaseRecord, hashes: dict[str, str]) -> bool:
         """Whether a stored case is what preprocessing these sources would store again.
@@ -115,6 +120,7 @@ class StoreWriter(Store):
         """
         return (
             record.parameter_hash == self.parameter_hash
+            and record.patient == self.manifest.patient_of(record.case_id)
             and {source.role: source.sha256 for source in record.sources} == hashes
             and (record.has_volume or not self._keeps_volume(record))
         )

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 
 from common import nifti
 from common.case import restore
-from common.errors import ConfigError, InputError
+from common.errors import ConfigError, InputError, StoreError
 from common.manifest import load_manifest
 from common.store import Store
 from preprocess.lock import hold
@@ -34,6 +34,14 @@ def command(*arguments: object, **options: object) -> subprocess.CompletedProces
         env=os.environ | {"COLUMNS": "200"},
         **options,
     )
+
+
+def stored(path: Path) -> int:
+    """How many cases the store has by now, if there is one."""
+    try:
+        return len(Store.open(path).records())
+    except StoreError:
+        return 0
 
 
 def test_a_cohort_becomes_a_store_and_comes_back(cohort: Cohort, tmp_path: Path) -> None:
@@ -107,7 +115,7 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not (path.exists() and len(Store.open(path).records()) >= 3):
+    while stored(path) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal
@@ -144,6 +152,30 @@ def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path:
     status = command("status", path)
     assert status.returncode == 1
     assert "3 done, 1 failed" in status.stdout
+
+
+def test_a_bad_case_moved_away_is_forgotten(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
+    flair.write_bytes(flair.read_bytes()[:2000])
+    assert command("run", data, "--store", path).returncode == 1
+    assert command("status", path).returncode == 1
+    flair.parent.rename(tmp_path / "aside")
+    assert command("run", data, "--store", path).returncode == 0
+    assert command("status", path).returncode == 0
+
+
+def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(4), tmp_path / "s.zarr"
+    for name in ("flair", "t1", "t1ce", "t2", "seg"):
+        copy = data / "BraTS2021_00003" / f"BraTS2021_00003_{name}.nii.gz"
+        copy.write_bytes((data / "BraTS2021_00000" / f"BraTS2021_00000_{name}.nii.gz").read_bytes())
+    done = command("run", data, "--store", path)
+    assert done.returncode == 1
+    line = "BraTS2021_00003 (train) and BraTS2021_00000 (val) have the same image"
+    assert line in done.stderr
+    assert line in command("status", path).stderr
+    assert len(Store.open(path).records()) == 4
 
 
 def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort) -> None:
