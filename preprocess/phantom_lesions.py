@@ -11,8 +11,9 @@ from preprocess.phantom_anatomy import CORTEX_MM, Anatomy, share
 from preprocess.phantom_fields import Field, Grid, Points, fold_noise, smooth_noise
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
-RIM_VOXELS = 2.7
-"""The enhancing rim's least thickness: on a coarse grid a thinner one would be broken up."""
+RIM_VOXELS, LEAST_RIM_VOXELS = 2.7, 2
+"""The enhancing rim is about so thick at least, and nowhere thinner: on a coarse grid a thinner
+one would be broken up."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def grow(
     core = np.minimum(glioma.core_mm - distance, anatomy.surface_mm - 1.5)
     rim_mm = min(max(glioma.rim_mm, RIM_VOXELS * grid.voxel_mm), 0.5 * glioma.core_mm)
     thickness = rim_mm * np.clip(1 + 0.3 * smooth_noise(rng, grid, 12.0), 0.8, 1.6)
-    necrosis = core - thickness
+    # Distances are uneven and stretched: the rim's least thickness is kept by counting voxels.
+    rimmed = ndimage.binary_erosion(core > 0, iterations=LEAST_RIM_VOXELS)
+    necrosis = np.where(rimmed, core - thickness, np.float32(-grid.voxel_mm))
     fingers = 5 * smooth_noise(rng, grid, 22.0) + 2.5 * np.clip(5 - anatomy.pial_mm, 0, 5)
     oedema = glioma.core_mm + glioma.spread_mm - distance - fingers
     oedema = np.minimum(np.minimum(oedema, anatomy.ventricle_mm), anatomy.surface_mm - 1.5)
