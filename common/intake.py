@@ -15,6 +15,9 @@ from common.nifti import Geometry, Volume
 from common.record import DecidedBy, Source
 from common.volume import T, bounding_box, extract
 
+LEAST_MM, MOST_MM = 8, 1000
+"""How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
+
 
 @dataclass(frozen=True)
 class LoadedCase:
@@ -46,6 +49,7 @@ def load(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     paths = dict(files.images) | ({LABEL: files.label} if files.label else {})
     volumes, findings = _read_all(paths)
     findings += _other_grids(paths, volumes)
+    findings += _no_head(paths, volumes)
     for modality in MODALITIES:
         if modality in volumes:
             findings += _unusable_image(paths[modality], volumes[modality].voxels)
@@ -107,6 +111,20 @@ def _other_grids(paths: dict[str, Path], volumes: dict[str, Volume]) -> list[Fin
         for role in roles[1:]
         if not volumes[role].geometry.matches(volumes[roles[0]].geometry)
     ]
+
+
+def _no_head(paths: dict[str, Path], volumes: dict[str, Volume]) -> list[Finding]:
+    """Files whose header gives no head's size: at 1 mm it would be a point, or fill the memory."""
+    findings = []
+    for role, volume in volumes.items():
+        geometry = volume.geometry
+        extents = [mm * n for mm, n in zip(geometry.spacing_mm, geometry.shape, strict=True)]
+        if min(extents) < LEAST_MM or max(extents) > MOST_MM:
+            found = f"a volume of {' × '.join(f'{extent:g}' for extent in extents)} mm (z, y, x)"
+            expected = f"a head: {LEAST_MM} to {MOST_MM} mm a side"
+            action = "mend the spacing in its header"
+            findings.append(Finding(str(paths[role]), found, expected, action))
+    return findings
 
 
 def _describe(geometry: Geometry) -> str:

@@ -4,6 +4,7 @@ The one place that meets (x, y, z): everything that leaves it is (D, H, W) = (z,
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -111,17 +112,25 @@ def read_header(path: Path) -> Header:
             )
         )
     direction = np.asarray(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    geometry = Geometry(
+        (size[2], size[1], size[0]),
+        (spacing[2], spacing[1], spacing[0]),
+        tuple(reader.GetOrigin()[:3]),
+        tuple(float(cosine) for cosine in direction.ravel()),
+    )
+    _refuse_nonsense(path, geometry)
     return Header(
         shape=tuple(reversed(size)),
         components=reader.GetNumberOfComponents(),
         voxel_type=sitk.GetPixelIDValueAsString(reader.GetPixelID()),
-        geometry=Geometry(
-            (size[2], size[1], size[0]),
-            (spacing[2], spacing[1], spacing[0]),
-            tuple(reader.GetOrigin()[:3]),
-            tuple(float(cosine) for cosine in direction.ravel()),
-        ),
+        geometry=geometry,
     )
+
+
+def _refuse_nonsense(path: Path, geometry: Geometry) -> None:
+    numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
+    if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
+        raise _damaged(path, f"spacing {geometry.spacing_mm} mm, direction {geometry.direction}")
 
 
 def read(path: Path) -> Volume:
@@ -134,6 +143,10 @@ def read(path: Path) -> Volume:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
     content = _content(path)
+    try:
+        data = _decompressed(content)
+    except (GZIP_ERROR, EOFError) as error:
+        raise _damaged(path, f"damaged: {error}") from error
     header = read_header(path)
     if len(header.shape) != 3 or header.components != 1:
         raise InputError(
@@ -144,12 +157,14 @@ def read(path: Path) -> Volume:
                 "split it into one file a modality",
             )
         )
+    if math.prod(header.shape) > len(data):
+        raise _damaged(path, f"damaged: {len(data)} bytes for {header.shape} voxels")
     try:
-        data = isal_zlib.decompress(content, GZIP_WINDOW) if _is_gzip(content) else content
-        # (x, y, z) in Fortran order is (z, y, x) in C order: the transpose copies nothing.
-        stored = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T
-    except (GZIP_ERROR, HeaderDataError, ValueError, OSError) as error:
-        raise _damaged(path, f"damaged: {error}") from error
+        # (x, y, z) in Fortran order is (z, y, x) in C order: the transpose copies nothing. ITK
+        # leaves out a fourth axis of size 1, nibabel does not.
+        stored = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T.reshape(header.shape)
+    except (HeaderDataError, ValueError, OSError) as error:
+        raise _damaged(path, f"damaged: {' '.join(str(error).split())}") from error
     voxels = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     return Volume(voxels, header.geometry, hashlib.sha256(content).hexdigest())
 
@@ -168,6 +183,21 @@ def _content(path: Path) -> bytes:
 
 def _damaged(path: Path, found: str) -> InputError:
     return InputError(Finding(str(path), found, "a whole NIfTI volume", "fetch or export it again"))
+
+
+def _decompressed(content: bytes) -> bytes:
+    """A file's bytes without gzip, if it is gzip: some tools write it in several members."""
+    members = []
+    rest = content
+    while _is_gzip(rest):
+        member = isal_zlib.decompressobj(GZIP_WINDOW)
+        members.append(member.decompress(rest))
+        if not member.eof:
+            raise EOFError("incomplete or truncated stream")
+        rest = member.unused_data
+    if not members:
+        return content
+    return members[0] if len(members) == 1 else b"".join(members)
 
 
 def _is_gzip(content: bytes) -> bool:

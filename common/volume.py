@@ -125,8 +125,8 @@ def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
 def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
     """Mean and standard deviation of a volume's non-zero voxels, in float64.
 
-    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds exactly, so
-    those need no mask and one pass. Returns (nan, nan) if every voxel is 0.
+    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds to within a few
+    parts in 10^16, so those need no mask and one pass. Returns (nan, nan) if every voxel is 0.
     """
     if np.issubdtype(volume.dtype, np.integer) and volume.dtype.itemsize <= 2:
         wide = volume.astype(np.float64).ravel()

@@ -1,0 +1,256 @@
+"""NIfTI in and out, and every way in which a file can be unfit."""
+
+import gzip
+import hashlib
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - the library's own habit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from common import nifti
+from common.errors import InputError
+from common.nifti import BRATS_GEOMETRY, Geometry
+
+SHAPE = (9, 10, 11)
+GEOMETRY = Geometry(SHAPE, (1.0, 0.8, 0.9), (10.0, -20.0, 30.0))
+
+
+def voxels(dtype: type[np.generic] = np.int16) -> NDArray[np.generic]:
+    return (np.arange(990).reshape(SHAPE) % 251).astype(dtype)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.nii.gz"
+    nifti.write(path, voxels(), GEOMETRY)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_a_volume_comes_back(dtype: type[np.generic], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"volume{suffix}"
+    nifti.write(path, voxels(dtype), GEOMETRY)
+    volume = nifti.read(path)
+    assert volume.voxels.dtype == dtype
+    assert np.array_equal(volume.voxels, voxels(dtype))
+    assert volume.geometry.matches(GEOMETRY)
+    assert volume.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert nifti.read_header(path).geometry == volume.geometry
+    assert nifti.read_header(path).shape == SHAPE
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    signs=st.tuples(*[st.sampled_from([1.0, -1.0])] * 3),
+    axes=st.permutations(range(3)),
+    origin=st.tuples(*[st.floats(-200, 200)] * 3),
+    spacing=st.tuples(*[st.floats(0.9, 5)] * 3),
+)
+def test_any_geometry_comes_back(
+    signs: tuple[float, float, float],
+    axes: list[int],
+    origin: tuple[float, float, float],
+    spacing: tuple[float, float, float],
+    tmp_path: Path,
+) -> None:
+    direction = tuple((np.diag(signs) @ np.eye(3)[axes]).ravel().tolist())
+    geometry = Geometry(SHAPE, spacing, origin, direction)
+    nifti.write(tmp_path / "volume.nii", voxels(), geometry)
+    assert nifti.read(tmp_path / "volume.nii").geometry.matches(geometry)
+
+
+def test_itk_and_nibabel_read_what_is_written_alike(good: Path) -> None:
+    image = sitk.ReadImage(str(good))
+    assert np.array_equal(sitk.GetArrayFromImage(image), voxels())
+    assert image.GetSpacing() == pytest.approx((0.9, 0.8, 1.0))
+    assert np.array_equal(np.asarray(nibabel.load(good).dataobj), voxels().T)
+
+
+def test_a_real_releases_header_is_lps_at_its_origin(tmp_path: Path) -> None:
+    nifti.write(tmp_path / "b.nii.gz", np.zeros(BRATS_GEOMETRY.shape, np.uint8), BRATS_GEOMETRY)
+    affine = nibabel.load(tmp_path / "b.nii.gz").affine
+    assert affine.tolist() == [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_what_is_another_grid() -> None:
+    assert GEOMETRY.matches(Geometry(SHAPE, (1.0, 0.8, 0.9000001), (10.001, -20.0, 30.0)))
+    assert not GEOMETRY.matches(Geometry((9, 11, 10), GEOMETRY.spacing_mm, GEOMETRY.origin_mm))
+    assert not GEOMETRY.matches(Geometry(SHAPE, (1.0, 0.8, 0.95), GEOMETRY.origin_mm))
+    assert not GEOMETRY.matches(Geometry(SHAPE, GEOMETRY.spacing_mm, (10.5, -20.0, 30.0)))
+    turned = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    assert not GEOMETRY.matches(Geometry(SHAPE, GEOMETRY.spacing_mm, GEOMETRY.origin_mm, turned))
+
+
+def test_a_big_endian_file_is_read_in_this_machines_order(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    image = nibabel.Nifti1Image(voxels().T.astype(">i2"), np.eye(4), header)
+    nibabel.save(image, tmp_path / "big.nii.gz")
+    read = nifti.read(tmp_path / "big.nii.gz").voxels
+    assert read.dtype == np.dtype("int16")
+    assert read.dtype.isnative
+    assert np.array_equal(read, voxels())
+
+
+def test_a_headers_scaling_is_applied(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(voxels().T, np.eye(4))
+    image.header.set_slope_inter(2.0, 1.0)
+    nibabel.save(image, tmp_path / "scaled.nii.gz")
+    stored = nifti.read(tmp_path / "scaled.nii.gz").voxels
+    assert np.allclose(stored, np.asarray(nibabel.load(tmp_path / "scaled.nii.gz").dataobj).T)
+    assert np.allclose(stored, 2 * voxels() + 1)
+
+
+def test_a_fourth_axis_of_one_volume_is_left_out(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(voxels().T[..., None], np.eye(4)), tmp_path / "four.nii.gz")
+    assert np.array_equal(nifti.read(tmp_path / "four.nii.gz").voxels, voxels())
+
+
+def test_a_gzip_file_of_several_members_is_read_whole(tmp_path: Path) -> None:
+    nifti.write(tmp_path / "one.nii", voxels(), GEOMETRY)
+    content = (tmp_path / "one.nii").read_bytes()
+    members = tmp_path / "members.nii.gz"
+    members.write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
+    assert np.array_equal(nifti.read(members).voxels, voxels())
+
+
+def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not of its geometry's shape"):
+        nifti.write(tmp_path / "x.nii.gz", voxels()[1:], GEOMETRY)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+
+def no_image(path: Path) -> None:
+    path.write_bytes(b"<html>not found</html>" * 40)
+
+
+def compressed_text(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"no image at all" * 100))
+
+
+def wrong_magic(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[344:348] = b"zzzz"
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def short_inside(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-30]))
+
+
+def header_alone(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:348]))
+
+
+def flipped_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def wrong_checksum(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-8:-4] = struct.pack("<I", 12345)
+    path.write_bytes(bytes(content))
+
+
+def one_slice(path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(voxels()[0]), str(path))
+
+
+def series(path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9, 2), np.int16), np.eye(4)), path)
+
+
+def colours(path: Path) -> None:
+    image = sitk.GetImageFromArray(np.zeros((9, 9, 9, 3), np.uint8), isVector=True)
+    sitk.WriteImage(image, str(path))
+
+
+def header_of(offset: int, *values: float, kind: str = "f") -> Callable[[Path], None]:
+    """What writes other values into the header."""
+
+    def change(path: Path) -> None:
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        struct.pack_into(f"<{len(values)}{kind}", content, offset, *values)
+        path.write_bytes(gzip.compress(bytes(content)))
+
+    return change
+
+
+SIZES, SPACINGS, START, ROWS = 42, 80, 108, 280
+"""Offsets in a NIfTI-1 header: dim[1:], pixdim[1:], vox_offset, srow."""
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (truncated, "truncated"),
+        (emptied, "an empty file"),
+        (pointer, "a git-LFS pointer"),
+        (no_image, "no readable image"),
+        (compressed_text, "no readable image"),
+        (wrong_magic, "no readable image|damaged"),
+        (short_inside, "damaged"),
+        (header_alone, "no readable image|damaged"),
+        (flipped_byte, "damaged|no readable image"),
+        (wrong_checksum, "damaged"),
+        (one_slice, "2 axes"),
+        (series, "4 axes"),
+        (colours, "3 value"),
+        (header_of(SIZES, 32000, 32000, 32000, kind="h"), "damaged: .* bytes for"),
+        (header_of(SIZES, -4, kind="h"), "no readable image"),
+        (header_of(START, 1e9), "damaged"),
+        (header_of(SPACINGS, -1, -1, -1), "spacing .* mm, direction"),
+        (header_of(ROWS, *[float("nan")] * 12), "spacing .* mm, direction"),
+        (removed, "unreadable: No such file"),
+        (folder, "unreadable: Is a directory"),
+    ],
+)
+def test_an_unfit_file_is_one_clear_finding(
+    damage: Callable[[Path], None], found: str, good: Path
+) -> None:
+    damage(good)
+    with pytest.raises(InputError, match=found) as caught:
+        nifti.read(good)
+    (finding,) = caught.value.findings
+    assert finding.file == str(good)
+    assert finding.action
+    assert "\n" not in str(finding)
+
+
+def test_every_truncation_is_noticed(good: Path) -> None:
+    """ITK itself fills what is missing with zeros and says nothing."""
+    content = good.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 60)):
+        good.write_bytes(content[:length])
+        with pytest.raises(InputError):
+            nifti.read(good)
