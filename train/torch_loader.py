@@ -1,0 +1,162 @@
+"""The same stream through PyTorch's own loader: where DALI cannot be installed, and to compare.
+
+It repeats DALI's arithmetic: cubic and Gaussian filters as products with one matrix an axis.
+"""
+
+import math
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.errors import StoreError
+from train.augment import Zoom
+from train.loader import Batch
+from train.shared_memory import refuse_small
+from train.stream import Sample, Stream
+
+QUEUE = 2
+"""Batches that each worker keeps ready."""
+
+CUBIC_A = -0.5
+"""Keys' parameter (1981, doi:10.1109/TASSP.1981.1163711) as DALI has it; torch has -0.75."""
+
+Item = tuple[Tensor, Tensor, str]
+"""Image (M, *crop) float16, label (*crop) uint8, and why it could not be read."""
+
+Place = tuple[int, int]
+"""A batch of the stream, and a position in it."""
+
+
+@contextmanager
+def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
+    """As `train.loader.open_feed`."""
+    refuse_small(QUEUE * workers * stream.batch_size * stream.sample_bytes)
+    loader = DataLoader(
+        Augmented(stream),
+        batch_sampler=_places(stream),
+        num_workers=workers,
+        collate_fn=_together,
+        prefetch_factor=QUEUE,
+        multiprocessing_context="spawn",  # zarrs hangs in a forked child
+        pin_memory=device.type == "cuda",
+    )
+    batches = _batches(loader, stream, device)
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+class Augmented(Dataset[Item]):
+    """The stream's samples, augmented; a place beyond an epoch's end is never asked for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, place: Place) -> Item:
+        """The sample at a place."""
+        sample = self.stream.sample(*place)
+        return (*augmented(sample), sample.error)
+
+
+def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
+    """A sample as its draw wants it: image (M, *crop) float16, label (*crop) uint8."""
+    drawn = sample.draw
+    image, label = torch.from_numpy(sample.image).float(), torch.from_numpy(sample.label)
+    if drawn.zoom is not None:
+        image = _along_axes(image, [cubic(*axis) for axis in _axes(drawn.zoom, label)])
+        z, y, x = (nearest(*axis) for axis in _axes(drawn.zoom, label))
+        label = label[z[:, None, None], y[:, None], x]
+    mirrored = [axis - 3 for axis, flip in enumerate(drawn.flips) if flip]
+    image, label = image.flip(mirrored), label.flip(mirrored)
+    if drawn.noise_sigma is not None:
+        image = image + torch.from_numpy(sample.noise).float() * drawn.noise_sigma
+    if drawn.blur_sigma is not None:
+        image = _along_axes(image, [gaussian(side, drawn.blur_sigma) for side in label.shape])
+    if drawn.brightness is not None:
+        image = image * drawn.brightness
+    return image.half(), label
+
+
+def cubic(side: int, start: float, scale: float) -> Tensor:
+    """Matrix (side, side) that enlarges the window from `start` of `scale * side` voxels.
+
+    Half-pixel centres; taps beyond the image's edge, not the window's, take the edge's voxel.
+    """
+    position = start + (np.arange(side) + 0.5) * scale - 0.5
+    first = np.floor(position).astype(int)
+    taps = first[:, None] + np.arange(-1, 3)
+    distance = np.abs(position[:, None] - taps)
+    near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
+    far = CUBIC_A * (((distance - 5) * distance + 8) * distance - 4)
+    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+    return _matrix(side, np.clip(taps, 0, side - 1), weights)
+
+
+def nearest(side: int, start: float, scale: float) -> Tensor:
+    """Indices (side,) of the voxels that `cubic`'s window shows, nearest."""
+    position = np.floor(start + (np.arange(side) + 0.5) * scale).astype(int)
+    return torch.from_numpy(np.clip(position, 0, side - 1))
+
+
+def gaussian(side: int, sigma: float) -> Tensor:
+    """Matrix (side, side) of a Gaussian filter of radius ⌈3σ⌉, mirrored about the edge voxels."""
+    radius = math.ceil(3 * sigma)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    taps = np.arange(side)[:, None] + offsets
+    period = max(1, 2 * (side - 1))
+    mirrored = np.abs((taps + side - 1) % period - (side - 1))
+    return _matrix(side, mirrored, np.broadcast_to(weights, taps.shape))
+
+
+def _matrix(side: int, taps: NDArray[np.int_], weights: NDArray[np.float64]) -> Tensor:
+    matrix = np.zeros((side, side))
+    np.add.at(matrix, (np.arange(side)[:, None], taps), weights)
+    return torch.from_numpy(matrix).float()
+
+
+def _axes(zoom: Zoom, label: Tensor) -> list[tuple[int, float, float]]:
+    """(side, start, scale) of each axis."""
+    return [(side, start, zoom.scale) for side, start in zip(label.shape, zoom.start, strict=True)]
+
+
+def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
+    """(M, D, H, W), each axis multiplied by its matrix."""
+    z, y, x = matrices
+    image = image @ x.T
+    image = (image.transpose(2, 3) @ y.T).transpose(2, 3)
+    return (image.permute(0, 2, 3, 1) @ z.T).permute(0, 3, 1, 2)
+
+
+def _places(stream: Stream) -> Iterator[list[Place]]:
+    for index in count():
+        yield [(index, position) for position in range(len(stream.step(index).case_ids))]
+
+
+def _together(items: list[Item]) -> Item:
+    images, labels, errors = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(labels), "".join(errors)
+
+
+def _batches(
+    loader: DataLoader[Item], stream: Stream, device: torch.device
+) -> Generator[Batch, None, None]:
+    for index, (image, label, error) in enumerate(loader):
+        if error:
+            raise StoreError(error)
+        step = stream.step(index)
+        yield Batch(
+            image.to(device, non_blocking=True),
+            label.to(device, non_blocking=True),
+            step.case_ids,
+            step.epoch,
+            step.last,
+        )
