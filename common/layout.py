@@ -222,12 +222,14 @@ def _missing(
     missing = [modality for modality in MODALITIES if modality not in by_role]
     if not missing:
         return []
+    there = ", ".join(m for m in MODALITIES if m in by_role) or "no modality"
+    names = ", ".join(sorted(path.name for paths in by_role.values() for path in paths))
     return [
         Finding(
             str(folder.relative_to(root)),
-            "has " + (", ".join(m for m in MODALITIES if m in by_role) or "no modality"),
+            f"has {there} ({names})",
             f"all of {', '.join(MODALITIES)}",
-            f"add {', '.join(missing)}, or move the folder away",
+            f"add {', '.join(missing)}, or move the files away",
             case_id,
         )
     ]

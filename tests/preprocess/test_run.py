@@ -141,7 +141,7 @@ def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path:
     done = command("run", data, "--store", path)
     assert done.returncode == 1
     assert "BraTS2021_00004_flair.nii.gz: damaged: incomplete or truncated stream" in done.stdout
-    assert "add t1, or move the folder away" in done.stdout
+    assert "add t1, or move the files away" in done.stdout
     assert "git-LFS pointer" in done.stdout
     store = Store.open(path)
     assert list(store.records()) == ["BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002"]

@@ -1,0 +1,188 @@
+"""Reading a case: labels of every convention, and everything that is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common import nifti
+from common.errors import Finding, InputError
+from common.intake import LoadedCase, load
+from common.labels import Convention
+from common.layout import case_files
+from common.manifest import Manifest
+from common.nifti import Geometry
+
+Files = dict[str, NDArray[np.generic]]
+Write = Callable[..., Path]
+
+
+def loaded(folder: Path, **settings: object) -> LoadedCase:
+    manifest = Manifest(**settings)
+    return load(case_files(folder, manifest), manifest)
+
+
+def refused(folder: Path, **settings: object) -> tuple[Finding, ...]:
+    with pytest.raises(InputError) as caught:
+        loaded(folder, **settings)
+    return caught.value.findings
+
+
+def with_enhancing(files: Files, value: float, dtype: type[np.generic] = np.uint8) -> Files:
+    return files | {"seg": np.where(files["seg"] == 4, value, files["seg"]).astype(dtype)}
+
+
+def in_2023(files: Files) -> Files:
+    names = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    return {names[name]: voxels for name, voxels in files.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_labels_become_1_2_3(dtype: type[np.generic], files: Files, write: Write) -> None:
+    label = files["seg"]
+    case = loaded(write(with_enhancing(files, 4, dtype)))
+    assert case.convention is Convention.BRATS_2021
+    assert case.convention_from == "values"
+    assert case.label is not None
+    assert case.label.dtype == np.uint8
+    assert np.array_equal(case.label, np.where(label == 4, 3, label))
+    recent = loaded(write(with_enhancing(files, 3, dtype), "recent"))
+    assert recent.convention is Convention.BRATS_2023
+    assert recent.label is not None
+    assert np.array_equal(recent.label, case.label)
+
+
+def test_names_decide_where_values_do_not(files: Files, write: Write) -> None:
+    files = with_enhancing(files, 1)
+    old = loaded(write(files))
+    assert (old.convention, old.convention_from) == (Convention.BRATS_2021, "names")
+    new = loaded(write(in_2023(files), "new", joint="-"))
+    assert (new.convention, new.convention_from) == (Convention.BRATS_2023, "names")
+    del files["seg"]
+    unlabelled = loaded(write(files, "unlabelled"))
+    assert unlabelled.label is None
+    assert (unlabelled.convention, unlabelled.convention_from) == (Convention.BRATS_2021, "names")
+
+
+def test_values_decide_against_names(files: Files, write: Write) -> None:
+    case = loaded(write(in_2023(files), joint="-"))
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "values")
+
+
+def test_the_manifest_decides_and_is_held_to_it(files: Files, write: Write) -> None:
+    folder = write(with_enhancing(files, 1))
+    case = loaded(folder, label_convention="brats2023")
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2023, "manifest")
+    (finding,) = refused(write(files, "older"), label_convention="brats2023")
+    assert finding.found == "label values [0, 1, 2, 4]"
+    assert finding.expected == "[0, 1, 2, 3]"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([0, 1, 2, 3, 4], "label values [0, 1, 2, 3, 4]"),
+        ([0, 10], "label values [0, 10]"),
+        ([0, -1, 2], "label values [-1, 0, 2]"),
+    ],
+)
+def test_other_values_are_refused(
+    values: list[int], found: str, files: Files, write: Write
+) -> None:
+    label = np.zeros_like(files["seg"], np.int16)
+    label[10, 10, : len(values)] = values
+    (finding,) = refused(write(files | {"seg": label}))
+    assert finding.found == found
+    assert finding.expected == "[0, 1, 2, 4] or [0, 1, 2, 3]"
+    assert finding.case == "case"
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_values_that_are_no_whole_numbers_are_refused(
+    value: float, files: Files, write: Write
+) -> None:
+    (finding,) = refused(write(with_enhancing(files, value, np.float32)))
+    assert finding.found.startswith("label values such as")
+    assert "nearest neighbour" in finding.action
+
+
+def test_a_label_of_zeros_is_a_tumour_free_case(files: Files, write: Write) -> None:
+    case = loaded(write(files | {"seg": np.zeros_like(files["seg"])}))
+    assert case.label is not None
+    assert not case.label.any()
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -24.0, 0.0)),
+        Geometry((20, 26, 24), (1.0, 1.0, 1.2), (0.0, -25.0, 0.0)),
+        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+    ],
+)
+@pytest.mark.parametrize("name", ["t2", "seg"])
+def test_another_grid_is_refused(name: str, geometry: Geometry, files: Files, write: Write) -> None:
+    (finding,) = refused(write(files, geometries={name: geometry}))
+    assert finding.file.endswith(f"case_{name}.nii.gz")
+    assert finding.found.startswith("a grid of (20, 26, 24) voxels")
+    assert "case_flair.nii.gz" in finding.expected
+
+
+def test_another_size_is_refused(files: Files, write: Write) -> None:
+    smaller = Geometry((19, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+    folder = write(files | {"t1": files["t1"][1:]}, geometries={"t1": smaller})
+    assert refused(folder)[0].found.startswith("a grid of (19, 26, 24) voxels")
+
+
+@pytest.mark.parametrize("spacing_mm", [0.001, 1000.0])
+def test_a_spacing_that_makes_no_head_is_refused(
+    spacing_mm: float, files: Files, write: Write
+) -> None:
+    grid = Geometry((20, 26, 24), (spacing_mm,) * 3, (0.0, 0.0, 0.0))
+    findings = refused(write(files, geometry=grid))
+    assert len(findings) == 5
+    assert all("mm (z, y, x)" in finding.found for finding in findings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_intensities_are_refused(
+    value: float, files: Files, write: Write
+) -> None:
+    strange = files["t1"].astype(np.float32)
+    strange[10, 10, :3] = value
+    (finding,) = refused(write(files | {"t1": strange}))
+    assert finding.found == "3 voxels that are NaN or infinite"
+
+
+def test_an_image_of_zeros_is_refused(files: Files, write: Write) -> None:
+    (finding,) = refused(write(files | {"t2": np.zeros_like(files["t2"])}))
+    assert finding.found == "only zeros"
+
+
+def test_all_that_is_wrong_is_said_at_once(files: Files, write: Write) -> None:
+    other = Geometry((20, 26, 24), (1.0, 1.0, 2.0), (0.0, -25.0, 0.0))
+    files["t1"] = np.zeros_like(files["t1"])
+    files["seg"] = (files["seg"] * 2).astype(np.uint8)
+    folder = write(files, geometries={"t1ce": other})
+    flair = folder / "case_flair.nii.gz"
+    flair.write_bytes(flair.read_bytes()[:-50])
+    findings = {Path(finding.file).name: finding.found for finding in refused(folder)}
+    assert list(findings) == [
+        "case_flair.nii.gz",
+        "case_t1ce.nii.gz",
+        "case_t1.nii.gz",
+        "case_seg.nii.gz",
+    ]
+
+
+def test_sources_are_the_files(files: Files, write: Write) -> None:
+    folder = write(files)
+    case = loaded(folder)
+    assert [source.role for source in case.sources] == ["flair", "t1", "t1ce", "t2", "label"]
+    for source in case.sources:
+        path = folder / source.file
+        assert source.sha256 == nifti.read(path).sha256
+        assert source.size_bytes == path.stat().st_size
+        assert source.modified_ns == path.stat().st_mtime_ns

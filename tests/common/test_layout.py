@@ -1,0 +1,203 @@
+"""Which files make a case, in every release's habits."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import InputError
+from common.labels import MODALITIES, Convention
+from common.layout import case_files, discover
+from common.manifest import Manifest
+
+HABITS = {
+    "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
+    "2018": ("{}_flair", "{}_t1", "{}_t1gd", "{}_t2", "{}_seg"),
+    "2023": ("{}-t2f", "{}-t1n", "{}-t1c", "{}-t2w", "{}-seg"),
+    "mixed case": ("{}-T2F", "{}-t1N", "{}-t1C", "{}-t2W", "{}-Seg"),
+    "bare": ("t2f", "t1n", "t1c", "t2w", "seg"),
+    "bare, older": ("FLAIR", "T1", "T1ce", "T2", "SEG"),
+}
+
+
+def touch(folder: Path, *names: str, suffix: str = ".nii.gz") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}{suffix}").write_bytes(b"not opened here")
+
+
+def found(root: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """File to what discovery says of it."""
+    return {f.file: f.found for f in discover(root, manifest or Manifest()).findings}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".NII.GZ"])
+@pytest.mark.parametrize("habit", HABITS)
+def test_each_releases_names_make_a_case(habit: str, suffix: str, tmp_path: Path) -> None:
+    case = "BraTS-GLI-00012-001"
+    names = [name.format(case) for name in HABITS[habit]]
+    touch(tmp_path / case, *names, suffix=suffix)
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    (files,) = discovery.cases
+    assert files.case_id == case
+    assert files.patient == "BraTS-GLI-00012"
+    assert list(files.images) == list(MODALITIES)
+    assert [path.name for path in files.images.values()] == [f"{n}{suffix}" for n in names[:4]]
+    assert files.label is not None
+    assert files.label.name == f"{names[4]}{suffix}"
+    is_recent = any(ending in names[0].lower() for ending in ("t2f",))
+    assert files.names is (Convention.BRATS_2023 if is_recent else Convention.BRATS_2021)
+
+
+def test_all_habits_in_one_go_and_a_folder_of_many_cases(tmp_path: Path) -> None:
+    for index, habit in enumerate(HABITS):
+        touch(tmp_path / f"case{index}", *[name.format(f"case{index}") for name in HABITS[habit]])
+    flat = [name.format(case) for case in ("a", "b") for name in HABITS["2021"]]
+    touch(tmp_path / "flat", *flat)
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert sorted(case.case_id for case in discovery.cases) == [
+        "a",
+        "b",
+        *(f"case{index}" for index in range(len(HABITS))),
+    ]
+
+
+def test_a_case_needs_no_label(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2023"][:4]])
+    (files,) = discover(tmp_path, Manifest()).cases
+    assert files.label is None
+
+
+@pytest.mark.parametrize("name", ["mask", "{}_mask", "Mask"])
+def test_a_brain_mask_beside_it_is_not_the_label(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[n.format("p") for n in (*HABITS["2021"], name)])
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert discovery.cases[0].label == tmp_path / "p" / "p_seg.nii.gz"
+    touch(tmp_path / "q", *[n.format("q") for n in (*HABITS["2021"][:4], name)])
+    unlabelled = next(c for c in discover(tmp_path, Manifest()).cases if c.case_id == "q")
+    assert unlabelled.label is None
+
+
+def test_a_folder_of_a_mask_alone_says_what_it_lacks(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "mask")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found == "has no modality (mask.nii.gz)"
+
+
+def test_a_missing_modality_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "p_flair", "p_t1ce", "p_seg")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    (finding,) = discovery.findings
+    assert (finding.case, finding.file) == ("p", "p")
+    assert finding.found == "has flair, t1ce (p_flair.nii.gz, p_seg.nii.gz, p_t1ce.nii.gz)"
+    assert finding.action.startswith("add t1, t2")
+
+
+def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]], "p_t1gd")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    (finding,) = discovery.findings
+    assert "2 candidates for t1ce: p_t1ce.nii.gz, p_t1gd.nii.gz" in finding.found
+    assert finding.severity == "error"
+
+
+def test_two_label_files_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", "p_seg", suffix=".nii")
+    assert "2 candidates for label" in found(tmp_path)["p/p_seg.nii.gz"]
+
+
+def test_the_same_case_in_two_folders_is_taken_from_neither(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        touch(tmp_path / folder / "p", *[name.format("p") for name in HABITS["2021"]])
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    assert discovery.findings[0].file == "one/p, two/p"
+    assert discovery.findings[0].found == "2 folders make this case id"
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".gz", ".dcm", ".hdr", ".img", ".mgz"])
+def test_an_image_of_another_kind_is_an_error(suffix: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", "p_t1", suffix=suffix)
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.file == f"p/p_t1{suffix}"
+    assert finding.severity == "error"
+
+
+@pytest.mark.parametrize("name", ["survival.csv", "README", "notes.txt", "sheet.xlsx", "x.json"])
+def test_a_table_is_a_note(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, name, suffix="")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.file == name
+    assert finding.severity == "note"
+
+
+@pytest.mark.parametrize("name", ["p_t1.mha", "p_t1.txt", "pointer"])
+def test_a_pointer_is_called_one_whatever_its_suffix(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert "git-LFS pointer" in finding.found
+    assert finding.severity == "error"
+
+
+def test_an_unknown_ending_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]], "p_pd", "loose")
+    what = found(tmp_path)
+    assert what["p/p_pd.nii.gz"].startswith("name ends in 'pd'")
+    assert what["p/loose.nii.gz"].startswith("name ends in 'loose'")
+    pd = Manifest(companions=("mask", "pd", "loose"))
+    assert found(tmp_path, pd) == {}
+
+
+def test_an_ending_that_ends_in_another_is_told_apart(tmp_path: Path) -> None:
+    manifest = Manifest(
+        modalities={
+            "flair": ("flair",),
+            "t1": ("t1",),
+            "t1ce": ("post_t1",),
+            "t2": ("t2",),
+        }
+    )
+    touch(tmp_path / "p", "p_flair", "p_t1", "p_post_t1", "p_t2")
+    (files,) = discover(tmp_path, manifest).cases
+    assert files.images["t1ce"].name == "p_post_t1.nii.gz"
+    assert files.images["t1"].name == "p_t1.nii.gz"
+
+
+def test_what_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / ".hidden", "x_t1")
+    touch(tmp_path / "brats.zarr" / "cases", "zarr", suffix=".json")
+    touch(tmp_path, "data_manifest", suffix=".yaml")
+    touch(tmp_path, ".DS_Store", suffix="")
+    discovery = discover(tmp_path, Manifest())
+    assert len(discovery.cases) == 1
+    assert discovery.findings == []
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "p", *[name.format("p") for name in HABITS["2021"]])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "p").symlink_to(tmp_path / "elsewhere" / "p")
+    assert [case.case_id for case in discover(tmp_path / "data", Manifest()).cases] == ["p"]
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        discover(tmp_path / "nowhere", Manifest())
+
+
+def test_one_cases_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["bare"]])
+    assert case_files(tmp_path / "p", Manifest()).case_id == "p"
+    touch(tmp_path / "q", *[name.format("q") for name in HABITS["2021"]])
+    with pytest.raises(InputError, match="2 usable cases"):
+        case_files(tmp_path, Manifest())
+    touch(tmp_path / "r", "r_t1")
+    with pytest.raises(InputError, match=r"0 usable cases(.|\n)*has t1"):
+        case_files(tmp_path / "r", Manifest())
