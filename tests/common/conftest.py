@@ -14,7 +14,6 @@ from common.nifti import Geometry
 Files = dict[str, NDArray[Any]]
 
 SHAPE = (20, 26, 24)
-GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
 
 
 def make_files(seed: int = 0, *, enhancing: int = 4) -> Files:
@@ -44,13 +43,14 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         case_id: str = "case",
         *,
         joint: str = "_",
-        geometry: Geometry = GEOMETRY,
+        geometry: Geometry | None = None,
         geometries: dict[str, Geometry] | None = None,
     ) -> Path:
         folder = tmp_path / "data" / case_id
         folder.mkdir(parents=True)
         for ending, voxels in files.items():
-            grid = (geometries or {}).get(ending, geometry)
+            plain = Geometry(voxels.shape, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+            grid = (geometries or {}).get(ending, geometry or plain)
             nifti.write(folder / f"{case_id}{joint}{ending}.nii.gz", voxels, grid)
         return folder
 
