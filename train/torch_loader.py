@@ -4,7 +4,7 @@ It repeats DALI's arithmetic: cubic and Gaussian filters as products with one ma
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
@@ -25,6 +25,8 @@ QUEUE = 2
 
 CUBIC_A = -0.5
 """Keys' parameter (1981, doi:10.1109/TASSP.1981.1163711) as DALI has it; torch has -0.75."""
+CUBIC_KNOTS = 65
+"""Entries of DALI's table of that kernel, from its centre to its edge."""
 
 Item = tuple[Tensor, Tensor, str]
 """Image (M, *crop) float16, label (*crop) uint8, and why it could not be read."""
@@ -37,20 +39,39 @@ Place = tuple[int, int]
 def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
     """As `train.loader.open_feed`."""
     refuse_small(QUEUE * workers * stream.batch_size * stream.sample_bytes)
-    loader = DataLoader(
-        Augmented(stream),
-        batch_sampler=_places(stream),
-        num_workers=workers,
-        collate_fn=_together,
-        prefetch_factor=QUEUE,
-        multiprocessing_context="spawn",  # zarrs hangs in a forked child
-        pin_memory=device.type == "cuda",
+    places = Places(stream)
+    loader = iter(
+        DataLoader(
+            Augmented(stream),
+            batch_sampler=places,
+            num_workers=workers,
+            collate_fn=_together,
+            prefetch_factor=QUEUE,
+            multiprocessing_context="spawn",  # zarrs hangs in a forked child
+            pin_memory=device.type == "cuda",
+        )
     )
-    batches = _batches(loader, stream, device)
     try:
-        yield batches
+        yield _batches(loader, stream, device)
     finally:
-        batches.close()
+        # A worker that is ended while it hands a tensor over aborts, loudly: let all finish.
+        places.ended = True
+        for _ in loader:
+            pass
+
+
+class Places:
+    """The places of every batch, without end until `ended` is set."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.ended = False
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for index in count():
+            if self.ended:
+                return
+            yield [(index, position) for position in range(len(self.stream.step(index).case_ids))]
 
 
 class Augmented(Dataset[Item]):
@@ -87,16 +108,22 @@ def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
 def cubic(side: int, start: float, scale: float) -> Tensor:
     """Matrix (side, side) that enlarges the window from `start` of `scale * side` voxels.
 
-    Half-pixel centres; taps beyond the image's edge, not the window's, take the edge's voxel.
+    Half-pixel centres; taps beyond the image's edge, not the window's, take the edge's voxel. As in
+    DALI the kernel is a table with linear interpolation between its entries, and a row sums to 1.
     """
     position = start + (np.arange(side) + 0.5) * scale - 0.5
-    first = np.floor(position).astype(int)
-    taps = first[:, None] + np.arange(-1, 3)
-    distance = np.abs(position[:, None] - taps)
+    taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
+    knots = np.linspace(0, 2, CUBIC_KNOTS)
+    weights = np.interp(np.abs(position[:, None] - taps), knots, _keys(knots))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return _matrix(side, np.clip(taps, 0, side - 1), weights)
+
+
+def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel at distances from 0 to 2."""
     near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
     far = CUBIC_A * (((distance - 5) * distance + 8) * distance - 4)
-    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
-    return _matrix(side, np.clip(taps, 0, side - 1), weights)
+    return np.where(distance <= 1, near, far)
 
 
 def nearest(side: int, start: float, scale: float) -> Tensor:
@@ -136,19 +163,12 @@ def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
     return (image.permute(0, 2, 3, 1) @ z.T).permute(0, 3, 1, 2)
 
 
-def _places(stream: Stream) -> Iterator[list[Place]]:
-    for index in count():
-        yield [(index, position) for position in range(len(stream.step(index).case_ids))]
-
-
 def _together(items: list[Item]) -> Item:
     images, labels, errors = zip(*items, strict=True)
     return torch.stack(images), torch.stack(labels), "".join(errors)
 
 
-def _batches(
-    loader: DataLoader[Item], stream: Stream, device: torch.device
-) -> Generator[Batch, None, None]:
+def _batches(loader: Iterator[Item], stream: Stream, device: torch.device) -> Iterator[Batch]:
     for index, (image, label, error) in enumerate(loader):
         if error:
             raise StoreError(error)
