@@ -1,0 +1,184 @@
+"""`python -m train`: from a store to a trained model, its scores and its predictions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from common import console
+from common.console import err, out
+from common.manifest import load_manifest, manifest_path
+from common.store import Store, is_remote, local_copy
+
+if TYPE_CHECKING:
+    from train.session import Session
+
+UNCLEAN = 1
+"""Exit code when the work was done, but not for every case."""
+
+app = typer.Typer(
+    help="From a store to a trained model, its scores and its predictions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+StoreOption = Annotated[
+    str | None, typer.Option(help="The store's path or URL; default is the manifest's.")
+]
+CheckpointOption = Annotated[
+    Literal["best", "last"], typer.Option("--checkpoint", help="Which of the run's weights.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def main() -> None:
+    """The console script's door."""
+    console.run(app)
+
+
+@app.command()
+def run(
+    preset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PRESET]",
+            help="fm_net (the default), unet, attention_unet, demo, or a YAML file.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder; default runs/PRESET.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key of the preset, as in optimizer.lr=1e-3."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out from its checkpoint.")
+    ] = False,
+) -> None:
+    """Train a network; Ctrl-C or SIGTERM stops with a checkpoint that --resume goes on from."""
+    from train.config import DEFAULT_PRESET
+    from train.run import begin, execute, reopen
+
+    name = preset or DEFAULT_PRESET
+    folder = run_dir or Path("runs") / Path(name).stem
+    opened = _store(store)
+    if resume:
+        session = reopen(preset, overrides or (), opened, folder)
+    else:
+        session = begin(name, overrides or (), opened, folder)
+    _announce(session, folder)
+    finished = execute(session)
+    _conclude(session, folder, finished=finished)
+    if not finished:
+        raise typer.Exit(console.INTERRUPTED)
+
+
+@app.command()
+def evaluate(
+    run_dir: Run,
+    store: StoreOption = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    which: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+) -> None:
+    """Score a run over the whole volumes of a split; leaves scores and a picture in its folder."""
+    from train.evaluate import evaluate as score_split
+    from train.evaluate import evaluation_table
+    from train.trained import load_trained
+
+    trained = load_trained(run_dir, which, device)
+    opened = _store(store)
+    with console.progress("cases") as bar:
+        task = bar.add_task("evaluating", total=len(opened.split(split)))
+        evaluation = score_split(trained, opened, split, lambda _: bar.advance(task))
+    out.print(evaluation_table(evaluation))
+    for note in evaluation.notes:
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
+    out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run_dir: Run,
+    data: Annotated[
+        str, typer.Argument(metavar="INPUT", help="The folder of a case, a cohort, or a store.")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the masks go.")],
+    which: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+) -> None:
+    """Write a NIfTI mask for every case, in its own grid, orientation and label convention."""
+    from train.predict import predict as predict_cases
+    from train.trained import load_trained
+
+    trained = load_trained(run_dir, which, device)
+    with console.progress("cases") as bar:
+        task = bar.add_task("predicting", total=None)
+        done = predict_cases(
+            trained, data, out_dir, lambda n, total: bar.update(task, completed=n, total=total)
+        )
+    for finding in done.findings:
+        err.print(f"{finding.case}: {finding}", markup=False, soft_wrap=True)
+    for case_id, reason in done.failures.items():
+        err.print(f"✗ {case_id}: {reason}", markup=False, soft_wrap=True)
+    for note in done.notes:
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(f"{len(done.written)} mask(s) in {out_dir}", soft_wrap=True)
+    if not done.clean:
+        raise typer.Exit(UNCLEAN)
+
+
+def _store(path: str | None) -> Store:
+    """The store to read, brought to this machine if it is elsewhere."""
+    chosen = path or load_manifest(manifest_path(None, Path())).store
+    if not is_remote(chosen):
+        return Store.open(chosen)
+    with console.progress("cases") as bar:
+        task = bar.add_task("copying the store", total=None)
+        return local_copy(chosen, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _announce(session: "Session", folder: Path) -> None:
+    from train.model import parameter_count
+
+    config, store = session.config, session.store
+    size = parameter_count(session.model.parameters())
+    crop = "×".join(str(side) for side in store.crop)
+    out.print(
+        f"store {store.path}: {len(store.split('train'))} cases to train on, "
+        f"{len(session.validation)} to validate; crops {crop}",
+        soft_wrap=True,
+    )
+    out.print(
+        f"network of {size / 1e6:.1f} M parameters, widths {list(config.model.widths)}; "
+        f"{session.compute.describe()}; {config.loader} loader → {folder}",
+        soft_wrap=True,
+    )
+    if session.compute.note:
+        err.print(f"note: {session.compute.note}", markup=False, soft_wrap=True)
+    if session.at.epoch > 1 or session.at.samples:
+        out.print(f"going on in epoch {session.at.epoch}, after {session.at.samples} of its cases")
+
+
+def _conclude(session: "Session", folder: Path, *, finished: bool) -> None:
+    at = session.at
+    if not finished:
+        out.print(
+            f"stopped in epoch {at.epoch} of {session.config.epochs}; go on with "
+            f"`python -m train run --store {session.store.path} --out {folder} --resume`",
+            soft_wrap=True,
+        )
+        return
+    seconds = sum(row["seconds"] for row in at.rows)
+    out.print(
+        f"{len(at.rows)} epochs, {seconds:.0f} s of training; best in epoch {at.best_epoch} "
+        f"({session.config.select_by} {abs(at.best_score or 0):.3f} on val)"
+    )
+    out.print(
+        f"next: `python -m train evaluate {folder} --store {session.store.path}`", soft_wrap=True
+    )

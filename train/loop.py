@@ -1,0 +1,166 @@
+"""The training loop, to be read from top to bottom."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from common.errors import FMNetError
+from common.labels import REGIONS
+from train import checkpoint
+from train.config import TrainConfig
+from train.evaluate import ScoredCase, mean_scores, score_cases
+from train.loader import Batch
+from train.monitor import Monitor
+from train.precision import DTYPES
+from train.session import METRICS, Session, save
+
+
+class DivergedError(FMNetError):
+    """The loss or its gradients stayed non-finite."""
+
+
+def train(
+    session: Session, batches: Iterator[Batch], monitor: Monitor, stopping: Callable[[], bool]
+) -> bool:
+    """Train until the configured epochs are done, or until somebody wants it to stop.
+
+    Args:
+        session: what to train; its position moves.
+        batches: the endless stream, beginning at the session's position.
+        monitor: told what happens.
+        stopping: asked after every step; true ends the run with a checkpoint to resume from.
+
+    Returns:
+        Whether all epochs are done.
+
+    Raises:
+        DivergedError: too many steps in a row had no usable gradient.
+        StoreError: a case cannot be read.
+    """
+    saved = time.monotonic()
+    while session.at.epoch <= session.config.epochs:
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        loss, usable = step(session, batch)
+        _advance(session, batch, loss, usable=usable)
+        session.at.seconds += time.perf_counter() - began
+        session.at.waited_seconds += waited
+        monitor.step(session.at, loss)
+        if batch.last:
+            _end_epoch(session, monitor)
+            saved = time.monotonic()
+        elif stopping() or time.monotonic() - saved > 60 * session.config.checkpoint_minutes:
+            save(session)
+            saved = time.monotonic()
+        if stopping():
+            break
+    return session.at.epoch > session.config.epochs
+
+
+def step(session: Session, batch: Batch) -> tuple[float, bool]:
+    """One step of the optimiser: the main head's loss before it, and whether it was taken.
+
+    A step without a finite gradient is not taken: half precision overflows now and then while the
+    scale of the gradients finds its level.
+    """
+    model, config = session.model.train(), session.config
+    image = batch.image.to(
+        dtype=DTYPES[session.compute.precision],
+        memory_format=torch.channels_last_3d if config.channels_last else torch.contiguous_format,
+    )
+    with session.compute.autocast():
+        outputs = model(image)
+    total, main = session.loss.supervised(outputs, batch.label)
+    session.optimizer.zero_grad()
+    session.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch's stub
+    session.scaler.unscale_(session.optimizer)
+    norm = torch.nn.utils.get_total_norm(
+        [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    )
+    usable = bool(norm.isfinite())
+    if usable:
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
+        session.scaler.step(session.optimizer)
+    session.scaler.update()
+    return main.item(), usable
+
+
+def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> None:
+    at, count = session.at, len(batch.case_ids)
+    at.samples += count
+    at.step += 1
+    if math.isfinite(loss):
+        at.loss_sum += loss * count
+        at.judged += count
+    at.skipped += not usable
+    at.skipped_in_a_row = 0 if usable else at.skipped_in_a_row + 1
+    if at.skipped_in_a_row >= session.config.max_bad_steps:
+        raise DivergedError(
+            f"{at.skipped_in_a_row} steps in a row had a loss or a gradient that is NaN or "
+            f"infinite; the last was in epoch {at.epoch}, case(s) {', '.join(batch.case_ids)}, "
+            f"loss {loss}. Lower optimizer.lr, set clip_norm, or set precision=bf16; the last "
+            "checkpoint is from before"
+        )
+
+
+def _end_epoch(session: Session, monitor: Monitor) -> None:
+    """Validate if it is time, write the epoch's row and a checkpoint, go on to the next."""
+    at, config = session.at, session.config
+    row: dict[str, Any] = {
+        "epoch": at.epoch,
+        "train_loss": at.mean_loss,
+        "val_loss": None,
+        **{f"val_dice_{region}": None for region in REGIONS},
+        "steps": at.step,
+        "skipped_steps": at.skipped,
+        "seconds": at.seconds,
+        "volumes_per_second": at.samples / at.seconds,
+        "wait_share": at.waited_seconds / at.seconds,
+    }
+    best = False
+    if at.epoch % config.validate_every == 0 or at.epoch == config.epochs:
+        row |= _validate(session, monitor)
+        score = _score(row, config)
+        best = at.best_score is None or score > at.best_score
+        if best:
+            at.best_score, at.best_epoch = score, at.epoch
+    at.rows.append(row)
+    session.at = at.next_epoch()
+    save(session, best=best)
+    write_metrics(session)
+    monitor.epoch(row, best=best)
+
+
+def write_metrics(session: Session) -> None:
+    """The rows of all finished epochs; they come from the checkpoint, so none is there twice."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
+    checkpoint.write_text(session.run_dir / METRICS, "".join(lines))
+
+
+def _validate(session: Session, monitor: Monitor) -> dict[str, float]:
+    """Whole-volume Dice and loss of the validation cases, as entries of the epoch's row."""
+    cases, done = session.validation, 0
+    monitor.validating(done, len(cases))
+
+    def on_case(_: ScoredCase) -> None:
+        nonlocal done
+        done += 1
+        monitor.validating(done, len(cases))
+
+    mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
+    return {"val_loss": mean.loss} | {
+        f"val_dice_{region}": dice for region, dice in mean.dice.items()
+    }
+
+
+def _score(row: dict[str, Any], config: TrainConfig) -> float:
+    """What the best checkpoint is best in; more is better."""
+    if config.select_by == "loss":
+        return -float(row["val_loss"])
+    return sum(float(row[f"val_dice_{region}"]) for region in REGIONS) / len(REGIONS)

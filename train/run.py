@@ -1,0 +1,246 @@
+"""A run from its folder's first file to its last: begin, go on, stop."""
+
+import json
+import platform
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common import __version__
+from common.errors import ConfigError
+from common.store import Store
+from train import loop
+from train.checkpoint import write_json, write_text
+from train.config import TrainConfig, load_config
+from train.loader import Stream, open_feed
+from train.monitor import Monitor
+from train.precision import choose_compute
+from train.session import Session, new_session, restore, save
+from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
+
+CHANGEABLE = frozenset(
+    {
+        "epochs",
+        "validate_every",
+        "loader",
+        "workers",
+        "device",
+        "checkpoint_minutes",
+        "max_bad_steps",
+    }
+)
+"""What may differ when a run goes on, since the numbers of its steps do not depend on it."""
+
+PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "torch", "zarr", "zarrs")
+
+
+def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
+    """Make a run's folder, with everything that is needed to repeat the run, and its session.
+
+    Raises:
+        ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
+        RunError: the folder holds a run, or cannot be written.
+    """
+    config = load_config(preset, overrides)
+    _refuse_unfit(config, store)
+    _refuse_other_run(run_dir)
+    session = _session(run_dir, config, store)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(run_dir / MANIFEST, store.manifest.to_yaml())
+        _write_run_file(session, preset, [])
+        save(session)
+        write_text(run_dir / CONFIG, config.to_yaml())
+    except OSError as error:
+        raise RunError(
+            f"{run_dir}: cannot be written ({error.strerror}); name another folder with --out"
+        ) from error
+    return session
+
+
+def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
+    """The session of a run that began before, where its last checkpoint was.
+
+    Args:
+        preset: the one that the run began with, or None.
+        overrides: changes to what may be changed.
+        store: the one that it was trained on, wherever it lies now.
+        run_dir: its folder.
+
+    Raises:
+        ConfigError: what was asked for would change the numbers of the steps still to come.
+        RunError: there is no run, or the store is another.
+        CheckpointError: its checkpoint is damaged.
+    """
+    run = _run_file(run_dir)
+    if preset not in {None, run["preset"]}:
+        raise ConfigError(f"{run_dir} began with preset {run['preset']}, not {preset}")
+    if run["store_fingerprint"] != store.fingerprint:
+        raise RunError(
+            f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
+            "cases, splits or parameters: begin a new run with another --out"
+        )
+    config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
+    session = _session(run_dir, config, store)
+    restore(session)
+    write_text(run_dir / CONFIG, config.to_yaml())
+    _write_run_file(session, run["preset"], run["sessions"])
+    loop.write_metrics(session)
+    return session
+
+
+def execute(session: Session) -> bool:
+    """Train until all epochs are done or an interrupt asks for a stop.
+
+    Returns:
+        Whether all epochs are done; if not, `--resume` goes on from the checkpoint just written.
+
+    Raises:
+        FMNetError: as `train.loop.train`, or the loader cannot start.
+    """
+    config, at = session.config, session.at
+    stream = Stream(
+        store=session.store,
+        case_ids=tuple(session.store.split("train")),
+        modalities=config.modalities,
+        augment=config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        first_epoch=at.epoch,
+        skip=at.samples,
+    )
+    if at.epoch > config.epochs:
+        return True
+    monitor = Monitor(session.run_dir, config.epochs, len(stream.case_ids), at)
+    with (
+        _interrupts_ignored(),
+        open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
+        _interrupts_noted() as stopping,
+        monitor,
+    ):
+        return loop.train(session, batches, monitor, stopping)
+
+
+def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
+    compute = choose_compute(config.device, config.precision)
+    return new_session(run_dir, config, compute, store, store.split("val"))
+
+
+def _refuse_unfit(config: TrainConfig, store: Store) -> None:
+    """A network that cannot take the store's crops."""
+    if config.model.dims == 2:
+        raise ConfigError("model.dims=2: training streams volumes; set model.dims=3")
+    stride = config.model.stride
+    if any(side % stride or side < 2 * stride for side in store.crop):
+        raise ConfigError(
+            f"model.widths has {len(config.model.widths)} levels, which need crops of a multiple "
+            f"of {stride} and at least {2 * stride} voxels a side; {store.path} has {store.crop}: "
+            "take fewer widths, or preprocess with another crop"
+        )
+    store.split("train")
+
+
+def _refuse_other_run(run_dir: Path) -> None:
+    if (run_dir / CONFIG).exists():
+        raise RunError(
+            f"{run_dir} holds a run: go on with it by --resume, or name another folder with --out"
+        )
+    if run_dir.is_file():
+        raise RunError(f"{run_dir} is a file: name a folder with --out")
+
+
+def _run_file(run_dir: Path) -> dict[str, Any]:
+    if not (run_dir / CONFIG).is_file():
+        raise RunError(f"{run_dir}: no run to go on with; leave --resume out to begin one")
+    run: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
+    return run
+
+
+def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
+    """The run's configuration with overrides.
+
+    Raises:
+        ConfigError: one would change the numbers of the steps still to come.
+    """
+    changed = load_config(str(run_dir / CONFIG), overrides)
+    fixed = [
+        name
+        for name in TrainConfig.model_fields
+        if name not in CHANGEABLE and getattr(changed, name) != getattr(config, name)
+    ]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)}: cannot change when {run_dir} goes on, since its numbers depend "
+            f"on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another --out"
+        )
+    return changed
+
+
+def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]]) -> None:
+    config, store = session.config, session.store
+    now = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epoch": session.at.epoch,
+        "compute": session.compute.describe(),
+        "loader": config.loader,
+        "workers": config.workers,
+        "versions": _versions(),
+    }
+    write_json(
+        session.run_dir / RUN_FILE,
+        {
+            "preset": preset,
+            "seed": config.seed,
+            "store": store.path,
+            "store_fingerprint": store.fingerprint,
+            "cases": {"train": store.split("train"), "val": session.validation},
+            "sessions": [*before, now],
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"fm-net": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # the torch loader runs without DALI
+            versions[package] = "not installed"
+    return versions
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, which reaches every process of a terminal.
+
+    The loader's workers must outlive it, so that the step under way can end with a checkpoint.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second one does not wait."""
+    asked = False
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
