@@ -110,7 +110,11 @@ class Manifest(BaseModel):
         doubled = sorted({e for e in endings if endings.count(e) > 1})
         if doubled:
             raise ValueError(f"name endings used twice: {', '.join(doubled)}")
-        if "patient" not in re.compile(self.patient_pattern).groupindex:
+        try:
+            groups = re.compile(self.patient_pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"patient_pattern is no regular expression: {error}") from error
+        if "patient" not in groups:
             raise ValueError("patient_pattern has no group (?P<patient>…)")
         return self
 

@@ -55,15 +55,22 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping."""
+    """`base` with `changes` laid over it, mapping by mapping.
+
+    A mapping of another `kind` takes the place of the one below it, since it has other keys.
+    """
     merged = dict(base)
     for key, value in changes.items():
         inner = merged.get(key)
-        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+        if isinstance(inner, Mapping) and isinstance(value, Mapping) and _same_kind(inner, value):
             merged[key] = merge(inner, value)
         else:
             merged[key] = value
     return merged
+
+
+def _same_kind(base: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    return "kind" not in changes or changes["kind"] == base.get("kind")
 
 
 def parse(model: type[M], data: Mapping[str, Any], source: str) -> M:

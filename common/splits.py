@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from common.errors import ConfigError
 
@@ -102,7 +102,23 @@ class ListSplits(BaseModel):
         return tuple(name for name in SPLITS if getattr(self, name))
 
 
-Splits = Annotated[FractionSplits | FoldSplits | ListSplits, Field(discriminator="kind")]
+def _kind(value: object) -> str:
+    """Which rule a mapping or a value is; one that does not say is of the first kind."""
+    if isinstance(value, Mapping):
+        return str(value.get("kind", "fractions"))
+    return str(getattr(value, "kind", None))
+
+
+Splits = Annotated[
+    Annotated[FractionSplits, Tag("fractions")]
+    | Annotated[FoldSplits, Tag("folds")]
+    | Annotated[ListSplits, Tag("lists")],
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="expected kind: fractions, folds or lists",
+    ),
+]
 
 
 def uniform(seed: int, patient: str) -> float:

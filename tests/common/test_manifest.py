@@ -1,0 +1,120 @@
+"""`data_manifest.yaml` as a typed value."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from common.manifest import DEFAULT_NAME, Manifest, load_manifest, manifest_path
+from common.record import hash_of, parameters
+from common.splits import FoldSplits, ListSplits
+
+
+def test_the_packaged_manifest_says_what_the_defaults_are() -> None:
+    assert load_manifest() == Manifest()
+
+
+def test_it_comes_back_from_yaml(tmp_path: Path) -> None:
+    manifest = Manifest(
+        name="x",
+        crop=(64, 96, 96),
+        volumes=("val", "test"),
+        label_convention="brats2023",
+        splits=FoldSplits(kind="folds", folds=3, fold=1),
+    )
+    (tmp_path / "m.yaml").write_text(manifest.to_yaml())
+    assert load_manifest(tmp_path / "m.yaml") == manifest
+
+
+def test_overrides_lie_on_top(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("crop: [64, 64, 64]\nmargin: 4\n")
+    manifest = load_manifest(tmp_path / "m.yaml", ["crop=[96,96,96]", "splits.seed=7"])
+    assert manifest.crop == (96, 96, 96)
+    assert manifest.margin == 4
+    assert manifest.splits.seed == 7  # type: ignore[union-attr]
+    lists = load_manifest(None, ["splits={kind: lists, train: [a], val: [b], test: [c]}"])
+    assert isinstance(lists.splits, ListSplits)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("crip: [64, 64, 64]", "crip: no such key; did you mean crop?"),
+        ("crop: [64, 64]", "crop"),
+        ("crop: [64, 64, 4]", "crop.2: Input should be greater than or equal to 8, found 4"),
+        ("dtype: bfloat16", "dtype"),
+        ("schema_version: 2", "schema_version"),
+        ("modalities: {flair: [flair]}", "must name exactly flair, t1, t1ce, t2"),
+        ("label: [t1]", "name endings used twice: t1"),
+        ("patient_pattern: 'BraTS-(.*)'", "no group"),
+        ("patient_pattern: '(?P<patient>BraTS'", "no regular expression"),
+        ("volumes: some", "volumes"),
+        ("splits: {kind: halves}", "splits: expected kind: fractions, folds or lists"),
+        ("splits: {kind: fractions, train: 0.5, val: 0.1, test: 0.1}", "must be 1"),
+        ("cluster: {walltime: long}", "cluster.walltime"),
+        ("cluster: {adapt: [4, 2]}", "least, most"),
+        ("cluster: {quueue: short}", "did you mean cluster.queue"),
+        ("- crop", "expected `key: value` lines"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, found: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_manifest(path)
+    assert str(path) in str(caught.value)
+    assert found in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such manifest"):
+        load_manifest(tmp_path / "nowhere.yaml")
+
+
+def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, here = tmp_path / "data", tmp_path / "here"
+    data.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert manifest_path(None, data) is None
+    (here / DEFAULT_NAME).write_text("")
+    assert manifest_path(None, data) == Path(DEFAULT_NAME)
+    (data / DEFAULT_NAME).write_text("")
+    assert manifest_path(None, data) == data / DEFAULT_NAME
+    assert manifest_path(Path("mine.yaml"), data) == Path("mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("BraTS-GLI-00000-000", "BraTS-GLI-00000"),
+        ("BraTS-GLI-00000-001", "BraTS-GLI-00000"),
+        ("BraTS-MET-00012-003", "BraTS-MET-00012"),
+        ("BraTS2021_00001", "BraTS2021_00001"),
+        ("Brats18_CBICA_AOP_1", "Brats18_CBICA_AOP_1"),
+    ],
+)
+def test_whose_case_it_is(case: str, patient: str) -> None:
+    assert Manifest().patient_of(case) == patient
+
+
+def test_a_pattern_of_ones_own() -> None:
+    manifest = Manifest(patient_pattern=r"(?P<patient>\w+)_scan\d")
+    assert manifest.patient_of("A12_scan3") == "A12"
+
+
+def test_what_the_arrays_depend_on() -> None:
+    base = hash_of(parameters(Manifest()))
+    same = [
+        Manifest(name="other", store="elsewhere.zarr"),
+        Manifest(splits=FoldSplits(kind="folds")),
+        Manifest(volumes=("test",), companions=("mask", "x")),
+    ]
+    assert {hash_of(parameters(manifest)) for manifest in same} == {base}
+    other = [
+        Manifest(crop=(96, 128, 128)),
+        Manifest(dtype="float32"),
+        Manifest(margin=3),
+        Manifest(label_convention="brats2021"),
+    ]
+    assert len({hash_of(parameters(manifest)) for manifest in other} | {base}) == 5

@@ -1,0 +1,133 @@
+"""YAML and `--set` into typed values."""
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.errors import ConfigError
+from common.settings import (
+    did_you_mean,
+    dotted_keys,
+    merge,
+    parse,
+    parse_overrides,
+    read_yaml,
+)
+
+
+class Optimizer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    lr: float = Field(default=0.003, gt=0)
+    name: Literal["nadam", "sgd"] = "nadam"
+    clip: float | None = None
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    epochs: int = 70
+    widths: tuple[int, ...] = (8, 16)
+    optimizer: Optimizer = Optimizer()
+
+
+def set_values(*overrides: str) -> Config:
+    return parse(Config, parse_overrides(overrides), "--set")
+
+
+def test_overrides_are_typed_by_what_they_set() -> None:
+    config = set_values("epochs=4", "widths=[4, 8]", "optimizer.lr=1e-3", "optimizer.clip=null")
+    assert config.epochs == 4
+    assert config.widths == (4, 8)
+    assert config.optimizer == Optimizer(lr=0.001)
+
+
+def test_the_last_override_wins_and_leaves_its_neighbours() -> None:
+    config = set_values("optimizer.lr=1", "optimizer.name=sgd", "optimizer.lr=2")
+    assert config.optimizer == Optimizer(lr=2, name="sgd")
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert parse_overrides(["a=b=c"]) == {"a": "b=c"}
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "a..b=1", ".=1", ""])
+def test_what_is_no_override(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"write key=value, as in optimizer.lr=1e-3"):
+        parse_overrides([override])
+
+
+def test_a_value_that_is_no_yaml() -> None:
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        parse_overrides(["widths=[1, 2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("epoch=3", "epochs"),
+        ("optimiser.lr=3", "optimizer.lr"),
+        ("lr=3", "optimizer.lr"),
+        ("optimizer.learning=3", None),
+        ("optimizer.nmae=sgd", "optimizer.name"),
+    ],
+)
+def test_a_typo_names_the_nearest_key(override: str, key: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        set_values(override)
+    text = str(caught.value)
+    assert f"{override.partition('=')[0].split('.')[0]}" in text
+    assert "no such key" in text
+    if key:
+        assert text.endswith(f"did you mean {key}?")
+
+
+def test_every_typo_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"epoch: no such key.*; --set: optimizer.lrr: no such"):
+        set_values("epoch=3", "optimizer.lrr=4")
+
+
+def test_a_wrong_value_names_its_key() -> None:
+    with pytest.raises(
+        ConfigError, match=r"optimizer.lr: Input should be greater than 0, found -1"
+    ):
+        set_values("optimizer.lr=-1")
+    with pytest.raises(ConfigError, match=r"optimizer.name: .*'nadam' or 'sgd'.*found 'adam'"):
+        set_values("optimizer.name=adam")
+    with pytest.raises(ConfigError, match=r"optimizer: .*found 3"):
+        set_values("optimizer=3")
+
+
+def test_yaml_that_is_none_or_no_mapping() -> None:
+    assert read_yaml("", "f.yaml") == {}
+    assert read_yaml("# nothing\n", "f.yaml") == {}
+    with pytest.raises(ConfigError, match=r"f.yaml: expected `key: value` lines, found list"):
+        read_yaml("- 1", "f.yaml")
+    with pytest.raises(ConfigError, match=r"f.yaml: not YAML"):
+        read_yaml("a: [", "f.yaml")
+    with pytest.raises(ConfigError, match="not YAML"):
+        read_yaml("a: !!python/object/apply:os.getcwd []", "f.yaml")
+
+
+def test_merging_goes_into_mappings_and_replaces_the_rest() -> None:
+    base = {"a": {"b": 1, "c": 2}, "d": [1]}
+    assert merge(base, {"a": {"b": 3}, "d": [2]}) == {"a": {"b": 3, "c": 2}, "d": [2]}
+    assert merge(base, {"a": None}) == {"a": None, "d": [1]}
+    assert base == {"a": {"b": 1, "c": 2}, "d": [1]}
+
+
+def test_a_mapping_of_another_kind_takes_the_place_of_one() -> None:
+    base = {"a": {"kind": "x", "b": 1}}
+    assert merge(base, {"a": {"kind": "y", "c": 2}}) == {"a": {"kind": "y", "c": 2}}
+    assert merge(base, {"a": {"kind": "x", "c": 2}}) == {"a": {"kind": "x", "b": 1, "c": 2}}
+    assert merge(base, {"a": {"c": 2}}) == {"a": {"kind": "x", "b": 1, "c": 2}}
+
+
+def test_keys_that_can_be_set() -> None:
+    assert list(dotted_keys(Config)) == [
+        "epochs",
+        "widths",
+        "optimizer.lr",
+        "optimizer.name",
+        "optimizer.clip",
+    ]
+    assert did_you_mean("zzz", ["epochs"]) == ""
