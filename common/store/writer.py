@@ -2,13 +2,12 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from common.case import PreparedCase
 from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
@@ -22,6 +21,10 @@ from common.store.arrays import (
     write_volume,
 )
 from common.store.reader import SCHEMA_VERSION, Store
+
+if TYPE_CHECKING:
+    # It brings SciPy, which would double the time that a loader's worker takes to start.
+    from common.case import PreparedCase
 
 
 class StoreWriter(Store):
@@ -64,7 +67,7 @@ class StoreWriter(Store):
             array.resize((first + count, *array.shape[1:]))
         return list(range(first, first + count))
 
-    def write(self, case: PreparedCase, row: int) -> CaseRecord:
+    def write(self, case: "PreparedCase", row: int) -> CaseRecord:
         """Store one case in a row that was allocated for it; the record, the commit, comes last."""
         case_id = case.record.case_id
         self.remove(case_id)
