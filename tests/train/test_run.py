@@ -1,0 +1,287 @@
+"""Runs: what they leave behind, and that going on changes no number."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from train.loader import Stream, open_feed
+
+from common.errors import ConfigError
+from common.splits import ListSplits
+from common.store import Store
+from train import loop
+from train.checkpoint import load
+from train.loss import RegionLoss
+from train.monitor import Monitor
+from train.run import begin, execute, reopen
+from train.session import Session
+from train.trained import RunError
+
+MakeStore = Callable[..., Store]
+IDS = [f"BraTS2021_{index:05d}" for index in range(6)]
+SMALL = [
+    "model.widths=[4,6,8]",
+    "device=cpu",
+    "precision=fp32",
+    "workers=1",
+    "batch_size=2",
+    "epochs=2",
+    *(
+        f"augment.{kind}_probability=0.5"
+        for kind in ("zoom", "flip", "noise", "blur", "brightness")
+    ),
+]
+TIMINGS = {"seconds", "volumes_per_second", "wait_share"}
+
+
+@pytest.fixture(scope="module")
+def five(make_store: MakeStore) -> Store:
+    """Five cases to train on, which batches of two do not divide, and one to validate."""
+    return make_store(splits=ListSplits(kind="lists", train=tuple(IDS[:5]), val=(IDS[5],)))
+
+
+def begun(store: Store, folder: Path, *overrides: str) -> Session:
+    return begin("fm_net", [*SMALL, *overrides], store, folder)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def train_until(session: Session, steps: int) -> bool:
+    """Train and ask for a stop after so many further steps."""
+    stream = Stream(
+        store=session.store,
+        case_ids=tuple(session.store.split("train")),
+        modalities=session.config.modalities,
+        augment=session.config.augment,
+        seed=session.config.seed,
+        batch_size=session.config.batch_size,
+        first_epoch=session.at.epoch,
+        skip=session.at.samples,
+    )
+    last = session.at.step + steps
+    monitor = Monitor(session.run_dir, session.config.epochs, 5, session.at)
+    with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
+        return loop.train(session, batches, monitor, lambda: session.at.step >= last)
+
+
+@pytest.fixture(scope="module")
+def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs without a break."""
+    folder = tmp_path_factory.mktemp("runs") / "at-once"
+    assert execute(begun(five, folder, "epochs=4"))
+    return folder
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    for which in ("last", "best"):
+        ours, theirs = load(one, which), load(other, which)
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        for name, tensor in ours.tensors.items():
+            assert torch.equal(tensor, theirs.tensors[name]), (which, name)
+
+
+def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store) -> None:
+    names = {path.name for path in at_once.iterdir()}
+    assert names == {
+        *("config.yaml", "manifest.yaml", "run.json", "metrics.jsonl", "tensorboard"),
+        *("best.json", "best.safetensors", "last.json", "last.safetensors"),
+    }
+    run = json.loads((at_once / "run.json").read_text())
+    assert run["store_fingerprint"] == five.fingerprint
+    assert run["cases"] == {"train": IDS[:5], "val": [IDS[5]]}
+    assert run["sessions"][0]["versions"]["torch"] == torch.__version__
+    assert yaml.safe_load((at_once / "config.yaml").read_text())["batch_size"] == 2
+    found = rows(at_once)
+    assert [row["epoch"] for row in found] == [1, 2, 3, 4]
+    assert [row["steps"] for row in found] == [3, 6, 9, 12]
+    assert all(0 <= row["val_dice_wt"] <= 1 and row["val_loss"] > 0 for row in found)
+    best = max(found, key=lambda row: sum(row[f"val_dice_{r}"] for r in ("wt", "tc", "et")))
+    assert json.loads((at_once / "best.json").read_text())["best_epoch"] == best["epoch"]
+    assert list((at_once / "tensorboard").glob("events.*"))
+
+
+def test_the_same_seed_gives_the_same_run(at_once: Path, five: Store, tmp_path: Path) -> None:
+    assert execute(begun(five, tmp_path / "again", "epochs=4"))
+    assert_equal_runs(at_once, tmp_path / "again")
+
+
+def test_going_on_for_more_epochs_equals_all_at_once(
+    at_once: Path, five: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert execute(begun(five, folder, "epochs=2"))
+    session = reopen("fm_net", ["epochs=4"], five, folder)
+    assert session.at.epoch == 3
+    assert execute(session)
+    assert_equal_runs(at_once, folder)
+    assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
+    at_once: Path, five: Store, tmp_path: Path, steps: int
+) -> None:
+    folder = tmp_path / "run"
+    assert not train_until(begun(five, folder, "epochs=4"), steps)
+    session = reopen(None, [], five, folder)
+    assert session.at.samples == 2
+    assert not train_until(session, 3)
+    assert execute(reopen(None, [], five, folder))
+    assert_equal_runs(at_once, folder)
+
+
+def test_the_torch_loader_trains_to_the_same_numbers_but_for_rounding(
+    at_once: Path, five: Store, tmp_path: Path
+) -> None:
+    assert execute(begun(five, tmp_path / "torch", "epochs=1", "loader=torch"))
+    ours = rows(tmp_path / "torch")[0]
+    assert ours["train_loss"] == pytest.approx(rows(at_once)[0]["train_loss"], rel=2e-3)
+
+
+def test_validation_every_n_epochs_and_always_the_last(five: Store, tmp_path: Path) -> None:
+    assert execute(begun(five, tmp_path / "run", "epochs=3", "validate_every=2"))
+    assert [row["val_loss"] is not None for row in rows(tmp_path / "run")] == [False, True, True]
+
+
+def test_the_best_by_loss(five: Store, tmp_path: Path) -> None:
+    assert execute(begun(five, tmp_path / "run", "epochs=3", "select_by=loss"))
+    best = min(rows(tmp_path / "run"), key=lambda row: row["val_loss"])
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["best_epoch"] == best["epoch"]
+
+
+def test_gradients_are_clipped(five: Store, tmp_path: Path) -> None:
+    session = begun(five, tmp_path / "run", "clip_norm=0.01")
+    train_until(session, 1)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in session.model.parameters()])
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_gradients_that_are_never_finite_end_the_run_and_name_the_cases(
+    five: Store, tmp_path: Path
+) -> None:
+    session = begun(five, tmp_path / "run", "max_bad_steps=2")
+    before = [parameter.clone() for parameter in session.model.parameters()]
+
+    class Broken(RegionLoss):
+        def supervised(self, outputs: Any, label: Any) -> Any:
+            total, main = super().supervised(outputs, label)
+            return total * float("nan"), main * float("nan")
+
+    session.loss = Broken(session.config.loss)
+    with pytest.raises(loop.DivergedError, match=r"2 steps in a row .*, case\(s\) BraTS2021_"):
+        train_until(session, 10)
+    for old, new in zip(before, session.model.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_what_would_change_the_numbers_is_refused_on_resuming(
+    at_once: Path, five: Store, make_store: MakeStore, tmp_path: Path
+) -> None:
+    for change in ("batch_size=1", "optimizer.lr=0.1", "augment.flip_probability=0.1", "seed=3"):
+        with pytest.raises(ConfigError, match=rf"{change.split('=')[0].split('.')[0]}: cannot"):
+            reopen(None, [change], five, at_once)
+    with pytest.raises(ConfigError, match="began with preset fm_net, not unet"):
+        reopen("unet", [], five, at_once)
+    with pytest.raises(RunError, match="now holds other"):
+        reopen(None, [], make_store(), at_once)
+    with pytest.raises(RunError, match="leave --resume out"):
+        reopen(None, [], five, tmp_path / "nothing")
+    with pytest.raises(RunError, match="holds a run: go on with it by --resume"):
+        begun(five, at_once)
+
+
+def test_a_network_that_the_crops_do_not_fit_is_refused(five: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="5 levels, which need crops of a multiple of 16"):
+        begun(five, tmp_path / "run", "model.widths=[4,4,4,4,4]")
+    with pytest.raises(ConfigError, match=r"model\.dims=2"):
+        begun(five, tmp_path / "run", "model.dims=2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_copied_store_trains_and_a_deleted_last_checkpoint_falls_back_to_the_best(
+    five: Store, tmp_path: Path
+) -> None:
+    shutil.copytree(five.path, tmp_path / "elsewhere.zarr")
+    copy = Store.open(tmp_path / "elsewhere.zarr")
+    folder = tmp_path / "run"
+    assert execute(begun(copy, folder, "epochs=1"))
+    (folder / "last.safetensors").unlink()
+    assert execute(reopen(None, ["epochs=2"], five, folder))
+    assert [row["epoch"] for row in rows(folder)] == [1, 2]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "train", *map(str, arguments)]
+
+
+@pytest.fixture
+def running(five: Store, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    settings = [part for value in [*SMALL, "epochs=500"] for part in ("--set", value)]
+    with subprocess.Popen(
+        command("run", "--store", five.path, "--out", tmp_path / "run", *settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        yield process
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(
+    running: subprocess.Popen[str], tmp_path: Path, five: Store, number: int
+) -> None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists():
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    os.killpg(running.pid, number)  # as a terminal does: every process of the group
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in output
+    done = len(rows(tmp_path / "run"))
+    session = reopen(None, [f"epochs={done + 1}"], five, tmp_path / "run")
+    assert session.at.epoch == done + 1
+    assert execute(session)
+
+
+def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
+    def failing(*arguments: object) -> str:
+        done = subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "make preprocess DATA=" in failing("run", "--store", tmp_path / "no.zarr")
+    assert "did you mean fm_net" in failing("run", "fmnet", "--store", five.path)
+    typo = failing("run", "--store", five.path, "--set", "optimiser.lr=1")
+    assert "optimiser" in typo
+    assert "did you mean optimizer.lr" in typo
+    assert "epochs" in failing("run", "--store", five.path, "--set", "epochs=0")
+    assert "no such run" in failing("evaluate", tmp_path / "nothing", "--store", five.path)
