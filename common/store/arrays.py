@@ -85,15 +85,15 @@ def is_taken(path: str | Path) -> bool:
     """
     try:
         root = zarr.open_group(str(path), mode="r")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         place = Path(path)
+        if not is_remote(path) and place.is_file():
+            raise StoreError(f"{path}: a file; name another path with --store") from error
         if not is_remote(path) and place.is_dir() and any(map(_is_foreign, place.iterdir())):
             raise StoreError(
                 f"{path}: a folder that is no store; name another path with --store"
             ) from error
         return False
-    except NotADirectoryError as error:
-        raise StoreError(f"{path}: a file; name another path with --store") from error
     if not _is_finished(root) and (dict(root.attrs) or {*root.keys()} - {"crops", "cases"}):
         raise StoreError(
             f"{path}: a Zarr group that is no store of this program; name another path with --store"

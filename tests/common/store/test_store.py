@@ -1,0 +1,255 @@
+"""Writing a store and reading it back."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from common.case import PreparedCase
+from common.errors import ConfigError, StoreError
+from common.manifest import Manifest
+from common.record import CaseFailure
+from common.splits import FractionSplits, ListSplits
+from common.store import Store, StoreWriter
+
+Cases = dict[str, PreparedCase]
+MakeStore = Callable[..., StoreWriter]
+
+
+def assert_holds(store: Store, case: PreparedCase) -> None:
+    """Everything of a case reads as it was prepared."""
+    case_id = case.record.case_id
+    image, label = store.read_volume(case_id)
+    assert image.dtype == case.image.dtype
+    assert np.array_equal(image, case.image)
+    assert np.array_equal(store.read_crop_image(case_id), case.crop_image)
+    if case.label is None:
+        assert label is None
+    else:
+        assert label is not None
+        assert np.array_equal(label, case.label)
+        crop_image, crop_label = store.read_crop(case_id)
+        assert np.array_equal(crop_image, case.crop_image)
+        assert np.array_equal(crop_label, case.crop_label)
+    store.verify(case_id)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_is_written_is_read(scheme: str, make_store: MakeStore, cases: Cases) -> None:
+    """A URL is read by zarr-python, a path by zarrs."""
+    written = make_store()
+    store = Store.open(f"{scheme}{written.path}")
+    assert list(store.records()) == sorted(cases)
+    for case in cases.values():
+        assert_holds(store, case)
+
+
+def test_a_record_says_what_was_prepared(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store()
+    for row, (case_id, case) in enumerate(cases.items()):
+        record = store.record(case_id)
+        assert record.row == row
+        assert record.has_volume
+        names = {"crops/image", "image"} | ({"crops/label", "label"} if record.has_label else set())
+        assert set(record.checksums) == names
+        unchanged = record.model_copy(update={"row": None, "has_volume": False, "checksums": {}})
+        assert unchanged == case.record
+        assert record.parameter_hash == store.parameter_hash
+
+
+def test_a_copy_elsewhere_reads_equal(make_store: MakeStore, cases: Cases, tmp_path: Path) -> None:
+    written = make_store()
+    elsewhere = tmp_path / "another" / "place.zarr"
+    shutil.copytree(written.path, elsewhere)
+    shutil.rmtree(written.path)
+    store = Store.open(elsewhere)
+    for case in cases.values():
+        assert_holds(store, case)
+
+
+def test_it_opens_itself_again_in_another_process(make_store: MakeStore, cases: Cases) -> None:
+    store = Store.open(make_store("one").path)
+    store.read_crop("one")  # a store that has read must still be picklable
+    assert pickle.loads(pickle.dumps(store)).path == store.path  # noqa: S301 - our own
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        image, _ = pool.submit(store.read_crop, "one").result(timeout=60)
+    assert np.array_equal(image, cases["one"].crop_image)
+
+
+def test_the_layout_is_the_contracts(make_store: MakeStore) -> None:
+    store = make_store("one", "unlabelled")
+    root = zarr.open_group(store.path, mode="r")
+    image, label = root["crops/image"], root["crops/label"]
+    assert image.shape == (2, 4, 24, 16, 16)
+    assert image.shards == (1, 4, 24, 16, 16)
+    assert image.chunks == (1, 1, 8, 16, 16)
+    assert image.dtype == np.float16
+    assert np.isnan(image.metadata.fill_value)
+    assert label.shape == (2, 24, 16, 16)
+    assert label.dtype == np.uint8
+    assert label.metadata.fill_value == 255
+    volume = root["cases/one/image"]
+    depth = store.record("one").box.shape[0]
+    assert volume.shape == (4, *store.record("one").box.shape)
+    assert volume.chunks[:2] == (1, 16)
+    assert volume.shards[:2] == (4, -(-depth // 16) * 16)
+    files = [p for p in Path(store.path, "crops/image/c/0").rglob("*") if p.is_file()]
+    assert len(files) == 1  # one shard a case
+    assert not Path(store.path, "crops/label/c/1").exists()  # no label, no shard
+    for array in (image, label, volume, root["cases/one/label"]):
+        names = [type(codec).__name__ for codec in array.metadata.codecs[0].codecs]
+        assert names == ["BytesCodec", "BloscCodec", "Crc32cCodec"]
+
+
+def test_the_crop_of_the_paper_has_planes_of_16(tmp_path: Path) -> None:
+    store = StoreWriter.create(tmp_path / "s.zarr", Manifest())
+    root = zarr.open_group(store.path, mode="r")
+    assert root["crops/image"].chunks == (1, 1, 16, 128, 128)
+    assert root["crops/label"].chunks == (1, 16, 128, 128)
+
+
+def test_an_unlabelled_case(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("unlabelled", "one", "three", "four")
+    assert not store.record("unlabelled").has_label
+    assert_holds(store, cases["unlabelled"])
+    with pytest.raises(StoreError, match="its label was never written"):
+        store.read_crop("unlabelled")
+    assert "unlabelled" not in [case for split in store.splits().values() for case in split]
+
+
+def test_whole_volumes_for_some_splits(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one", "three", volumes=("val", "test"))
+    assert not store.record("one").has_volume
+    assert store.record("three").has_volume
+    store.verify("one")
+    with pytest.raises(StoreError, match="set volumes: all"):
+        store.read_volume("one")
+    hashes = {s.role: s.sha256 for s in cases["one"].record.sources}
+    assert store.is_current(store.record("one"), hashes)
+    again = StoreWriter.create(store.path, store.manifest.model_copy(update={"volumes": "all"}))
+    assert not again.is_current(again.record("one"), hashes)
+
+
+def test_what_makes_a_case_stale(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one")
+    record = store.record("one")
+    hashes = {source.role: source.sha256 for source in record.sources}
+    assert store.is_current(record, hashes)
+    assert not store.is_current(record, hashes | {"t1": "other"})
+    assert not store.is_current(record, {r: h for r, h in hashes.items() if r != "label"})
+    for change in ({"margin": 5}, {"patient_pattern": "(?P<patient>o)ne"}):
+        other = StoreWriter.create(store.path, store.manifest.model_copy(update=change))
+        assert not other.is_current(other.record("one"), hashes)
+    named = store.manifest.model_copy(update={"name": "x", "splits": FractionSplits()})
+    same = StoreWriter.create(store.path, named)
+    assert same.is_current(same.record("one"), hashes)
+
+
+def test_redoing_a_case_takes_a_new_row(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one", "two")
+    (row,) = store.allocate(1)
+    assert row == 2
+    store.write(cases["one"], row)
+    reopened = Store.open(store.path)
+    assert reopened.record("one").row == 2
+    assert_holds(reopened, cases["one"])
+    assert_holds(reopened, cases["two"])
+    assert not any(p.is_file() for p in Path(store.path, "crops/image/c/0").rglob("*"))
+
+
+def test_a_failure_is_kept_until_the_case_is_stored(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one")
+    failure = CaseFailure(case_id="two", stage="read", reason="no", peak_memory_mb=3.5)
+    store.set_aside(failure)
+    assert Store.open(store.path).failures() == {"two": failure}
+    assert list(store.records()) == ["one"]
+    store.write(cases["two"], store.allocate(1)[0])
+    assert store.failures() == {}
+    store.set_aside(failure)  # changed since, and failed
+    assert list(store.records()) == ["one"]
+    store.remove("two")
+    assert store.failures() == {}
+
+
+def test_splits_are_of_the_labelled_cases_stored(make_store: MakeStore) -> None:
+    store = make_store("one", "three", "unlabelled")
+    assert store.splits() == {"train": ["one"], "val": ["three"], "test": []}
+    assert store.split("train") == ["one"]
+    with pytest.raises(ConfigError, match="split 'test' is empty"):
+        store.split("test")
+
+
+def test_an_image_in_two_splits_is_refused(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one", "three")
+    record = cases["three"].record
+    twin = record.model_copy(update={"sources": cases["one"].record.sources})
+    image = cases["three"]
+    store.write(
+        PreparedCase(twin, image.image, image.label, image.crop_image, image.crop_label),
+        store.allocate(1)[0],
+    )
+    assert store.splits()["val"] == ["three"]  # still told, for the report
+    with pytest.raises(ConfigError, match=r"one \(train\) and three \(val\) have the same image"):
+        store.split("train")
+
+
+def test_the_fingerprint_follows_what_training_sees(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one", "three")
+    before = store.fingerprint
+    assert Store.open(store.path).fingerprint == before
+    named = StoreWriter.create(store.path, store.manifest.model_copy(update={"name": "x"}))
+    assert named.fingerprint == before
+    lists = ListSplits(kind="lists", train=("three",), val=("one",))
+    other = StoreWriter.create(store.path, store.manifest.model_copy(update={"splits": lists}))
+    assert other.fingerprint != before
+    named.write(cases["two"], named.allocate(1)[0])
+    assert named.fingerprint != before
+
+
+@pytest.mark.parametrize("change", [{"crop": (16, 16, 16)}, {"dtype": "float32"}])
+def test_another_crop_or_type_is_refused(change: dict[str, object], make_store: MakeStore) -> None:
+    store = make_store("one")
+    with pytest.raises(StoreError, match="preprocess into a new store with --store"):
+        StoreWriter.create(store.path, store.manifest.model_copy(update=change))
+    store.verify("one")
+
+
+def test_what_cluster_is_asked_for_is_no_part_of_it(tmp_path: Path) -> None:
+    manifest = Manifest.model_validate({"cluster": {"queue": "secret"}})
+    store = StoreWriter.create(tmp_path / "s.zarr", manifest)
+    assert "secret" not in Path(store.path, "zarr.json").read_text()
+    assert Store.open(store.path).manifest == Manifest()
+
+
+def test_places_that_are_no_store(tmp_path: Path) -> None:
+    folder, file, foreign = tmp_path / "folder", tmp_path / "file", tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("")
+    file.write_text("")
+    zarr.create_group(store=str(foreign)).create_array("x", shape=(2,), dtype="i4")
+    for place in (tmp_path / "nowhere", folder, file, foreign):
+        with pytest.raises(StoreError, match="no store is there"):
+            Store.open(place)
+    for place in (folder, file, foreign):
+        with pytest.raises(StoreError, match="another path with --store"):
+            StoreWriter.create(place, Manifest())
+
+
+def test_another_schema_is_refused(make_store: MakeStore) -> None:
+    store = make_store("one")
+    zarr.open_group(store.path, mode="r+").attrs.update({"schema_version": 99})
+    with pytest.raises(StoreError, match="schema version 99; this program reads version 1"):
+        Store.open(store.path)
+
+
+def test_no_such_case(make_store: MakeStore) -> None:
+    store = make_store("one")
+    for read in (store.record, store.read_crop, store.read_volume, store.verify):
+        with pytest.raises(StoreError, match="case nobody is not in this store"):
+            read("nobody")
