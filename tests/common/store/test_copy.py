@@ -1,0 +1,119 @@
+"""Stores in object storage: written, read and copied; a real S3 protocol on this machine."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fsspec import AbstractFileSystem
+
+from common.case import PreparedCase
+from common.errors import StoreError
+from common.store import Store, StoreWriter, local_copy
+
+Cases = dict[str, PreparedCase]
+MakeStore = Callable[..., StoreWriter]
+
+URL = "s3://bucket/folder/brats.zarr"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # not imported where these tests do not run
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[AbstractFileSystem]:
+    """An empty bucket, and a cache folder of this test's own."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "FMNET_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    filesystem = s3fs.S3FileSystem()
+    filesystem.mkdir("bucket")
+    yield filesystem
+    filesystem.rm("bucket", recursive=True)
+
+
+def copied(path: str = URL) -> tuple[Store, list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    return local_copy(path, lambda done, todo: told.append((done, todo))), told
+
+
+def test_a_local_store_is_used_as_it_is(make_store: MakeStore) -> None:
+    store = make_store("one")
+    used, told = copied(store.path)
+    assert used.path == store.path
+    assert told == []
+
+
+@pytest.mark.slow
+def test_a_remote_store_is_written_read_and_copied(
+    bucket: AbstractFileSystem, make_store: MakeStore, cases: Cases, tmp_path: Path
+) -> None:
+    make_store("one", "three", "unlabelled", path=URL)
+    remote = Store.open(URL)
+    remote.verify("one")
+    store, told = copied()
+    assert Path(store.path).is_relative_to(tmp_path / "cache")
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert store.records() == remote.records()
+    assert store.fingerprint == remote.fingerprint
+    for case_id in ("one", "three", "unlabelled"):
+        store.verify(case_id)
+    assert np.array_equal(store.read_crop("one")[0], cases["one"].crop_image)
+    assert not list(Path(store.path).rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_copy_goes_on_and_follows_the_remote_store(
+    bucket: AbstractFileSystem, make_store: MakeStore, cases: Cases
+) -> None:
+    written = make_store("one", "three", path=URL)
+    first, _ = copied()
+    assert copied()[1] == [(0, 0)]
+    Path(first.path, "cases/one/zarr.json").unlink()  # broken off before its record arrived
+    assert copied()[1] == [(0, 1), (1, 1)]
+    written.write(cases["two"], written.allocate(1)[0])
+    written.remove("three")
+    store, told = copied()
+    assert told == [(0, 1), (1, 1)]
+    assert list(store.records()) == ["one", "two"]
+    for case_id in store.records():
+        store.verify(case_id)
+
+
+@pytest.mark.slow
+def test_a_case_that_arrives_damaged_does_not_count(
+    bucket: AbstractFileSystem, make_store: MakeStore, tmp_path: Path
+) -> None:
+    make_store("one", "three", path=URL)
+    (shard,) = bucket.find("bucket/folder/brats.zarr/cases/three/image/c")
+    content = bytearray(bucket.cat_file(shard))
+    content[len(content) // 2] ^= 0xFF
+    bucket.pipe_file(shard, bytes(content))
+    with pytest.raises(StoreError, match=r"case three: .*(damaged|not what was written)"):
+        copied()
+    (cache,) = (tmp_path / "cache").iterdir()
+    assert list(Store.open(cache).records()) == ["one"]
+
+
+@pytest.mark.slow
+def test_no_remote_store(bucket: AbstractFileSystem) -> None:
+    with pytest.raises(StoreError, match="no store is there"):
+        copied()
