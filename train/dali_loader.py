@@ -1,53 +1,53 @@
 """The stream through NVIDIA DALI: read by worker processes, augmented in one graph, CPU or GPU."""
 
-import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn
+from nvidia.dali.pipeline import pipeline_def
+from nvidia.dali.types import DALIDataType, DALIInterpType
+from torch.utils.dlpack import from_dlpack
 
 from common.errors import StoreError
 from train.loader import Batch
-from train.shared_memory import refuse_small
 from train.stream import DaliSource, Stream
+from train.workers import interrupts_held_back, refuse_small_memory
 
 QUEUE = 2
-"""Batches that workers read ahead, and that the graph computes ahead."""
+"""Batches that workers read ahead, and as many again that the graph computes ahead."""
 
 
 @contextmanager
 def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
     """As `train.loader.open_feed`."""
-    refuse_small(QUEUE * stream.batch_size * stream.sample_bytes)
-    pipeline = _graph(
+    refuse_small_memory(2 * QUEUE * stream.batch_size * stream.sample_bytes)
+    pipeline: Any = _graph(
         stream,
         on_gpu=device.type == "cuda",
         batch_size=stream.batch_size,
         num_threads=workers,
         device_id=(device.index or 0) if device.type == "cuda" else None,
         py_num_workers=workers,
-        py_start_method="spawn",
+        py_start_method="spawn",  # zarrs hangs in a forked child
         prefetch_queue_depth=QUEUE,
     )
-    pipeline.build()
-    batches = _batches(pipeline, stream, device)
+    with interrupts_held_back():
+        pipeline.start_py_workers()
     try:
-        yield batches
+        yield _batches(pipeline, stream, device)
     finally:
-        # The workers end when the pipeline is collected, which the iterator holds as well.
-        batches.close()
-        del pipeline, batches
-        gc.collect()
+        # DALI ends them when the pipeline is collected, which the traceback of an error delays.
+        pipeline._py_pool.close()
 
 
 @pipeline_def(enable_conditionals=True)
 def _graph(stream: Stream, *, on_gpu: bool) -> tuple[Any, ...]:
     """Augmentation of one batch: zoom, flips, noise, blur, brightness."""
-    image, label, noise, window, flips, chosen, amounts, error = fn.external_source(
+    inputs: Any = fn.external_source(
         source=DaliSource(stream),
         num_outputs=8,
         layout=["CDHW", "CDHW", "CDHW", "", "", "", "", ""],
@@ -56,31 +56,32 @@ def _graph(stream: Stream, *, on_gpu: bool) -> tuple[Any, ...]:
         prefetch_queue_depth=QUEUE,
         bytes_per_sample_hint=stream.sample_bytes,
     )
+    image, label, noise, window, flips, chosen, amounts, error = inputs
     factors = amounts
     if on_gpu:
         image, label, noise, factors = image.gpu(), label.gpu(), noise.gpu(), amounts.gpu()
     # Nearly every 3-D operator refuses float16.
-    image = fn.cast(image, dtype=types.FLOAT)
+    image = fn.cast(image, dtype=DALIDataType.FLOAT)
     if chosen[0]:
         size, start, stop = stream.store.crop, window[:3], window[3:]
         image = fn.resize(
-            image, size=size, roi_start=start, roi_end=stop, interp_type=types.INTERP_CUBIC
+            image, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_CUBIC
         )
         label = fn.resize(
-            label, size=size, roi_start=start, roi_end=stop, interp_type=types.INTERP_NN
+            label, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_NN
         )
     image = fn.flip(image, depthwise=flips[0], vertical=flips[1], horizontal=flips[2])
     label = fn.flip(label, depthwise=flips[0], vertical=flips[1], horizontal=flips[2])
     if chosen[1]:
-        image = image + fn.cast(noise, dtype=types.FLOAT) * factors[0]
+        image = image + fn.cast(noise, dtype=DALIDataType.FLOAT) * factors[0]
     if chosen[2]:
         image = fn.gaussian_blur(image, sigma=amounts[1])
     if chosen[3]:
         image = image * factors[2]
-    return fn.cast(image, dtype=types.FLOAT16), label, error
+    return fn.cast(image, dtype=DALIDataType.FLOAT16), label, error
 
 
-def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Generator[Batch, None, None]:  # noqa: ANN401 - DALI is untyped
+def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Iterator[Batch]:  # noqa: ANN401 - DALI is untyped
     for index in count():
         step = stream.step(index)
         # Outputs that are bound to torch's own queue are freed in its order as well.
@@ -90,6 +91,6 @@ def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Generator[B
             if error.size:
                 raise StoreError(bytes(error).decode())
         size = len(step.case_ids)
-        image = torch.from_dlpack(images.as_tensor())[:size]
-        label = torch.from_dlpack(labels.as_tensor())[:size, 0]
+        image = from_dlpack(images.as_tensor())[:size]
+        label = from_dlpack(labels.as_tensor())[:size, 0]
         yield Batch(image, label, step.case_ids, step.epoch, step.last)

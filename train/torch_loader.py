@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from common.errors import StoreError
 from train.augment import Zoom
 from train.loader import Batch
-from train.shared_memory import refuse_small
 from train.stream import Sample, Stream
+from train.workers import interrupts_held_back, refuse_small_memory
 
 QUEUE = 2
 """Batches that each worker keeps ready."""
@@ -38,25 +38,27 @@ Place = tuple[int, int]
 @contextmanager
 def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
     """As `train.loader.open_feed`."""
-    refuse_small(QUEUE * workers * stream.batch_size * stream.sample_bytes)
+    # Beside those that are ready, one batch is being learnt from and one is on its way.
+    refuse_small_memory((QUEUE * workers + 2) * stream.batch_size * stream.sample_bytes)
     places = Places(stream)
-    loader = iter(
-        DataLoader(
-            Augmented(stream),
-            batch_sampler=places,
-            num_workers=workers,
-            collate_fn=_together,
-            prefetch_factor=QUEUE,
-            multiprocessing_context="spawn",  # zarrs hangs in a forked child
-            pin_memory=device.type == "cuda",
-        )
+    loader = DataLoader(
+        Augmented(stream),
+        batch_sampler=places,
+        num_workers=workers,
+        collate_fn=_together,
+        prefetch_factor=QUEUE,
+        multiprocessing_context="spawn",  # zarrs hangs in a forked child
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # nothing uses it; without it the global one moves on
     )
+    with interrupts_held_back():
+        items = iter(loader)
     try:
-        yield _batches(loader, stream, device)
+        yield _batches(items, stream, device)
     finally:
         # A worker that is ended while it hands a tensor over aborts, loudly: let all finish.
         places.ended = True
-        for _ in loader:
+        for _ in items:
             pass
 
 
@@ -158,9 +160,8 @@ def _axes(zoom: Zoom, label: Tensor) -> list[tuple[int, float, float]]:
 def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
     """(M, D, H, W), each axis multiplied by its matrix."""
     z, y, x = matrices
-    image = image @ x.T
-    image = (image.transpose(2, 3) @ y.T).transpose(2, 3)
-    return (image.permute(0, 2, 3, 1) @ z.T).permute(0, 3, 1, 2)
+    image = y @ (image @ x.T)
+    return (z @ image.flatten(2)).view_as(image)
 
 
 def _together(items: list[Item]) -> Item:
@@ -168,8 +169,8 @@ def _together(items: list[Item]) -> Item:
     return torch.stack(images), torch.stack(labels), "".join(errors)
 
 
-def _batches(loader: Iterator[Item], stream: Stream, device: torch.device) -> Iterator[Batch]:
-    for index, (image, label, error) in enumerate(loader):
+def _batches(items: Iterator[Item], stream: Stream, device: torch.device) -> Iterator[Batch]:
+    for index, (image, label, error) in enumerate(items):
         if error:
             raise StoreError(error)
         step = stream.step(index)
