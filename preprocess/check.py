@@ -33,9 +33,19 @@ def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[list[Find
     Raises:
         InputError: there is no such folder.
     """
+    discovery = look(data, manifest)
+    return discovery, _read_cases(data, discovery.cases, manifest)
+
+
+def look(data: Path, manifest: Manifest) -> Discovery:
+    """Discover a folder's cases; a stray volume that is damaged too says so.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     discovery = discover(data, manifest)
     discovery.findings = [_with_damage(finding, data) for finding in discovery.findings]
-    return discovery, _read_cases(data, discovery.cases, manifest)
+    return discovery
 
 
 def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Iterator[list[Finding]]:
@@ -47,7 +57,7 @@ def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Itera
 
 
 def _with_damage(finding: Finding, data: Path) -> Finding:
-    """A stray volume that is damaged too says so: it may be stray because it is."""
+    """It may be stray because it is damaged."""
     path = data / finding.file
     if not path.is_file() or not path.name.lower().endswith((".nii", ".nii.gz")):
         return finding

@@ -17,6 +17,10 @@ from common.manifest import ClusterSection, Manifest, load_manifest, manifest_pa
 from common.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+
     from preprocess.lock import Lock
     from preprocess.pipeline import Plan, Report
 
@@ -85,7 +89,7 @@ def check(
 ) -> None:
     """Say what is wrong with a folder, case by case; writes nothing."""
     from preprocess.check import check as check_folder
-    from preprocess.summary import findings_table
+    from preprocess.summary import finding_lines
 
     described = _manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
@@ -100,8 +104,7 @@ def check(
     if as_json:
         print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
     else:
-        if findings:
-            out.print(findings_table(findings))
+        _print_lines(finding_lines(findings))
         seconds = time.perf_counter() - began
         out.print(f"{usable} usable case(s), {len(errors)} error(s), {seconds:.1f} s")
     if errors or not usable:
@@ -126,7 +129,7 @@ def run(
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
     from preprocess.lock import hold
     from preprocess.pipeline import Report, plan
-    from preprocess.summary import failures_table, findings_table, run_table
+    from preprocess.summary import failure_lines, finding_lines, run_table
 
     signal.signal(signal.SIGTERM, _interrupt)
     described = _manifest(manifest, overrides, data)
@@ -139,10 +142,8 @@ def run(
         report = Report(work.findings, work.kept)
         if work.todo:
             _execute(work, lock, report, cluster, workers, described.cluster)
-    if report.findings:
-        out.print(findings_table(report.findings))
-    if report.failures:
-        out.print(failures_table(report.failures))
+    _print_lines(finding_lines(report.findings))
+    _print_lines(failure_lines(report.failures))
     opened = Store.open(path)
     out.print(run_table(report, opened))
     if _print_leaks(opened) or not report.clean:
@@ -172,7 +173,7 @@ def _execute(
                 report.outcomes.append(outcome)
                 report.seconds = time.perf_counter() - began
                 if outcome.failure:
-                    bar.print(f"✗ {outcome.case_id}: {outcome.failure.reason}", markup=False)
+                    bar.print(f"✗ {outcome.case_id} failed", markup=False)
                 bar.advance(task)
     except KeyboardInterrupt:
         err.print(
@@ -185,13 +186,12 @@ def _execute(
 @app.command()
 def status(store: StoreArgument) -> None:
     """Say which cases are done, failed or missing, and what the store takes."""
-    from preprocess.summary import failures_table, status_table
+    from preprocess.summary import failure_lines, status_table
 
     opened = Store.open(store)
     out.print(status_table(opened))
     failures = list(opened.failures().values())
-    if failures:
-        out.print(failures_table(failures))
+    _print_lines(failure_lines(failures))
     leaks = _print_leaks(opened)
     if leaks or failures or set(opened.expected) - set(opened.records()):
         raise typer.Exit(UNCLEAN)
@@ -251,6 +251,12 @@ def _manifest(
     if not quiet:
         out.print(f"manifest: {chosen or 'the packaged one'}")
     return described
+
+
+def _print_lines(lines: "Iterator[Text]") -> None:
+    """Each on a line of its own, however long: the terminal wraps it, grep finds it whole."""
+    for line in lines:
+        out.print(line, soft_wrap=True)
 
 
 def _print_leaks(store: Store) -> bool:

@@ -8,11 +8,12 @@ from pathlib import Path
 from distributed import Client, as_completed
 
 from common.errors import Finding, InputError
-from common.layout import LABEL, CaseFiles, Discovery, discover
+from common.layout import LABEL, CaseFiles, Discovery
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
 from common.store import StoreWriter, is_remote
+from preprocess.check import look
 from preprocess.lock import Lock
 from preprocess.task import Outcome, process_case
 
@@ -77,9 +78,9 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
         StoreError: the path cannot be this cohort's store.
     """
     # The workers may stand in another folder than this process.
-    data = data.absolute()
-    store_path = store_path if is_remote(store_path) else str(Path(store_path).absolute())
-    discovery = discover(data, manifest)
+    data = data.resolve()
+    store_path = store_path if is_remote(store_path) else str(Path(store_path).resolve())
+    discovery = look(data, manifest)
     if not discovery.cases:
         raise InputError(
             Finding(

@@ -1,6 +1,7 @@
 """What the preprocessing commands print."""
 
 import statistics
+from collections.abc import Iterator
 
 from fsspec.core import url_to_fs
 from rich.table import Table
@@ -13,29 +14,23 @@ from common.store import Store
 from preprocess.pipeline import Report
 
 
-def findings_table(findings: list[Finding]) -> Table:
-    """One line a finding: case, file, found, expected, what to do."""
-    table = Table(title=f"{len(findings)} finding(s)", title_justify="left", show_lines=True)
-    for heading in ("", "case", "file", "found", "expected", "what to do"):
-        table.add_column(heading, overflow="fold")
+def finding_lines(findings: list[Finding]) -> Iterator[Text]:
+    """One line a finding, errors first: case, file, what was found and expected, what to do."""
     for finding in sorted(findings, key=lambda f: (f.severity, f.case, f.file)):
-        mark = Text("✗", "bold red") if finding.severity == "error" else Text("·", "dim")
-        texts = (finding.case, finding.file, finding.found, finding.expected, finding.action)
-        table.add_row(mark, *(Text(text) for text in texts))
-    return table
+        mark = ("✗ ", "bold red") if finding.severity == "error" else ("· ", "dim")
+        case = (f"{finding.case}  ", "bold") if finding.case != "-" else ""
+        what = f"{finding.file}: {finding.found}; expected {finding.expected}"
+        yield Text.assemble(mark, case, what, (f" → {finding.action}", "cyan"))
 
 
-def failures_table(failures: list[CaseFailure]) -> Table:
-    """One line a failed case: stage, reason, peak memory."""
-    table = Table(title=f"{len(failures)} case(s) failed", title_justify="left", show_lines=True)
-    for heading in ("case", "stage", "reason"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("peak memory", justify="right")
+def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:
+    """One line a failed case: stage, peak memory, reason."""
     for failure in failures:
         peak = failure.peak_memory_mb
-        memory = "unknown" if peak is None else f"{peak:.0f} MB"
-        table.add_row(Text(failure.case_id), failure.stage, Text(failure.reason), memory)
-    return table
+        memory = "memory unknown" if peak is None else f"{peak:.0f} MB at most"
+        where = f"failed at {failure.stage}, {memory}: "
+        case = (f"{failure.case_id}  ", "bold")
+        yield Text.assemble(("✗ ", "bold red"), case, where, " ".join(failure.reason.split("\n")))
 
 
 def run_table(report: Report, store: Store) -> Table:

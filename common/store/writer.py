@@ -56,7 +56,7 @@ class StoreWriter(Store):
             refuse_other_arrays(cls(path), manifest)
         else:
             create_arrays(str(path), manifest)
-        zarr.open_group(str(path), mode="r+").attrs.update(attributes)
+        zarr.open_group(str(path), mode="r+").attrs.put(attributes)  # in one write
         return cls(path)
 
     def allocate(self, count: int) -> list[int]:
@@ -91,7 +91,7 @@ class StoreWriter(Store):
                 "checksums": {name: checksum(array) for name, array in arrays.items()},
             }
         )
-        group.attrs.update({"record": record.model_dump(mode="json")})
+        group.attrs.put({"record": record.model_dump(mode="json")})
         return record
 
     def remove(self, case_id: str) -> None:

@@ -1,0 +1,163 @@
+"""The real cases, of three releases' habits at once, and the odd ones beside them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import nifti
+from common.case import restore
+from common.labels import Convention
+from common.store import Store
+
+CASES = [
+    "BraTS-GLI-00000-000",
+    "BraTS2021_01657",
+    "BraTS2021_01658",
+    *(
+        f"Brats18_CBICA_{name}_1"
+        for name in ("AOP", "AOZ", "APR", "APY", "APZ", "AQO", "ARW", "ATD")
+    ),
+]
+WORKER_MEMORY_MB = 700
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "preprocess", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"COLUMNS": "160"},
+    )
+
+
+@pytest.fixture(scope="module")
+def done(
+    real_cases: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Store]:
+    """The cases of every folder, good and odd, preprocessed by two workers."""
+    path = tmp_path_factory.mktemp("real") / "brats.zarr"
+    finished = command("run", real_cases, "--store", path, "--workers", 2)
+    return finished, Store.open(path)
+
+
+Done = tuple[subprocess.CompletedProcess[str], Store]
+
+
+def label_of(real_cases: Path, case_id: str) -> nifti.Volume:
+    (path,) = (real_cases / "brats" / case_id).glob("*seg.nii.gz")
+    return nifti.read(path)
+
+
+def test_all_conventions_are_found_in_one_go(done: Done) -> None:
+    _, store = done
+    records = store.records()
+    assert sorted(records) == sorted([*CASES, "BraTS-GLI-00027-000"])
+    conventions = {case_id: record.convention for case_id, record in records.items()}
+    for case_id, convention in conventions.items():
+        recent = case_id.startswith("BraTS-GLI")
+        assert convention is (Convention.BRATS_2023 if recent else Convention.BRATS_2021)
+    decided = {case_id: record.convention_from for case_id, record in records.items()}
+    assert decided == {c: "values" if c in CASES else "names" for c in records}
+    assert not records["BraTS-GLI-00027-000"].has_label
+    named = {source.role: source.file for source in records["BraTS-GLI-00000-000"].sources}
+    assert named["t2"].endswith("-t2W.nii.gz")
+    assert named["label"].endswith("-seg.nii.gz")
+
+
+def test_labels_are_mapped_and_come_back_voxel_for_voxel(done: Done, real_cases: Path) -> None:
+    _, store = done
+    for case_id in CASES:
+        record = store.record(case_id)
+        _, label = store.read_volume(case_id)
+        assert label is not None
+        assert set(np.unique(label)) <= {0, 1, 2, 3}
+        original = label_of(real_cases, case_id)
+        restored, geometry = restore(label, record)
+        assert np.array_equal(restored, original.voxels)
+        assert geometry.matches(original.geometry)
+        assert record.tumour_voxels is not None
+        assert record.tumour_voxels.native["wt"] == np.count_nonzero(original.voxels)
+
+
+def test_no_crop_loses_a_voxel_that_a_centred_one_would(done: Done) -> None:
+    _, store = done
+    lost = {c: store.record(c).tumour_voxels for c in CASES}
+    assert [counts.lost("crop") for counts in lost.values() if counts] == [0.0] * len(CASES)
+    centred = [counts.lost("centred_crop") for counts in lost.values() if counts]
+    assert max(centred) > 0.1
+    for case_id in CASES:
+        _, crop = store.read_crop(case_id)
+        counts = lost[case_id]
+        assert counts is not None
+        assert np.count_nonzero(crop) == counts.native["wt"]
+
+
+def test_images_are_normalised_over_the_brain(done: Done) -> None:
+    _, store = done
+    for case_id in store.records():
+        image, _ = store.read_volume(case_id)
+        assert image.dtype == np.float16
+        for channel in image:
+            values = channel[channel != 0].astype(np.float64)
+            assert values.mean() == pytest.approx(0, abs=0.01)
+            assert values.std() == pytest.approx(1, abs=0.01)
+        store.verify(case_id)
+
+
+def test_every_split_holds_somebody(done: Done) -> None:
+    finished, store = done
+    assert "train 8, val 1, test 2" in finished.stdout
+    assert sorted(case for cases in store.splits().values() for case in cases) == sorted(CASES)
+
+
+def test_each_odd_case_is_one_line_and_the_good_ones_are_stored(done: Done) -> None:
+    finished, _ = done
+    assert finished.returncode == 1
+    lines = [line for line in finished.stdout.splitlines() if line.startswith("✗")]
+    assert [line.split()[1] for line in lines] == ["BraTS2021_01646", "lfs-pointer", "truncated"]
+    incomplete, pointer, truncated = lines
+    assert "has flair, t1ce" in incomplete
+    assert "add t1, t2" in incomplete
+    assert "git-LFS pointer" in pointer
+    assert "damaged: incomplete or truncated stream" in truncated
+    assert "12 new, 0 kept" in finished.stdout
+    assert "the good cases are stored" in finished.stderr
+
+
+def test_two_workers_share_the_work_and_stay_small(done: Done) -> None:
+    finished, _ = done
+    assert "2 worker process(es)" in finished.stdout
+    (peak,) = re.findall(r"(\d+) MB a worker", finished.stdout)
+    assert 100 < int(peak) < WORKER_MEMORY_MB
+    (seconds,) = re.findall(r"time\s+([\d.]+) s,", finished.stdout)
+    assert float(seconds) < 60  # 2.5 to 2.9 s on two idle cores; the machine may be shared
+
+
+def test_check_names_every_file_that_is_not_used(real_cases: Path) -> None:
+    checked = command("check", real_cases / "odd")
+    assert checked.returncode == 1
+    for path in (real_cases / "odd").rglob("*"):
+        if path.is_file():
+            assert path.name in checked.stdout
+    assert "0 usable case(s), 3 error(s)" in checked.stdout
+
+
+def test_check_finds_nothing_wrong_with_the_good_ones(real_cases: Path) -> None:
+    checked = command("check", real_cases / "brats")
+    assert checked.returncode == 0, checked.stdout
+    assert "11 usable case(s), 0 error(s)" in checked.stdout
+
+
+def test_a_folder_of_odd_cases_alone_makes_no_store(real_cases: Path, tmp_path: Path) -> None:
+    refused = command("run", real_cases / "odd", "--store", tmp_path / "s.zarr")
+    assert refused.returncode == 2
+    for name in ("BraTS2021_01646", "t1Gd.mha: git-LFS pointer", "t1c_TRUNCATED"):
+        assert name in refused.stderr
+    assert not (tmp_path / "s.zarr").exists()
