@@ -6,10 +6,8 @@ from typing import Any, Self
 
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -35,12 +33,9 @@ class Monitor:
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step + 1)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=out,
         )
         done = (at.epoch - 1) * samples + at.samples
@@ -67,7 +62,7 @@ class Monitor:
         self._writer.add_scalar("train/loss_step", loss, at.step)
         numbers = (
             f"loss {_shown(at.mean_loss)} · Dice {self._dice} · "
-            f"{at.samples / at.seconds:.1f} volumes/s · wait {at.waited_seconds / at.seconds:.1%}"
+            f"{at.samples / at.seconds:.1f}/s · wait {at.waited_seconds / at.seconds:.1%}"
         )
         self._bar.update(
             self._task,
@@ -78,7 +73,13 @@ class Monitor:
 
     def validating(self, done: int, total: int) -> None:
         """How many of the validation cases are scored."""
-        self._bar.update(self._validation, completed=done, total=total, visible=done < total)
+        self._bar.update(
+            self._validation,
+            completed=done,
+            total=total,
+            numbers=f"{done} of {total} cases",
+            visible=done < total,
+        )
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
         """A finished epoch's row: one line that stays, and TensorBoard's curves."""
@@ -89,16 +90,16 @@ class Monitor:
         line = f"epoch {row['epoch']:>3}  loss {_shown(row['train_loss'])}"
         if row["val_loss"] is not None:
             scores = [f"{region.upper()} {row[f'val_dice_{region}']:.3f}" for region in REGIONS]
-            self._dice = " ".join(scores)
-            line += f"  val loss {row['val_loss']:.4f}  Dice {self._dice}"
-        line += f"  {row['volumes_per_second']:.2f} volumes/s  wait {row['wait_share']:.1%}"
+            self._dice = " ".join(f"{row[f'val_dice_{region}']:.2f}" for region in REGIONS)
+            line += f"  val loss {row['val_loss']:.3f}  Dice {' '.join(scores)}"
+        line += f"  {row['volumes_per_second']:.1f} volumes/s  wait {row['wait_share']:.1%}"
         if row["skipped_steps"]:
             line += f"  {row['skipped_steps']} step(s) skipped"
-        self._bar.print(line + ("  ★ best" if best else ""))
+        self._bar.print(line + ("  ★ best" if best else ""), soft_wrap=True)
 
 
 def _shown(loss: float | None) -> str:
-    return "non-finite" if loss is None else f"{loss:.4f}"
+    return "non-finite" if loss is None else f"{loss:.3f}"
 
 
 def _curve(key: str) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from train.loader import Stream, open_feed
 
 from common.errors import ConfigError
 from common.splits import ListSplits
 from common.store import Store
 from train import loop
 from train.checkpoint import load
+from train.loader import Stream, open_feed
 from train.loss import RegionLoss
 from train.monitor import Monitor
 from train.run import begin, execute, reopen
