@@ -38,7 +38,7 @@ DASK_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     # The second death of a worker at one case is that case's failure.
     "distributed.scheduler.allowed-failures": 1,
-    "distributed.comm.timeouts.connect": "20s",
+    "distributed.comm.timeouts.connect": "10s",
     # Before a worker's process begins: its memory allocator looks only then.
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
 }
@@ -145,7 +145,7 @@ def _try(script: str) -> None:
 @contextmanager
 def _existing(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout="20s")
+        client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--cluster {address}: no Dask scheduler answers there ({error}); start one with "

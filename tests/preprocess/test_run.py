@@ -16,8 +16,9 @@ from distributed import Client, LocalCluster
 from common import nifti
 from common.case import restore
 from common.errors import ConfigError, InputError, StoreError
-from common.manifest import load_manifest
+from common.manifest import ClusterSection, load_manifest
 from common.store import Store
+from preprocess.cluster import connect
 from preprocess.lock import hold
 from preprocess.pipeline import execute, plan
 
@@ -154,6 +155,39 @@ def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path:
     assert "3 done, 1 failed" in status.stdout
 
 
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_a_retry_and_then_that_case(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    data, path = cohort(6), str(tmp_path / "s.zarr")
+    flair = data / "BraTS2021_00002" / "BraTS2021_00002_flair.nii.gz"
+    flair.unlink()
+    os.mkfifo(flair)  # nobody writes to it: whoever reads the case hangs there
+    with connect("local", 2, ClusterSection()) as client, hold(path) as lock:
+        running = execute(
+            client, plan(data, path, load_manifest(data / "data_manifest.yaml")), lock
+        )
+        stored_first = [next(running).record for _ in range(5)]
+        dead: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(dead) < 2:
+            assert time.monotonic() < deadline
+            at_it = [w for w, keys in client.processing().items() if "case-BraTS2021_00002" in keys]
+            for process in client.run(os.getpid, workers=at_it, on_error="ignore").values():
+                if process not in dead:
+                    os.kill(process, signal.SIGKILL)
+                    dead.add(process)
+            time.sleep(0.1)
+        (last,) = running
+    assert all(stored_first)
+    assert last.failure is not None
+    assert last.failure.stage == "worker"
+    assert "died at this case twice" in last.failure.reason
+    store = Store.open(path)
+    assert len(store.records()) == 5
+    assert list(store.failures()) == ["BraTS2021_00002"]
+
+
 def test_a_bad_case_moved_away_is_forgotten(cohort: Cohort, tmp_path: Path) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
@@ -184,14 +218,14 @@ def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort) -> None:
     assert nothing.returncode == 2
     assert "no usable case" in nothing.stderr
     assert not (tmp_path / "s.zarr").exists()
-    assert "no such folder" in command("run", tmp_path / "nowhere").stderr
+    assert "no such folder" in command("run", tmp_path / "nowhere", cwd=tmp_path).stderr
     missing = command("status", tmp_path / "s.zarr")
     assert missing.returncode == 2
     assert "make preprocess DATA=" in missing.stderr
-    typo = command("run", cohort(3), "--set", "crip=[16,16,16]")
+    typo = command("run", cohort(3), "--set", "crip=[16,16,16]", cwd=tmp_path)
     assert typo.returncode == 2
     assert "crip: no such key; did you mean crop?" in typo.stderr
-    nobody = command("run", tmp_path / "data", "--cluster", "tcp://127.0.0.1:9")
+    nobody = command("run", tmp_path / "data", "--cluster", "tcp://127.0.0.1:9", cwd=tmp_path)
     assert nobody.returncode == 2
     assert "no Dask scheduler answers there" in nobody.stderr
 

@@ -1,0 +1,158 @@
+"""The measurements behind docs/decisions/0001 to 0003, on a cohort of one's own.
+
+python benchmarks/store.py crop STORE          what a crop loses, placed with and without the label
+python benchmarks/store.py dtype DATA          float16 against float32: error, disk, time to read
+python benchmarks/store.py pipelines STORE     reading by zarrs and by zarr-python
+python benchmarks/store.py kills STORE         torn shards after kills, writing by either
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+import zarr
+
+from common.case import prepare
+from common.layout import discover
+from common.manifest import load_manifest
+from common.store import Store, StoreWriter
+from common.store.arrays import ZARRS_PIPELINE
+from common.volume import bounding_box
+
+KILLS = 60
+
+WRITER = """
+import sys, zarr, zarrs
+from common.store import Store
+path, target, pipeline = sys.argv[1:]
+store = Store.open(path)
+image = store.read_crop_image(next(iter(store.records())))
+zarr.config.set({"codec_pipeline.path": pipeline})
+array = zarr.open_group(target, mode="r+")["crops/image"]
+print("ready", flush=True)
+while True:
+    for row in range(array.shape[0]):
+        array[row] = image
+"""
+
+
+def milliseconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """CPU time of one call, the least of some: other work on the machine does not count."""
+    times = []
+    for _ in range(repeats):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return 1e3 * min(times)
+
+
+def crop(path: Path) -> None:
+    store = Store.open(path)
+    sizes, tumours, lost, dice = [], [], [], []
+    for case_id, record in store.records().items():
+        if record.tumour_voxels is None:
+            continue
+        margin = 2 * store.manifest.margin
+        sizes.append([side - margin for side in record.box.shape])
+        _, label = store.read_volume(case_id)
+        tumour = bounding_box(label > 0)
+        tumours.append(tumour.shape)
+        counts = record.tumour_voxels
+        lost.append((counts.lost("crop"), counts.lost("centred_crop")))
+        # The best Dice over the whole volume of a prediction that sees the centred crop alone.
+        dice.append([2 * k / (k + n) for k, n in _kept(counts.centred_crop, counts.native)])
+    print(f"{len(sizes)} labelled cases, crop {store.crop}")
+    print(f"brain box: median {np.median(sizes, 0).astype(int)}, at most {np.max(sizes, 0)}")
+    print(f"tumour box: median {np.median(tumours, 0).astype(int)}, at most {np.max(tumours, 0)}")
+    for name, shares in zip(("on the tumour", "centred"), zip(*lost, strict=True), strict=True):
+        some = sum(share > 0 for share in shares)
+        print(f"lost, {name}: mean {fmean(shares):.2%}, most {max(shares):.1%}, in {some} cases")
+    print(f"best Dice WT, TC, ET from the centred crop: {np.mean(dice, 0).round(4)}")
+    print(f"at worst {np.min(dice, 0).round(3)}")
+
+
+def _kept(kept: dict[str, int], native: dict[str, int]) -> list[tuple[int, int]]:
+    return [(kept[region], native[region]) for region in native if native[region]]
+
+
+def dtype(data: Path) -> None:
+    cases = discover(data, load_manifest()).cases
+    with tempfile.TemporaryDirectory() as folder:
+        reads, disks, errors = {}, {}, []
+        for name in ("float16", "float32"):
+            manifest = load_manifest(None, [f"dtype={name}"])
+            store = StoreWriter.create(Path(folder, name), manifest)
+            for files, row in zip(cases, store.allocate(len(cases)), strict=True):
+                store.write(prepare(files, manifest), row)
+            files = [p for p in Path(folder, name).rglob("*") if p.is_file()]
+            disks[name] = sum(p.stat().st_size for p in files) / len(cases) / 1e6
+            opened = Store.open(Path(folder, name))
+            reads[name] = fmean(
+                milliseconds(lambda c=c, s=opened: s.read_crop_image(c)) for c in store.records()
+            )
+        half, single = (Store.open(Path(folder, name)) for name in ("float16", "float32"))
+        for case_id in half.records():
+            a, b = half.read_volume(case_id)[0], single.read_volume(case_id)[0]
+            inside = b != 0
+            errors.append((np.abs(a[inside] - b[inside]).max(), np.abs(b).max()))
+    print(f"{len(cases)} cases; MB a case {disks}; ms to read a crop {reads}")
+    largest, value = (max(column) for column in zip(*errors, strict=True))
+    print(f"largest error {largest:.1e}, at values up to {value:.1f}")
+
+
+def pipelines(path: Path) -> None:
+    store = Store.open(path)
+    for name, reader in (("zarrs", store), ("zarr-python", Store.open(f"file://{path.resolve()}"))):
+        for what in ("read_crop_image", "read_volume"):
+            times = [
+                milliseconds(lambda c=c, r=reader, w=what: getattr(r, w)(c))
+                for c in store.records()
+            ]
+            print(f"{name}, {what}: {median(times):.1f} ms CPU a case")
+
+
+def kills(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
+        torn = 0
+        for _ in range(KILLS):
+            with tempfile.TemporaryDirectory() as folder:
+                target = Path(folder, "s.zarr")
+                writer = StoreWriter.create(target, Store.open(path).manifest)
+                writer.allocate(8)
+                torn += _killed(path, target, name, generator.uniform(0.1, 0.6))
+        print(f"{name}: {torn} torn shards after {KILLS} kills")
+
+
+def _killed(path: Path, target: Path, pipeline: str, seconds: float) -> int:
+    """Torn shards that one kill leaves: neither absent nor readable as what was written."""
+    command = [sys.executable, "-c", WRITER, str(path), str(target), pipeline]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+    array = zarr.open_group(str(target), mode="r")["crops/image"]
+    store = Store.open(path)
+    image = store.read_crop_image(next(iter(store.records())))
+    torn = 0
+    for row in range(array.shape[0]):
+        if Path(target, f"crops/image/c/{row}/0/0/0/0").exists():
+            try:
+                torn += not np.array_equal(array[row], image)
+            except (ValueError, RuntimeError, OSError):
+                torn += 1
+    return torn
+
+
+if __name__ == "__main__":
+    COMMANDS = {"crop": crop, "dtype": dtype, "pipelines": pipelines, "kills": kills}
+    if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
+        sys.exit(__doc__)
+    COMMANDS[sys.argv[1]](Path(sys.argv[2]))
