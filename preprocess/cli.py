@@ -164,7 +164,7 @@ def _execute(
     from preprocess.pipeline import execute
 
     processes = min(workers or available_cores(), len(work.todo))
-    out.print(f"starting {cluster} workers …")
+    out.print(f"connecting to {cluster} …" if "://" in cluster else f"starting {cluster} workers …")
     try:
         with connect(cluster, processes, section) as client, console.progress("cases") as bar:
             task = bar.add_task("preprocessing", total=len(work.todo))
