@@ -24,7 +24,7 @@ from train.augment import (
     generator,
     noise_field,
 )
-from train.workers import end_with_parent
+from train.workers import set_up_worker
 
 NO_NOISE = np.zeros((1, 1, 1, 1), np.float16)
 """In place of a noise field where no noise is added, as it costs nothing to hand over."""
@@ -179,7 +179,7 @@ class DaliSource:
             int32[3] (z, y, x); which of zoom, noise, blur and brightness are on, int32[4]; the
             amounts of the last three, float32[3]; the error as UTF-8 bytes.
         """
-        end_with_parent()
+        set_up_worker()
         sample = self.stream.sample(info.iteration, info.idx_in_batch)
         drawn, crop = sample.draw, np.asarray(self.stream.store.crop)
         start = np.asarray(drawn.zoom.start if drawn.zoom else (0, 0, 0))

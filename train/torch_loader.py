@@ -18,7 +18,7 @@ from common.errors import StoreError
 from train.augment import Zoom
 from train.loader import Batch
 from train.stream import Sample, Stream
-from train.workers import interrupts_held_back, refuse_small_memory
+from train.workers import interrupts_held_back, refuse_small_memory, set_up_worker
 
 QUEUE = 2
 """Batches that each worker keeps ready."""
@@ -40,14 +40,14 @@ def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[I
     """As `train.loader.open_feed`."""
     # Beside those that are ready, one batch is being learnt from and one is on its way.
     refuse_small_memory((QUEUE * workers + 2) * stream.batch_size * stream.sample_bytes)
-    places = Places(stream)
     loader = DataLoader(
         Augmented(stream),
-        batch_sampler=places,
+        batch_sampler=_places(stream),
         num_workers=workers,
         collate_fn=_together,
         prefetch_factor=QUEUE,
         multiprocessing_context="spawn",  # zarrs hangs in a forked child
+        worker_init_fn=_set_up_worker,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # nothing uses it; without it the global one moves on
     )
@@ -56,24 +56,8 @@ def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[I
     try:
         yield _batches(items, stream, device)
     finally:
-        # A worker that is ended while it hands a tensor over aborts, loudly: let all finish.
-        places.ended = True
-        for _ in items:
-            pass
-
-
-class Places:
-    """The places of every batch, without end until `ended` is set."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.ended = False
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        for index in count():
-            if self.ended:
-                return
-            yield [(index, position) for position in range(len(self.stream.step(index).case_ids))]
+        # torch ends them when `items` is collected, which the traceback of an error delays.
+        items._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class Augmented(Dataset[Item]):
@@ -162,6 +146,16 @@ def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
     z, y, x = matrices
     image = y @ (image @ x.T)
     return (z @ image.flatten(2)).view_as(image)
+
+
+def _places(stream: Stream) -> Iterator[list[Place]]:
+    """The places of every batch, without end."""
+    for index in count():
+        yield [(index, position) for position in range(len(stream.step(index).case_ids))]
+
+
+def _set_up_worker(_: int) -> None:
+    set_up_worker()
 
 
 def _together(items: list[Item]) -> Item:

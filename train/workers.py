@@ -1,11 +1,13 @@
 """Worker processes of a loader: the memory they share, and when they end."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Thread
 
@@ -44,6 +46,7 @@ def interrupts_held_back() -> Iterator[None]:
     They end when their feed is closed, after whatever the main process wants to do first. A Ctrl-C
     that comes meanwhile reaches the main process afterwards.
     """
+    resource_tracker.ensure_running()  # which, when it is started, unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -52,11 +55,14 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 @cache
-def end_with_parent() -> None:
-    """Make this worker end when the process that started it does, even if that was killed.
+def set_up_worker() -> None:
+    """Make this worker end at once, and when the process that started it does.
 
-    DALI's own workers wait for their next task for ever. Does nothing from the second call on.
+    An interpreter that shuts down orderly can abort in a thread that hands a sample over, and takes
+    its time; there is nothing to put in order. And DALI's own workers would wait for their next
+    task for ever if the process that started them was killed. A second call does nothing.
     """
+    atexit.register(os._exit, 0)
     Thread(target=_wait_for_parent, daemon=True).start()
 
 
