@@ -9,7 +9,9 @@ RUN    ?= runs/$(PRESET)
 SPLIT  ?= test
 OUT    ?= predictions
 SET    ?=
+RESUME ?=
 DEMO   ?= demo
+DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -30,12 +32,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(READY)  ## Everything on phantoms, on a laptop: cohort, store, training, scores, predictions
-	@rm -rf $(DEMO)/run $(DEMO)/predictions
+demo: $(READY)  ## Everything on phantoms, in about 5 minutes: cohort, store, training, predictions, scores
+	@rm -rf $(DEMO_PARTS)
 	$(PY) -m preprocess phantom $(DEMO)/phantoms --cases 24 --seed 0 --size 80,80,80
 	$(PY) -m preprocess run $(DEMO)/phantoms --store $(DEMO)/phantoms.zarr
 	$(PY) -m train run demo --store $(DEMO)/phantoms.zarr --out $(DEMO)/run
-	$(PY) -m train predict $(DEMO)/run $(DEMO)/phantoms --out $(DEMO)/predictions
+	$(PY) -m train predict $(DEMO)/run $(DEMO)/phantoms/BraTS-PHANTOM-00023-000 --out $(DEMO)/predictions
 	$(PY) -m train evaluate $(DEMO)/run --store $(DEMO)/phantoms.zarr --split test
 
 need-%:
@@ -56,8 +58,8 @@ verify: $(READY)  ## Read every byte of a store again [STORE=brats.zarr]
 report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
 	$(PY) -m preprocess report "$(STORE)"
 
-train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …']
-	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(foreach item,$(SET),--set $(item))
+train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …'] [RESUME=1]
+	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(if $(RESUME),--resume) $(foreach item,$(SET),--set $(item))
 
 evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test]
 	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)
@@ -82,4 +84,4 @@ format: $(READY)  ## Put the code into its one style
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the demo's output
-	rm -rf $(DEMO)
+	rm -rf $(DEMO_PARTS)

@@ -1,5 +1,6 @@
 """`python -m train`: from a store to a trained model, its scores and its predictions."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,6 +36,10 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 def main() -> None:
     """The console script's door."""
+    # Threads of torch that wait for each other sleep instead of spinning. On a machine where
+    # something else runs too, a loader's worker for one, spinning takes the cores from those that
+    # are waited for: a step took seven times as long. Read by OpenMP when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     console.run(app)
 
 
