@@ -1,0 +1,61 @@
+"""Presets and overrides."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from train.config import TrainConfig, load_config, preset_names
+
+
+def test_the_presets_are_the_networks_they_are_named_after() -> None:
+    assert preset_names() == ["attention_unet", "demo", "fm_net", "unet"]
+    assert load_config("fm_net") == TrainConfig()  # the defaults are the paper's
+    attention, unet = load_config("attention_unet").model, load_config("unet").model
+    assert (attention.attention, attention.heads, attention.bottleneck) == (True, 0, 0)
+    assert (unet.attention, unet.heads, unet.bottleneck) == (False, 0, 0)
+    assert load_config("demo").model.widths == (8, 16, 32, 64)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset, ["optimizer.lr=1e-3", "augment.zoom_range=[0.8,1]"])
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert load_config(str(path)) == config
+    assert config.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", r"optimizer\.lrr: no such key; did you mean optimizer\.lr\?"),
+        ("lr=1", r"lr: no such key; did you mean optimizer\.lr\?"),
+        ("epochz=3", r"epochz: no such key; did you mean epochs\?"),
+        ("epochs=0", r"epochs: .*greater than or equal to 1, found 0"),
+        ("optimizer.lr=fast", r"optimizer\.lr: .*number.*found 'fast'"),
+        ("model.heads=5", r"heads is 5, but 5 widths have room for 4"),
+        ("loader=tensorflow", r"loader: .*'dali' or 'torch'"),
+        ("epochs", r"write key=value"),
+        ("modalities=[flair, flair]", r"each only once"),
+        ("model.in_channels=2", r"in_channels is 2, but modalities names 4"),
+        ("augment.zoom_range=[1,0.7]", r"lower bound 1\.0 is above"),
+    ],
+)
+def test_what_is_not_valid_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("fm_net", [override])
+
+
+def test_input_channels_follow_the_modalities() -> None:
+    assert load_config("unet", ["modalities=[t1ce, flair]"]).model.in_channels == 2
+
+
+def test_an_unknown_preset_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fmnet: no such preset; did you mean fm_net"):
+        load_config("fmnet")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text("epochs: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(str(tmp_path / "mine.yaml"))

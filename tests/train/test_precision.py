@@ -1,0 +1,83 @@
+"""Devices, number formats, and gradient scaling."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import ConfigError
+from common.store import Store
+from train import loop
+from train.config import load_config
+from train.loader import Batch
+from train.precision import Compute, Precision, choose_compute, cpu_has_bfloat16
+from train.session import Session, new_session, restore, save
+
+CPU = torch.device("cpu")
+
+
+def session_in(precision: Precision, store: Store, folder: Path) -> Session:
+    config = load_config("fm_net", ["model.widths=[4,6,8]"])
+    return new_session(folder, config, Compute(CPU, precision), store, [])
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 4, 8, 8, 8, generator=generator).half()
+    label = (image[:, 0] > 0.5).to(torch.uint8) * 3
+    return Batch(image, label, ("a", "b"), 1, last=False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns_and_keeps_weights_in_float32(
+    precision: Precision, store: Store, tmp_path: Path
+) -> None:
+    session = session_in(precision, store, tmp_path)
+    losses = [loop.step(session, batch())[0] for _ in range(25)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert {parameter.dtype for parameter in session.model.parameters()} == {torch.float32}
+    assert session.scaler.is_enabled() == (precision == "fp16")
+
+
+def test_half_precision_starts_near_float32(store: Store, tmp_path: Path) -> None:
+    plain, half = (
+        loop.step(session_in(precision, store, tmp_path), batch())[0]
+        for precision in ("fp32", "fp16")
+    )
+    assert half == pytest.approx(plain, rel=5e-3)
+
+
+def test_an_overflow_is_skipped_and_lowers_the_scale(store: Store, tmp_path: Path) -> None:
+    session = session_in("fp16", store, tmp_path)
+    session.scaler.load_state_dict(session.scaler.state_dict() | {"scale": 2.0**40})
+    before = [parameter.clone() for parameter in session.model.parameters()]
+    _, usable = loop.step(session, batch())
+    assert not usable
+    assert session.scaler.get_scale() == 2.0**39
+    for old, new in zip(before, session.model.parameters(), strict=True):
+        assert torch.equal(old, new)
+    for _ in range(60):
+        _, usable = loop.step(session, batch())
+        if usable:
+            break
+    assert usable
+    scale = session.scaler.get_scale()
+    save(session)
+    other = session_in("fp16", store, tmp_path)
+    restore(other)
+    assert other.scaler.get_scale() == scale
+
+
+def test_a_cpu_gets_what_it_computes_in() -> None:
+    fits = "bf16" if cpu_has_bfloat16() else "fp32"
+    assert choose_compute("cpu", "auto") == Compute(CPU, fits)
+    asked = choose_compute("cpu", "fp16")
+    assert asked.precision == fits
+    assert asked.note == f"fp16 needs a GPU; this run computes in {fits}"
+    assert choose_compute("cpu", "fp32").note == ""
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device: '{device}'"):
+        choose_compute(device, "auto")
