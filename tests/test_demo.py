@@ -1,0 +1,69 @@
+"""`make demo`, as a newcomer runs it, and what make says where something is missing."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from common import nifti
+
+ROOT = Path(__file__).parents[1]
+BARS = {"wt": 0.85, "tc": 0.80, "et": 0.75}
+
+
+def make(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_demo_reaches_its_scores_on_cases_it_never_saw(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    done = make("demo", f"DEMO={folder}", timeout=1400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = json.loads((folder / "run" / "run.json").read_text())
+    scores = json.loads((folder / "run" / "evaluation-test.json").read_text())
+    tested = {case["case_id"] for case in scores["cases"]}
+    assert len(tested) >= 4
+    assert tested.isdisjoint(run["cases"]["train"] + run["cases"]["val"])
+    assert not scores["notes"]
+    for region, bar in BARS.items():
+        assert scores["mean"]["dice"][region] >= bar, scores["mean"]
+    (mask,) = (folder / "predictions").glob("*.nii.gz")
+    case_id = mask.name.removesuffix(".nii.gz")
+    predicted = nifti.read(mask)
+    expert = nifti.read(folder / "phantoms" / case_id / f"{case_id}-seg.nii.gz")
+    assert predicted.geometry.matches(expert.geometry)
+    found, true = predicted.voxels > 0, expert.voxels > 0
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
+    picture = done.stdout.strip().splitlines()[-1].removeprefix("picture: ")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_make_explains_what_is_missing(tmp_path: Path) -> None:
+    assert "make preprocess DATA=/path/to/brats" in make("preprocess").stderr
+    assert "make predict INPUT=/path/to/case" in make("predict").stderr
+    (tmp_path / "empty").mkdir()
+    empty = make("preprocess", f"DATA={tmp_path / 'empty'}", f"STORE={tmp_path / 's.zarr'}")
+    assert empty.returncode != 0
+    assert "no usable case" in empty.stderr
+    nothing = make("train", f"STORE={tmp_path / 'none.zarr'}", f"RUN={tmp_path / 'run'}")
+    assert nothing.returncode != 0
+    assert "make preprocess DATA=" in nothing.stderr
+
+
+def test_help_lists_every_target() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    listed = {line.split()[0] for line in make("help").stdout.splitlines()}
+    assert targets - {"need-"} == listed
