@@ -1,0 +1,123 @@
+"""The measurements behind docs/decisions/0004.
+
+python benchmarks/loader.py speed STORE     CPU and wall time of a sample through either loader
+python benchmarks/loader.py agree STORE     the largest difference between the loaders' samples
+python benchmarks/loader.py noise STORE     what noise costs, and how far DALI's own repeats itself
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from nvidia.dali import fn
+from nvidia.dali.pipeline import pipeline_def
+from torch import Tensor
+
+from common.labels import MODALITIES
+from common.store import Store
+from train.augment import NOISE, AugmentConfig, generator, noise_field
+from train.loader import Stream, open_feed
+
+CPU = torch.device("cpu")
+LOADERS = ("dali", "torch")
+WORKERS = 2
+SAMPLES = 33
+
+EVERYTHING = AugmentConfig(
+    zoom_probability=1,
+    flip_probability=1,
+    noise_probability=1,
+    blur_probability=1,
+    brightness_probability=1,
+)
+NOTHING = AugmentConfig(
+    zoom_probability=0,
+    flip_probability=0,
+    noise_probability=0,
+    blur_probability=0,
+    brightness_probability=0,
+)
+
+
+def stream_of(path: Path, augment: AugmentConfig) -> Stream:
+    store = Store.open(path)
+    labelled = tuple(case_id for case_id, record in store.records().items() if record.has_label)
+    return Stream(store, labelled, MODALITIES, augment, seed=0, batch_size=1)
+
+
+def cpu_seconds() -> float:
+    """Of this process and its workers."""
+    here = psutil.Process()
+    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def speed(path: Path) -> None:
+    for name, augment in (
+        ("none", NOTHING),
+        ("as by default", AugmentConfig()),
+        ("all five", EVERYTHING),
+    ):
+        for loader in LOADERS:
+            with open_feed(loader, stream_of(path, augment), CPU, WORKERS) as batches:
+                for _ in islice(batches, 5):
+                    pass
+                began, used = time.perf_counter(), cpu_seconds()
+                for _ in islice(batches, SAMPLES):
+                    pass
+                wall = (time.perf_counter() - began) / SAMPLES
+                cpu = (cpu_seconds() - used) / SAMPLES
+            print(f"{name}, {loader}: {1e3 * cpu:.0f} ms of CPU, {1e3 * wall:.0f} ms a sample")
+
+
+def agree(path: Path) -> None:
+    stream = stream_of(path, EVERYTHING)
+    with open_feed("dali", stream, CPU, 1) as one, open_feed("torch", stream, CPU, 1) as other:
+        pairs = [(next(one), next(other)) for _ in range(SAMPLES)]
+    labels = sum(int((a.label != b.label).sum()) for a, b in pairs)
+    steps = max(_steps(a.image, b.image) for a, b in pairs)
+    print(f"{SAMPLES} samples: {labels} labels differ, images by at most {steps} steps of float16")
+
+
+def _steps(one: Tensor, other: Tensor) -> int:
+    """The most numbers of float16 that lie between two images, where they are above 2⁻⁴."""
+    large = (one.abs() > 2**-4) & (other.abs() > 2**-4)
+    codes = [image[large].view(torch.int16).to(torch.int32) for image in (one, other)]
+    return int((codes[0] - codes[1]).abs().max())
+
+
+def noise(path: Path) -> None:
+    shape = (len(MODALITIES), *Store.open(path).crop)
+    times = []
+    for epoch in range(5):
+        began = time.process_time()
+        noise_field(shape, generator(0, epoch, "case", NOISE))
+        times.append(time.process_time() - began)
+    print(f"a field of {shape}: {1e3 * min(times):.0f} ms of CPU")
+    alone, together = (list(islice(_dali_noise(size), 12)) for size in (1, 4))
+    same = sum(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    print(f"DALI's own, same seed, batches of 1 and of 4: {same} of 12 samples the same")
+
+
+def _dali_noise(batch_size: int) -> Iterator[np.ndarray]:
+    @pipeline_def
+    def graph() -> object:
+        image = fn.external_source(source=lambda _: np.zeros((8, 8, 8), np.float32), batch=False)
+        return fn.noise.gaussian(image, stddev=1.0, seed=5)
+
+    pipeline = graph(batch_size=batch_size, num_threads=1, device_id=None, seed=1)
+    while True:
+        (samples,) = pipeline.run()
+        yield from (np.array(sample) for sample in samples)
+
+
+if __name__ == "__main__":
+    COMMANDS = {"speed": speed, "agree": agree, "noise": noise}
+    if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
+        sys.exit(__doc__)
+    COMMANDS[sys.argv[1]](Path(sys.argv[2]))
