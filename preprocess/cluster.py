@@ -19,6 +19,10 @@ from common.manifest import ClusterSection
 if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
 
+SILENT = logging.CRITICAL + 1
+"""Dask logs even a connection that an interrupt closes as critical, with a traceback. What goes wrong
+with a case comes back as its failure, and what goes wrong with the cluster as an exception."""
+
 WORKER_ENVIRONMENT = {
     # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
     "ZARR_THREADING__MAX_WORKERS": "1",
@@ -64,7 +68,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
     """
     dask.config.set(DASK_SETTINGS)
     for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(SILENT)
     if cluster == "local":
         with _local(workers) as local, Client(local) as client:
             yield client
@@ -89,8 +93,8 @@ def _local(workers: int) -> LocalCluster:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
+            dashboard_address=":0",
+            silence_logs=SILENT,
             preload=["preprocess.task"],
         )
     finally:
@@ -115,7 +119,7 @@ def _slurm(section: ClusterSection) -> "SLURMCluster":
         job_extra_directives=list(section.directives),
         job_script_prologue=[f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()],
         log_directory=str(logs),
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": ":0"},
     )
     _try(jobs.job_script())
     if section.adapt:

@@ -61,6 +61,6 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
 def cluster() -> Iterator[LocalCluster]:
     """Two worker processes with a scheduler that other processes can reach."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as running:
         yield running

@@ -107,7 +107,7 @@ def test_a_scheduler_at_an_address(cohort: Cohort, tmp_path: Path, cluster: Loca
 
 
 def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
-    data, path = cohort(40), tmp_path / "s.zarr"
+    data, path = cohort(100), tmp_path / "s.zarr"
     running = subprocess.Popen(
         [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
         stdout=subprocess.PIPE,
@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while stored(path) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -125,12 +125,12 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
     assert "goes on with the" in errors
     assert "Traceback" not in errors
     done = len(Store.open(path).records())
-    assert 3 <= done < 40
+    assert 3 <= done < 100
     assert not Path(f"{path}.lock").exists()
     rerun = command("run", data, "--store", path)
-    assert f"{40 - done} case(s) to do, {done} done before" in rerun.stdout
+    assert f"{100 - done} case(s) to do, {done} done before" in rerun.stdout
     assert rerun.returncode == 0
-    assert len(Store.open(path).records()) == 40
+    assert len(Store.open(path).records()) == 100
 
 
 def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path: Path) -> None:
