@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
 
 SILENT = logging.CRITICAL + 1
-"""Dask logs even a connection that an interrupt closes as critical, with a traceback. What goes wrong
-with a case comes back as its failure, and what goes wrong with the cluster as an exception."""
+"""Dask logs even a connection that an interrupt closes as critical, with a traceback.
+
+What goes wrong with a case comes back as its failure, with the cluster as an exception.
+"""
 
 WORKER_ENVIRONMENT = {
     # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
