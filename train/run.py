@@ -118,7 +118,6 @@ def execute(session: Session) -> bool:
         return True
     monitor = Monitor(session.run_dir, config.epochs, len(stream.case_ids), at)
     with (
-        _interrupts_ignored(),
         open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
         _interrupts_noted() as stopping,
         monitor,
@@ -212,19 +211,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # the torch loader runs without DALI
             versions[package] = "not installed"
     return versions
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C, which reaches every process of a terminal.
-
-    The loader's workers must outlive it, so that the step under way can end with a checkpoint.
-    """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
