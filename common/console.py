@@ -33,6 +33,10 @@ def run(app: typer.Typer) -> None:
         err.print("[bold red]error:[/]", end=" ")
         err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(USAGE_ERROR)
+    except ImportError as error:
+        err.print("[bold red]error:[/] a package is missing:", end=" ")
+        err.print(f"{error}; s3:// needs pip install '.[s3]'", markup=False, soft_wrap=True)
+        sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)

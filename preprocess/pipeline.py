@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distributed import Client, as_completed
+from distributed import Client, KilledWorker, as_completed
 
-from common.errors import Finding, InputError
+from common.errors import ConfigError, Finding, InputError
 from common.layout import LABEL, CaseFiles, Discovery
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
@@ -122,6 +122,11 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     for future in as_completed(futures):
         case = futures[future]
         error = future.exception()
+        if error is not None and not isinstance(error, KilledWorker):
+            raise ConfigError(
+                f"the cluster cannot run the tasks: {type(error).__name__}: {error}; its workers "
+                "need this package, of this version, and the scheduler must be there"
+            ) from error
         outcome = future.result() if error is None else _lost(case, error)
         future.release()
         lock.check()

@@ -3,7 +3,6 @@
 import os
 import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from common.case import prepare
@@ -49,7 +48,7 @@ def process_case(files: CaseFiles, store_path: str, row: int) -> Outcome:
 
     record, reason = None, ""
     try:
-        store = _store(store_path)
+        store = StoreWriter(store_path)  # anew: a worker outlives a run and its manifest
         case = prepare(files, store.manifest, on_stage)
         stage = "store"
         record = store.write(case, row)
@@ -65,11 +64,6 @@ def process_case(files: CaseFiles, store_path: str, row: int) -> Outcome:
         )
     seconds = time.perf_counter() - began
     return Outcome(files.case_id, record, failure, seconds, peak, os.getpid())
-
-
-@cache
-def _store(path: str) -> StoreWriter:
-    return StoreWriter(path)
 
 
 def _reset_peak_memory() -> None:

@@ -56,9 +56,11 @@ class TrainConfig(BaseModel):
         workers: processes that read crops.
         precision: fp16 scales gradients; auto takes what suits the device.
         device: auto, cpu, cuda or cuda:N.
-        channels_last: memory format of weights and activations; the faster one on a GPU.
+        channels_last: memory format of weights and activations; not yet measured on a GPU; on a CPU
+            the faster one from batch 2.
         clip_norm: bound on the norm of all gradients together; null leaves them alone.
-        validate_every: epochs between validations; the last epoch is always validated.
+        validate_every: epochs between validations; the last epoch is always validated, and
+            its scores stay when the run goes on for more.
         select_by: what the best checkpoint is best in: `dice`, the mean over regions of the
             whole-volume Dice, or `loss`, the main head's over the same volumes.
         checkpoint_minutes: time between checkpoints inside an epoch (each epoch ends with one).

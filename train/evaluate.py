@@ -194,7 +194,7 @@ def evaluate(
         on_case(scored)
 
     scores = tuple(score_cases(trained, store, case_ids, keep_plane))
-    stem = trained.run_dir / f"evaluation-{split}"
+    stem = trained.run_dir / f"evaluation-{split}{'' if trained.which == 'best' else '-last'}"
     evaluation = Evaluation(
         split,
         scores,

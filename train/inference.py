@@ -172,7 +172,7 @@ def _refuse_non_finite(logits: Tensor, compute: Compute) -> None:
     """A comparison with NaN is false, so it would pass for background unseen."""
     bad = int((~torch.isfinite(logits)).any(dim=0).sum())
     if bad:
-        advice = "use precision fp32" if compute.precision != "fp32" else "train it anew"
+        advice = "train it with precision=fp32" if compute.precision != "fp32" else "train it anew"
         raise InferenceError(
             f"the network gives NaN or infinity in {bad} voxels, expected finite logits: {advice}"
         )

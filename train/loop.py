@@ -52,7 +52,7 @@ def train(
         session.at.waited_seconds += waited
         monitor.step(session.at, loss)
         if batch.last:
-            _end_epoch(session, monitor)
+            end_epoch(session, monitor)
             saved = time.monotonic()
         elif stopping() or time.monotonic() - saved > 60 * session.config.checkpoint_minutes:
             save(session)
@@ -104,14 +104,17 @@ def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> No
         raise DivergedError(
             f"{at.skipped_in_a_row} steps in a row had a loss or a gradient that is NaN or "
             f"infinite; the last was in epoch {at.epoch}, case(s) {', '.join(batch.case_ids)}, "
-            f"loss {loss}. Lower optimizer.lr, set clip_norm, or set precision=bf16; the last "
-            "checkpoint is from before"
+            f"loss {loss}. Begin a new run with a lower optimizer.lr, with clip_norm, or with "
+            "precision=bf16"
         )
 
 
-def _end_epoch(session: Session, monitor: Monitor) -> None:
+def end_epoch(session: Session, monitor: Monitor) -> None:
     """Validate if it is time, write the epoch's row and a checkpoint, go on to the next."""
     at, config = session.at, session.config
+    validating = at.epoch % config.validate_every == 0 or at.epoch == config.epochs
+    if validating:
+        save(session)  # a validation that fails, or is not waited for, costs no training
     row: dict[str, Any] = {
         "epoch": at.epoch,
         "train_loss": at.mean_loss,
@@ -124,7 +127,7 @@ def _end_epoch(session: Session, monitor: Monitor) -> None:
         "wait_share": at.waited_seconds / at.seconds,
     }
     best = False
-    if at.epoch % config.validate_every == 0 or at.epoch == config.epochs:
+    if validating:
         row |= _validate(session, monitor)
         score = _score(row, config)
         best = at.best_score is None or score > at.best_score

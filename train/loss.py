@@ -20,13 +20,14 @@ class LossConfig(BaseModel):
     Attributes:
         voxels: the term beside Dice, a mean over voxels: binary cross-entropy (the paper), or
             focal loss (Lin et al. 2017, doi:10.1109/ICCV.2017.324; in places of the authors' code).
-        focal_gamma: how much focal loss discounts voxels that are right already.
+        focal_gamma: how much focal loss discounts voxels that are right already; below 1 its
+            gradient is infinite where a voxel is saturated.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     voxels: Literal["cross_entropy", "focal"] = "cross_entropy"
-    focal_gamma: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    focal_gamma: float = Field(default=2.0, ge=1, allow_inf_nan=False)
 
 
 def regions_of(label: Tensor) -> Tensor:

@@ -85,10 +85,11 @@ def predict(
         try:
             image, record = load()
             label = label_of(trained.logits(image))
+            out.written[case_id] = _write(out_dir, label, record)
         except FMNetError as error:
             out.failures[case_id] = str(error)
-        else:
-            out.written[case_id] = _write(out_dir, label, record)
+        except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
+            out.failures[case_id] = f"{type(error).__name__}: {error}"
         on_case(done, len(loads))
     return out
 

@@ -5,6 +5,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,9 +33,10 @@ CHANGEABLE = frozenset(
         "device",
         "checkpoint_minutes",
         "max_bad_steps",
+        "inference",
     }
 )
-"""What may differ when a run goes on, since the numbers of its steps do not depend on it."""
+"""What may differ when a run goes on: no step depends on it, on the device only in its rounding."""
 
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "torch", "zarr", "zarrs")
 
@@ -88,6 +90,10 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store)
     restore(session)
+    before = run["sessions"][-1]["compute"]
+    if session.compute.describe() != before:
+        note = f"this run went on {before} before; its numbers will not be those of one device"
+        session.compute = replace(session.compute, note=note)
     write_text(run_dir / CONFIG, config.to_yaml())
     _write_run_file(session, run["preset"], run["sessions"])
     loop.write_metrics(session)
@@ -103,10 +109,16 @@ def execute(session: Session) -> bool:
     Raises:
         FMNetError: as `train.loop.train`, or the loader cannot start.
     """
-    config, at = session.config, session.at
+    config, cases = session.config, session.store.split("train")
+    if session.at.samples == len(cases):  # it ended while it was validating
+        with Monitor(session.run_dir, config.epochs, len(cases), session.at) as monitor:
+            loop.end_epoch(session, monitor)
+    at = session.at
+    if at.epoch > config.epochs:
+        return True
     stream = Stream(
         store=session.store,
-        case_ids=tuple(session.store.split("train")),
+        case_ids=tuple(cases),
         modalities=config.modalities,
         augment=config.augment,
         seed=config.seed,
@@ -114,13 +126,10 @@ def execute(session: Session) -> bool:
         first_epoch=at.epoch,
         skip=at.samples,
     )
-    if at.epoch > config.epochs:
-        return True
-    monitor = Monitor(session.run_dir, config.epochs, len(stream.case_ids), at)
     with (
-        open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
         _interrupts_noted() as stopping,
-        monitor,
+        open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
+        Monitor(session.run_dir, config.epochs, len(cases), at) as monitor,
     ):
         return loop.train(session, batches, monitor, stopping)
 
@@ -142,6 +151,12 @@ def _refuse_unfit(config: TrainConfig, store: Store) -> None:
             "take fewer widths, or preprocess with another crop"
         )
     store.split("train")
+    without = [case for case in store.split("val") if not store.record(case).has_volume]
+    if without:
+        raise ConfigError(
+            f"{store.path} keeps no whole volume of {len(without)} case(s) to validate, such as "
+            f"{without[0]}: preprocess again with `volumes: all`, or with val in the list"
+        )
 
 
 def _refuse_other_run(run_dir: Path) -> None:

@@ -155,5 +155,7 @@ def restore(session: Session) -> None:
     found = checkpoint.load(session.run_dir, "last" if has_last else "best")
     checkpoint.restore(found.tensors, session.model, session.optimizer)
     state = dict(found.state)
-    session.scaler.load_state_dict(state.pop("scaler"))
+    scaler = state.pop("scaler")
+    if scaler and session.scaler.is_enabled():  # neither is there where nothing is scaled
+        session.scaler.load_state_dict(scaler)
     session.at = Position(**state)

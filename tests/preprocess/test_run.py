@@ -106,6 +106,18 @@ def test_a_scheduler_at_an_address(cohort: Cohort, tmp_path: Path, cluster: Loca
     assert len(Store.open(tmp_path / "s.zarr").records()) == 4
 
 
+def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
+    cohort: Cohort, tmp_path: Path, cluster: LocalCluster
+) -> None:
+    data, path = cohort(3), tmp_path / "s.zarr"
+    at = ("--store", path, "--cluster", cluster.scheduler_address)
+    assert command("run", data, *at).returncode == 0
+    wider = command("run", data, *at, "--set", "margin=4")
+    assert "3 case(s) to do, 0 done before" in wider.stdout
+    again = command("run", data, *at, "--set", "margin=4")
+    assert "0 case(s) to do, 3 done before" in again.stdout
+
+
 def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
     data, path = cohort(100), tmp_path / "s.zarr"
     running = subprocess.Popen(

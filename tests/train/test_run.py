@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from common.errors import ConfigError
+from common.errors import ConfigError, StoreError
 from common.splits import ListSplits
 from common.store import Store
 from train import loop
@@ -23,8 +23,9 @@ from train.checkpoint import load
 from train.loader import Stream, open_feed
 from train.loss import RegionLoss
 from train.monitor import Monitor
+from train.precision import Compute
 from train.run import begin, execute, reopen
-from train.session import Session
+from train.session import Session, new_session, restore
 from train.trained import RunError
 
 MakeStore = Callable[..., Store]
@@ -59,7 +60,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
 
 
-def train_until(session: Session, steps: int) -> bool:
+def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> bool:
     """Train and ask for a stop after so many further steps."""
     stream = Stream(
         store=session.store,
@@ -74,7 +75,7 @@ def train_until(session: Session, steps: int) -> bool:
     last = session.at.step + steps
     monitor = Monitor(session.run_dir, session.config.epochs, 5, session.at)
     with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
-        return loop.train(session, batches, monitor, lambda: session.at.step >= last)
+        return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +286,58 @@ def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
     assert "did you mean optimizer.lr" in typo
     assert "epochs" in failing("run", "--store", five.path, "--set", "epochs=0")
     assert "no such run" in failing("evaluate", tmp_path / "nothing", "--store", five.path)
+
+
+def test_a_validation_that_fails_costs_no_training(
+    at_once: Path, make_store: MakeStore, tmp_path: Path
+) -> None:
+    splits = ListSplits(kind="lists", train=tuple(IDS[:5]), val=(IDS[5],))
+    store, folder = make_store(splits=splits), tmp_path / "run"
+    shard = Path(store.path, "cases", IDS[5], "label")
+    shard.rename(tmp_path / "label")
+    with pytest.raises(StoreError, match=IDS[5]):
+        execute(begun(store, folder, "epochs=4"))
+    assert reopen(None, [], store, folder).at.samples == 5
+    (tmp_path / "label").rename(shard)
+    assert execute(reopen(None, [], Store.open(store.path), folder))
+    assert_equal_runs(at_once, folder)
+
+
+def test_checkpoints_within_an_epoch_come_by_the_clock(
+    at_once: Path, five: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    session = begun(five, folder, "epochs=4", "checkpoint_minutes=1e-9")
+    batches_seen = 0
+
+    class KilledError(Exception):
+        pass
+
+    def killed() -> bool:
+        nonlocal batches_seen
+        batches_seen += 1
+        if batches_seen == 3:  # asked twice a step: before the second step's checkpoint
+            raise KilledError
+        return False
+
+    with pytest.raises(KilledError):
+        train_until(session, 100, killed)
+    assert load(folder, "last").state["samples"] == 2
+    assert execute(reopen(None, [], five, folder))
+    assert_equal_runs(at_once, folder)
+
+
+def test_cases_to_validate_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="keeps no whole volume of 1 case"):
+        begun(make_store(volumes=("test",)), tmp_path / "run")
+
+
+def test_a_checkpoint_without_a_scale_goes_on_in_half_precision(
+    five: Store, tmp_path: Path
+) -> None:
+    session = begun(five, tmp_path / "run")
+    half = new_session(
+        session.run_dir, session.config, Compute(session.compute.device, "fp16"), five, []
+    )
+    restore(half)
+    assert half.scaler.is_enabled()
