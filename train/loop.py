@@ -45,6 +45,8 @@ def train(
     while session.at.epoch <= session.config.epochs:
         began = time.perf_counter()
         batch = next(batches)
+        if session.compute.device.type == "cuda":  # else the device would be waited for in the step
+            torch.cuda.current_stream(session.compute.device).synchronize()
         waited = time.perf_counter() - began
         loss, usable = step(session, batch)
         _advance(session, batch, loss, usable=usable)
