@@ -44,7 +44,7 @@ need-%:
 	@test -n "$($*)" || { echo "$* is missing: make $(firstword $(MAKECMDGOALS)) $*=/path/to/$(if $(filter DATA,$*),brats (the folder that holds the cases),case (or a cohort, or a store))" >&2; exit 2; }
 
 preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …']
-	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(foreach item,$(SET),--set $(item))
+	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(foreach item,$(SET),--set '$(item)')
 
 check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
 	$(PY) -m preprocess check "$(DATA)"
@@ -59,7 +59,7 @@ report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
 	$(PY) -m preprocess report "$(STORE)"
 
 train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …'] [RESUME=1]
-	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(if $(RESUME),--resume) $(foreach item,$(SET),--set $(item))
+	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(if $(RESUME),--resume) $(foreach item,$(SET),--set '$(item)')
 
 evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test]
 	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)

@@ -181,7 +181,7 @@ def _conclude(session: "Session", folder: Path, *, finished: bool) -> None:
         return
     seconds = sum(row["seconds"] for row in at.rows)
     out.print(
-        f"{len(at.rows)} epochs, {seconds:.0f} s of training; best in epoch {at.best_epoch} "
+        f"{len(at.rows)} epoch(s), {seconds:.0f} s of training; best in epoch {at.best_epoch} "
         f"({session.config.select_by} {abs(at.best_score or 0):.3f} on val)"
     )
     out.print(

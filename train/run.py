@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from common import __version__
+from common.console import err
 from common.errors import ConfigError
 from common.store import Store
 from train import loop
@@ -81,7 +82,10 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     """
     run = _run_file(run_dir)
     if preset not in {None, run["preset"]}:
-        raise ConfigError(f"{run_dir} began with preset {run['preset']}, not {preset}")
+        raise ConfigError(
+            f"{run_dir} began with preset {run['preset']}, not {preset}: name that one "
+            f"(make train PRESET={run['preset']} …)"
+        )
     if run["store_fingerprint"] != store.fingerprint:
         raise RunError(
             f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
@@ -238,6 +242,7 @@ def _interrupts_noted() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        err.print("stopping after this step; its checkpoint is what --resume goes on from …")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
