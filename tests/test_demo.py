@@ -15,6 +15,9 @@ BARS = {"wt": 0.85, "tc": 0.80, "et": 0.75}
 
 
 def make(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    # The tests may run under make themselves; a newcomer's make does not know of that one.
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(
         ["make", *arguments],
         cwd=ROOT,
@@ -22,7 +25,7 @@ def make(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
         timeout=timeout,
-        env=os.environ | {"COLUMNS": "120"},
+        env=environment | {"COLUMNS": "120"},
     )
 
 
