@@ -1,8 +1,9 @@
-"""The measurements behind docs/decisions/0001 to 0003, on a cohort of one's own.
+"""The measurements behind docs/decisions/0001 to 0003 and 0007, on a cohort of one's own.
 
 python benchmarks/store.py crop STORE          what a crop loses, placed with and without the label
 python benchmarks/store.py dtype DATA          float16 against float32: error, disk, time to read
 python benchmarks/store.py pipelines STORE     reading by zarrs and by zarr-python
+python benchmarks/store.py writing STORE       a case's arrays by zarr-python and by our own encoder
 python benchmarks/store.py kills STORE         torn shards after kills, writing by either
 """
 
@@ -15,15 +16,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from common.case import prepare
 from common.layout import discover
-from common.manifest import load_manifest
+from common.manifest import Manifest, load_manifest
 from common.store import Store, StoreWriter
-from common.store.arrays import ZARRS_PIPELINE
+from common.store.arrays import ZARRS_PIPELINE, create_volume
+from common.store.shard import write_shard
 from common.volume import bounding_box
 
 KILLS = 60
@@ -118,6 +122,48 @@ def pipelines(path: Path) -> None:
             print(f"{name}, {what}: {median(times):.1f} ms CPU a case")
 
 
+def writing(path: Path) -> None:
+    store = Store.open(path)
+    ways: dict[str, Callable[[zarr.Array, NDArray[Any]], object]] = {
+        "zarr-python": _write_whole,
+        "zarr-python, empty chunks not looked for": _write_all_chunks,
+        "common.store.shard": lambda array, values: write_shard(array, 0, values),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for case_id in store.records():
+        arrays = [*store.read_crop(case_id), *store.read_volume(case_id)]
+        for name, way in ways.items():
+            spent = milliseconds(lambda a=arrays, w=way: _write(store.manifest, a, w))
+            times[name].append(spent)
+    for name, spent in times.items():
+        print(f"{name}: {median(spent):.0f} ms CPU a case")
+
+
+def _write(
+    manifest: Manifest,
+    arrays: list[NDArray[Any]],
+    way: Callable[[zarr.Array, NDArray[Any]], object],
+) -> None:
+    """A store of one case: crop image and label, volume image and label."""
+    with tempfile.TemporaryDirectory() as folder:
+        StoreWriter.create(folder, manifest).allocate(1)
+        root = zarr.open_group(folder, mode="r+")
+        group = root.create_group("cases/one")
+        way(root["crops/image"], arrays[0][None])
+        way(root["crops/label"], arrays[1][None])
+        way(create_volume(group, "image", arrays[2]), arrays[2])
+        way(create_volume(group, "label", arrays[3]), arrays[3])
+
+
+def _write_whole(array: zarr.Array, values: NDArray[Any]) -> None:
+    array[...] = values
+
+
+def _write_all_chunks(array: zarr.Array, values: NDArray[Any]) -> None:
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(array.store_path, mode="r+")[...] = values
+
+
 def kills(path: Path) -> None:
     generator = np.random.default_rng(0)
     for name in ("zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
@@ -152,7 +198,13 @@ def _killed(path: Path, target: Path, pipeline: str, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    COMMANDS = {"crop": crop, "dtype": dtype, "pipelines": pipelines, "kills": kills}
+    COMMANDS = {
+        "crop": crop,
+        "dtype": dtype,
+        "pipelines": pipelines,
+        "writing": writing,
+        "kills": kills,
+    }
     if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
         sys.exit(__doc__)
     COMMANDS[sys.argv[1]](Path(sys.argv[2]))

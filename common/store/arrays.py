@@ -23,9 +23,6 @@ CHANNELS = len(MODALITIES)
 IMAGE_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
 LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
 
-WRITING = {"array.write_empty_chunks": True}
-"""Else zarr compares every voxel with the fill value before it writes; that takes as long again."""
-
 ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
 
 READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError)
@@ -68,12 +65,6 @@ def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: AN
     """An array as it is read: by zarrs where the store is local, since it is faster."""
     pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
     with zarr.config.set(pipeline):
-        return root[name]
-
-
-def open_for_writing(root: Any, name: str) -> Any:  # noqa: ANN401 - as above
-    """An array as it is written."""
-    with zarr.config.set(WRITING):
         return root[name]
 
 
@@ -141,11 +132,11 @@ def create_arrays(path: str, manifest: Manifest) -> None:
     root.require_group("cases")
 
 
-def write_volume(group: Any, name: str, array: NDArray[Any]) -> None:  # noqa: ANN401 - as above
+def create_volume(group: Any, name: str, array: NDArray[Any]) -> Any:  # noqa: ANN401 - as above
     """One shard a volume; inner chunks are whole planes, so that nothing is padded in them."""
     *channels, depth, height, width = array.shape
     whole = -(-depth // PLANES) * PLANES
-    group.create_array(
+    return group.create_array(
         name,
         shape=array.shape,
         shards=(*channels, whole, height, width),
@@ -154,4 +145,3 @@ def write_volume(group: Any, name: str, array: NDArray[Any]) -> None:  # noqa: A
         compressors=IMAGE_CODECS if channels else LABEL_CODECS,
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
     )
-    open_for_writing(group, name)[...] = array

@@ -4,7 +4,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import zarr
 from numpy.typing import NDArray
 
@@ -13,14 +12,13 @@ from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
 from common.store.arrays import (
-    UNWRITTEN_LABEL,
     checksum,
     create_arrays,
+    create_volume,
     is_taken,
-    open_for_writing,
-    write_volume,
 )
 from common.store.reader import SCHEMA_VERSION, Store
+from common.store.shard import delete_shard, write_shard
 
 if TYPE_CHECKING:
     # It brings SciPy, which would double the time that a loader's worker takes to start.
@@ -75,15 +73,15 @@ class StoreWriter(Store):
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
         for name, crop in arrays.items():
-            open_for_writing(self._writer, name)[row] = crop
+            write_shard(self._writer[name], row, crop)
         group = self._writer.create_group(f"cases/{case_id}", overwrite=True)
         has_volume = self._keeps_volume(case.record)
         if has_volume:
             arrays["image"] = case.image
-            write_volume(group, "image", case.image)
+            write_shard(create_volume(group, "image", case.image), 0, case.image)
             if case.label is not None:
                 arrays["label"] = case.label
-                write_volume(group, "label", case.label)
+                write_shard(create_volume(group, "label", case.label), 0, case.label)
         record = case.record.model_copy(
             update={
                 "row": row,
@@ -102,10 +100,8 @@ class StoreWriter(Store):
         record = group.attrs.get("record")
         group.attrs.put({})
         if record is not None:
-            row = CaseRecord.model_validate(record).row
-            # A chunk of nothing but the fill value is deleted.
-            self._writer["crops/image"][row] = np.nan
-            self._writer["crops/label"][row] = UNWRITTEN_LABEL
+            for name in ("crops/image", "crops/label"):
+                delete_shard(self._writer[name], record["row"])
         del self._writer[f"cases/{case_id}"]
 
     def set_aside(self, failure: CaseFailure) -> None:
