@@ -66,9 +66,10 @@ def prepare(
     loaded = load(files, manifest)
     on_stage("prepare")
     to_lps = ToLPS.of(loaded.geometry)
-    brain, statistics = _foreground(files, loaded.images, to_lps)
+    images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
+    brain, statistics = _foreground(files, images, to_lps)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
-    image = _normalised(loaded.images, statistics, to_lps, box, np.dtype(manifest.dtype))
+    image = _normalised(images, statistics, to_lps, box, np.dtype(manifest.dtype))
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label > 0) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
@@ -86,7 +87,7 @@ def prepare(
         crop=crop,
         mean={modality: mean for modality, (mean, _) in statistics.items()},
         std={modality: std for modality, (_, std) in statistics.items()},
-        tumour_voxels=None if label is None else _tumour_voxels(label, box, crop, centred),
+        tumour_voxels=None if label is None else _tumour_voxels(label, tumour, box, crop, centred),
         parameter_hash=hash_of(parameters(manifest)),
         software=_software(),
     )
@@ -118,7 +119,13 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
 def _foreground(
     files: CaseFiles, images: dict[str, NDArray[np.generic]], to_lps: ToLPS
 ) -> tuple[Box, dict[str, tuple[float, float]]]:
-    """The brain's box in the LPS grid, and each modality's mean and standard deviation."""
+    """The brain's box in the project's grid, and each modality's mean and standard deviation.
+
+    Args:
+        files: the case's.
+        images: modality to oriented voxels, of the files' spacing.
+        to_lps: the way to the project's grid.
+    """
     brain = np.zeros(images[MODALITIES[0]].shape, np.bool_)
     for voxels in images.values():
         brain |= voxels != 0
@@ -138,10 +145,9 @@ def _foreground(
     ]
     if constant:
         raise InputError(*constant)
-    oriented = to_lps.orient(brain)
+    box: Box | None = native
     if to_lps.resamples:
-        oriented = to_lps.resample(oriented.astype(np.uint8), linear=False) > 0
-    box = bounding_box(oriented)
+        box = bounding_box(to_lps.resample(brain.astype(np.uint8), linear=False) > 0)
     if box is None:
         raise InputError(
             Finding(
@@ -164,7 +170,7 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        voxels, foreground = to_lps.orient(images[modality]), None
+        voxels, foreground = images[modality], None
         if to_lps.resamples:
             nearest = to_lps.resample((voxels != 0).astype(np.uint8), linear=False)
             foreground = extract(nearest, box) > 0
@@ -178,8 +184,9 @@ def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
     return to_lps.resample(oriented, linear=False) if to_lps.resamples else oriented
 
 
-def _tumour_voxels(label: NDArray[np.uint8], box: Box, crop: Box, centred: Box) -> TumourVoxels:
-    tumour = bounding_box(label > 0)
+def _tumour_voxels(
+    label: NDArray[np.uint8], tumour: Box | None, box: Box, crop: Box, centred: Box
+) -> TumourVoxels:
     if tumour is None:
         none = dict.fromkeys(REGIONS, 0)
         return TumourVoxels(native=none, box=none, crop=none, centred_crop=none)

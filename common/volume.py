@@ -96,10 +96,16 @@ def _inside(start: int, size: int, limit: int) -> int:
 
 
 def extract(array: NDArray[T], box: Box) -> NDArray[T]:
-    """The window `box` of the last three axes; 0 where it reaches beyond the array."""
-    out = np.zeros((*array.shape[:-3], *box.shape), array.dtype)
+    """The window `box` of the last three axes; 0 where it reaches beyond the array.
+
+    A window inside the array is a view of it.
+    """
     inner, outer = _overlap(box, array.shape[-3:])
-    out[inner] = array[outer]
+    within: NDArray[T] = array[outer]
+    if within.shape[-3:] == box.shape:
+        return within
+    out = np.zeros((*array.shape[:-3], *box.shape), array.dtype)
+    out[inner] = within
     return out
 
 
@@ -129,9 +135,11 @@ def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
     parts in 10^16, so those need no mask and one pass. Returns (nan, nan) if every voxel is 0.
     """
     if np.issubdtype(volume.dtype, np.integer) and volume.dtype.itemsize <= 2:
-        wide = volume.astype(np.float64).ravel()
-        count = int(np.count_nonzero(volume))
-        total, squares = int(wide.sum()), int(wide @ wide)
+        count, total, squares = 0, 0, 0
+        for plane in volume:  # a plane and its float64 stay in the processor's cache
+            wide = plane.astype(np.float64).ravel()
+            count += int(np.count_nonzero(wide))
+            total, squares = total + int(wide.sum()), squares + int(wide @ wide)
         if count == 0:
             return float("nan"), float("nan")
         return total / count, max(count * squares - total * total, 0) ** 0.5 / count
@@ -163,7 +171,11 @@ def normalise(
         every = np.arange(1 << 16, dtype=np.uint16)
         table = _scaled(every.view(volume.dtype), mean, std, every != 0)
         with np.errstate(over="ignore"):  # of values far from any that the volume has
-            return table.astype(dtype).take(volume.view(np.uint16))
+            scaled = table.astype(dtype)
+        out = np.empty(volume.shape, dtype)
+        for plane, values in zip(out, volume, strict=True):  # as above; indices take four times it
+            scaled.take(values.view(np.uint16), out=plane, mode="clip")
+        return out
     return _scaled(volume, mean, std, volume != 0 if foreground is None else foreground).astype(
         dtype
     )
