@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import Finding, InputError
 from common.labels import MODALITIES, Convention
 from common.manifest import DEFAULT_NAME, Manifest
-from common.nifti import LFS_POINTER
+from common.nifti_header import LFS_POINTER
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")

@@ -1,35 +1,42 @@
-"""NIfTI in and out through SimpleITK: a volume and its geometry.
+"""NIfTI in and out: a volume and its geometry, through nibabel and SimpleITK.
 
 The one place that meets (x, y, z): everything that leaves it is (D, H, W) = (z, y, x).
 """
 
 import hashlib
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
-from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from common import gunzip
 from common.errors import Finding, InputError
+from common.nifti_header import (
+    TRAILING_BYTES,
+    Header,
+    damaged,
+    header_of,
+    nifti_fields,
+    read_content,
+)
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub lacks type[]
-GZIP_WINDOW = 31
-"""zlib's window size of 15 bits, plus 16 for a gzip header and its checksum."""
-
-LFS_POINTER = b"version https://git-lfs"
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 TOLERANCE_MM = 1e-2
 """Two grids that differ by less are the same: NIfTI keeps its geometry in float32."""
+
+FORMS_MM = 0.1
+"""Where sform and qform are further apart, they tell two places apart."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +64,26 @@ class Geometry:
             and np.allclose(self.direction, other.direction, atol=1e-3)
         )
 
+    def __str__(self) -> str:
+        return (
+            f"{self.shape} voxels of {_shown(self.spacing_mm)} mm from {_shown(self.origin_mm)}, "
+            f"direction {_shown(self.direction)}"
+        )
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says of itself before its voxels are read; sizes and spacings are (…, z, y, x).
-
-    `geometry` is that of the first three axes.
-    """
-
-    shape: tuple[int, ...]
-    components: int
-    voxel_type: str
-    geometry: Geometry
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4): voxel (i, j, k) to (x, y, z) in mm, RAS as NIfTI counts."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing_mm[::-1]
+        affine[:3, 3] = self.origin_mm
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 class Volume(NamedTuple):
-    """A file's voxels (D, H, W) in the file's own type, where they are, and the file's sha256."""
+    """A file's voxels (D, H, W), where they are, and the file's sha256.
+
+    The voxels are of the file's own type, and may not be written to.
+    """
 
     voxels: NDArray[np.generic]
     geometry: Geometry
@@ -82,55 +93,8 @@ class Volume(NamedTuple):
 BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
 
 
-def _reason(error: RuntimeError) -> str:
-    """The last line of an ITK error: the others name its own source files."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
-
-
-def read_header(path: Path) -> Header:
-    """Size, spacing and voxel type of an image file, without its voxels.
-
-    Raises:
-        InputError: the file is no image that ITK can read.
-    """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _damaged(path, f"no readable image ({_reason(error)})") from error
-    size, spacing = reader.GetSize(), reader.GetSpacing()
-    dimension = len(size)
-    if dimension < 3:
-        raise InputError(
-            Finding(
-                str(path),
-                f"{dimension} axes of {tuple(reversed(size))}",
-                "a 3-D volume",
-                "export the whole volume",
-            )
-        )
-    direction = np.asarray(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    geometry = Geometry(
-        (size[2], size[1], size[0]),
-        (spacing[2], spacing[1], spacing[0]),
-        tuple(reader.GetOrigin()[:3]),
-        tuple(float(cosine) for cosine in direction.ravel()),
-    )
-    _refuse_nonsense(path, geometry)
-    return Header(
-        shape=tuple(reversed(size)),
-        components=reader.GetNumberOfComponents(),
-        voxel_type=sitk.GetPixelIDValueAsString(reader.GetPixelID()),
-        geometry=geometry,
-    )
-
-
-def _refuse_nonsense(path: Path, geometry: Geometry) -> None:
-    numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
-    if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
-        raise _damaged(path, f"spacing {geometry.spacing_mm} mm, direction {geometry.direction}")
+def _shown(values: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)})"
 
 
 def read(path: Path) -> Volume:
@@ -142,66 +106,130 @@ def read(path: Path) -> Volume:
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
-    content = _content(path)
-    try:
-        data = _decompressed(content)
-    except (GZIP_ERROR, EOFError) as error:
-        raise _damaged(path, f"damaged: {error}") from error
-    header = read_header(path)
-    if len(header.shape) != 3 or header.components != 1:
-        raise InputError(
-            Finding(
-                str(path),
-                f"{len(header.shape)} axes of {header.shape}, {header.components} value(s) a voxel",
-                "one scalar 3-D volume a file",
-                "split it into one file a modality",
-            )
+    content = read_content(path)
+    header = header_of(path, content)
+    if len(header.shape) != 3:
+        found = f"{len(header.shape)} axes of {header.shape}"
+        action = (
+            "split it into one file a modality, or lay the cohort out as imagesTr/<case>.nii.gz"
         )
-    if math.prod(header.shape) > len(data):
-        raise _damaged(path, f"damaged: {len(data)} bytes for {header.shape} voxels")
+        raise InputError(Finding(str(path), found, "one 3-D volume a file", action))
+    return _volume(path, content, header)
+
+
+def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
+    """Read a 4-D file that holds several images, one after the other.
+
+    Args:
+        path: the file.
+        channels: what they are called, in the file's order.
+
+    Raises:
+        InputError: the file is missing, damaged, or does not have exactly these channels.
+    """
+    content = read_content(path)
+    header = header_of(path, content)
+    if len(header.shape) != 4 or header.shape[0] != len(channels):
+        channel_count = header.shape[0] if len(header.shape) == 4 else 1
+        found = f"{channel_count} channel(s), {len(header.shape)} axes of {header.shape}"
+        expected = f"{len(channels)} channels, {', '.join(channels)}"
+        action = "export all of them into one file, in the order of stacked.channels"
+        raise InputError(Finding(str(path), found, expected, action))
+    stacked = _volume(path, content, header)
+    return {
+        name: stacked._replace(voxels=voxels)
+        for name, voxels in zip(channels, stacked.voxels, strict=True)
+    }
+
+
+def _volume(path: Path, content: bytes, header: Header) -> Volume:
     try:
-        # (x, y, z) in Fortran order is (z, y, x) in C order: the transpose copies nothing. ITK
-        # leaves out a fourth axis of size 1, nibabel does not.
-        stored = np.asarray(nibabel.Nifti1Image.from_bytes(data).dataobj).T.reshape(header.shape)
-    except (HeaderDataError, ValueError, OSError) as error:
-        raise _damaged(path, f"damaged: {' '.join(str(error).split())}") from error
-    voxels = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return Volume(voxels, header.geometry, hashlib.sha256(content).hexdigest())
+        data = gunzip.whole(content, header.stop + TRAILING_BYTES)
+    except gunzip.GunzipError as error:
+        raise damaged(path, f"damaged: {error}") from error
+    if len(data) < header.stop:
+        raise damaged(path, f"damaged: {len(data)} bytes for {header.shape} voxels")
+    # (x, y, z) in Fortran order is (z, y, x) in C order: nothing is copied.
+    stored = np.frombuffer(data, header.voxel_type, math.prod(header.shape), header.start)
+    voxels = stored.reshape(header.shape)
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if header.scaling:
+        voxels = apply_read_scaling(voxels, *header.scaling)
+    geometry = _geometry(path, content, header.shape)
+    return Volume(voxels, geometry, hashlib.sha256(content).hexdigest())
 
 
-def _content(path: Path) -> bytes:
+def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
+    """What the header leaves open about where a volume is, in words; None if it is clear.
+
+    NIfTI keeps orientation twice, as sform and as qform, each with a code that may say that it is
+    not set. Where they differ, ITK takes the sform if its code is 1 and its axes are at right
+    angles, and else mostly the qform; nibabel always takes the sform.
+
+    Args:
+        path: the file.
+        geometry: what `read` made of it.
+
+    Raises:
+        InputError: the file has no NIfTI header.
+    """
+    header = nifti_fields(path, read_content(path))
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    coded = [name for name, code in codes.items() if code > 0]
+    if not coded:
+        return "no orientation in its header: the codes of sform and qform are 0"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _damaged(path, f"unreadable: {error.strerror}") from error
-    if not content:
-        raise _damaged(path, "an empty file")
-    if content.startswith(LFS_POINTER):
-        raise _damaged(path, "a git-LFS pointer, the image itself was never fetched")
-    return content
+        forms = {"sform": header.get_sform(), "qform": header.get_qform()}
+    except HeaderDataError:
+        return "a qform that is no rotation"
+    apart = {name: _apart_mm(forms[name], geometry) for name in coded}
+    off = [f"its {name} is up to {mm:.3g} mm off" for name, mm in apart.items() if mm > FORMS_MM]
+    if not off:
+        return None
+    used = [name for name in coded if apart[name] <= FORMS_MM] or ["spacing (pixdim)"]
+    return f"placed by its {used[0]}; {' and '.join(off)}"
 
 
-def _damaged(path: Path, found: str) -> InputError:
-    return InputError(Finding(str(path), found, "a whole NIfTI volume", "fetch or export it again"))
+def _apart_mm(affine: NDArray[np.floating], geometry: Geometry) -> float:
+    """How far a volume's corners move if another affine places them."""
+    last = [(0, n - 1) for n in reversed(geometry.shape)]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*last)])
+    return float(np.abs((affine - geometry.affine) @ corners.T).max())
 
 
-def _decompressed(content: bytes) -> bytes:
-    """A file's bytes without gzip, if it is gzip: some tools write it in several members."""
-    members = []
-    rest = content
-    while _is_gzip(rest):
-        member = isal_zlib.decompressobj(GZIP_WINDOW)
-        members.append(member.decompress(rest))
-        if not member.eof:
-            raise EOFError("incomplete or truncated stream")
-        rest = member.unused_data
-    if not members:
-        return content
-    return members[0] if len(members) == 1 else b"".join(members)
+def _geometry(path: Path, content: bytes, shape: tuple[int, ...]) -> Geometry:
+    """ITK's reading of the header, which other tools share, for the last three axes of a shape."""
+    if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
+        found, expected = "gzip under a name without .gz", "a name that says what it is"
+        raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _not_placed(path, error) from error
+    spacing, axes = reader.GetSpacing(), len(reader.GetSize())
+    direction = np.asarray(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    geometry = Geometry(
+        (shape[-3], shape[-2], shape[-1]),
+        (spacing[2], spacing[1], spacing[0]),
+        tuple(reader.GetOrigin()[:3]),
+        tuple(float(cosine) for cosine in direction.ravel()),
+    )
+    numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
+    if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
+        raise damaged(path, f"spacing {geometry.spacing_mm} mm, direction {geometry.direction}")
+    return geometry
 
 
-def _is_gzip(content: bytes) -> bool:
-    return content[:2] == b"\x1f\x8b"
+def _not_placed(path: Path, error: RuntimeError) -> InputError:
+    """Why ITK refuses a header: the last line of its error, the others name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else "no reason given"
+    if "orthonormal" in reason:
+        found, expected = "sheared axes in its sform, and no qform", "axes at right angles"
+        return InputError(Finding(str(path), found, expected, "resample it, or set its qform"))
+    return damaged(path, f"no readable image ({reason})")
 
 
 def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
