@@ -144,7 +144,7 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
 
 def _volume(path: Path, content: bytes, header: Header) -> Volume:
     try:
-        data = gunzip.whole(content, header.stop + TRAILING_BYTES)
+        data = gunzip.whole(content, header.stop, header.stop + TRAILING_BYTES)
     except gunzip.GunzipError as error:
         raise damaged(path, f"damaged: {error}") from error
     if len(data) < header.stop:
