@@ -1,12 +1,14 @@
-"""The measurements behind docs/decisions/0001 to 0003 and 0007, on a cohort of one's own.
+"""The measurements behind docs/decisions/0001 to 0003, 0007 and 0008, on a cohort of one's own.
 
 python benchmarks/store.py crop STORE          what a crop loses, placed with and without the label
 python benchmarks/store.py dtype DATA          float16 against float32: error, disk, time to read
 python benchmarks/store.py pipelines STORE     reading by zarrs and by zarr-python
 python benchmarks/store.py writing STORE       a case's arrays by zarr-python and by our own encoder
+python benchmarks/store.py gunzip DATA         a case's files by libdeflate and by ISA-L
 python benchmarks/store.py kills STORE         torn shards after kills, writing by either
 """
 
+import gzip
 import os
 import signal
 import subprocess
@@ -18,8 +20,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import deflate
 import numpy as np
 import zarr
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from common.case import prepare
@@ -164,6 +168,22 @@ def _write_all_chunks(array: zarr.Array, values: NDArray[Any]) -> None:
         zarr.open_array(array.store_path, mode="r+")[...] = values
 
 
+def gunzip(data: Path) -> None:
+    ways: dict[str, Callable[[bytes], object]] = {
+        "libdeflate": deflate.gzip_decompress,
+        "ISA-L": lambda content: isal_zlib.decompressobj(31).decompress(content),
+        "zlib": gzip.decompress,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for case in discover(data, load_manifest()).cases:
+        paths = [*case.images.values(), *([case.label] if case.label else [])]
+        files = [path.read_bytes() for path in paths]
+        for name, way in ways.items():
+            times[name].append(milliseconds(lambda f=files, w=way: [w(file) for file in f]))
+    for name, spent in times.items():
+        print(f"{name}: {median(spent):.0f} ms CPU a case")
+
+
 def kills(path: Path) -> None:
     generator = np.random.default_rng(0)
     for name in ("zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
@@ -203,6 +223,7 @@ if __name__ == "__main__":
         "dtype": dtype,
         "pipelines": pipelines,
         "writing": writing,
+        "gunzip": gunzip,
         "kills": kills,
     }
     if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
