@@ -10,6 +10,7 @@ SPLIT  ?= test
 OUT    ?= predictions
 SET    ?=
 RESUME ?=
+REPAIR ?=
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
@@ -52,8 +53,8 @@ check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/b
 status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
 	$(PY) -m preprocess status "$(STORE)"
 
-verify: $(READY)  ## Read every byte of a store again [STORE=brats.zarr]
-	$(PY) -m preprocess verify "$(STORE)"
+verify: $(READY)  ## Read every byte of a store again; REPAIR=1 drops what is damaged [STORE=brats.zarr]
+	$(PY) -m preprocess verify "$(STORE)" $(if $(REPAIR),--repair)
 
 report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
 	$(PY) -m preprocess report "$(STORE)"

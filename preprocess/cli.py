@@ -3,7 +3,9 @@
 import json
 import signal
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,13 +14,13 @@ import typer
 
 from common import console
 from common.console import err, out
-from common.errors import StoreError
-from common.manifest import ClusterSection, Manifest, load_manifest, manifest_path
-from common.store import Store
+from common.manifest import Manifest, load_manifest, manifest_path
+from common.store import Store, StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.progress import Progress, TaskID
     from rich.text import Text
 
     from preprocess.lock import Lock
@@ -42,6 +44,7 @@ ManifestOption = Annotated[
         help="The cohort's description; default beside the data, else here, else packaged."
     ),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the manifest, as in crop=[96,96,96]."),
@@ -127,21 +130,21 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
-    from preprocess.lock import hold
-    from preprocess.pipeline import Report, plan
+    from preprocess.pipeline import Report, begin, plan
     from preprocess.summary import failure_lines, finding_lines, run_table
 
-    signal.signal(signal.SIGTERM, _interrupt)
     described = _manifest(manifest, overrides, data)
     path = store or described.store
-    with hold(path) as lock:
-        if lock.taken_over:
-            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
-        work = plan(data, path, described)
+    with _held(path) as lock:
+        with console.progress("cases") as bar:
+            task = bar.add_task("comparing", visible=False)
+            work = plan(data, path, described, partial(_show, bar, task))
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
         report = Report(work.findings, work.kept)
         if work.todo:
-            _execute(work, lock, report, cluster, workers, described.cluster)
+            _execute(work, lock, report, cluster, workers)
+        else:
+            begin(work)
     _print_lines(finding_lines(report.findings))
     _print_lines(failure_lines(report.failures))
     opened = Store.open(path)
@@ -157,12 +160,12 @@ def _execute(
     report: "Report",
     cluster: str,
     workers: int | None,
-    section: ClusterSection,
 ) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
     from preprocess.cluster import available_cores, connect
-    from preprocess.pipeline import execute
+    from preprocess.pipeline import execute, stored
 
+    section = work.manifest.cluster
     processes = min(workers or available_cores(), len(work.todo))
     out.print(f"connecting to {cluster} …" if "://" in cluster else f"starting {cluster} workers …")
     try:
@@ -176,9 +179,11 @@ def _execute(
                     bar.print(f"✗ {outcome.case_id} failed", markup=False)
                 bar.advance(task)
     except KeyboardInterrupt:
+        # From the store: a worker may have committed a case that nobody heard of any more.
+        done = stored(work.store_path, work.manifest).keys() & set(work.expected)
         err.print(
-            f"interrupted: {len(report.stored)} case(s) of this run are stored; the same command "
-            "goes on with the others"
+            f"interrupted: {len(done)} of {len(work.expected)} case(s) are stored; the same "
+            "command goes on with the others"
         )
         raise typer.Exit(console.INTERRUPTED) from None
 
@@ -198,21 +203,34 @@ def status(store: StoreArgument) -> None:
 
 
 @app.command()
-def verify(store: StoreArgument) -> None:
-    """Read every byte again and compare it with what was written."""
+def verify(
+    store: StoreArgument,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop what is damaged, for the next run to redo.")
+    ] = False,
+    workers: Workers = None,
+) -> None:
+    """Read every byte again and compare it with what was written and with the contract."""
+    from common.store.audit import repair as drop
+    from preprocess.cluster import available_cores
+    from preprocess.summary import audit_lines, audit_table
+    from preprocess.verify import audit as look
+
     opened = Store.open(store)
-    cases = list(opened.records())
-    damaged: list[StoreError] = []
-    with console.progress("cases") as bar:
-        for case_id in bar.track(cases, description="verifying"):
-            try:
-                opened.verify(case_id)
-            except StoreError as error:
-                damaged.append(error)
-    for damage in damaged:
-        err.print(f"✗ {damage}", markup=False, soft_wrap=True)
-    out.print(f"{len(cases) - len(damaged)} of {len(cases)} case(s) are as they were written")
-    if damaged:
+    with _held(store) if repair else nullcontext():
+        with console.progress("cases") as bar:
+            task = bar.add_task("verifying", visible=False)
+            audit = look(opened, workers or available_cores(), partial(_show, bar, task))
+        _print_lines(audit_lines(audit))
+        for dropped in drop(StoreWriter(store), audit) if repair else ():
+            out.print(f"dropped {dropped}", markup=False, soft_wrap=True)
+    out.print(audit_table(audit, opened))
+    if audit.missing:
+        err.print(
+            f"`make preprocess DATA=… STORE={store}` makes the missing case(s), and no other",
+            soft_wrap=True,
+        )
+    if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)
 
 
@@ -223,9 +241,7 @@ def report(
         Path | None,
         typer.Option("--out", help="The page; default <store>-quality.html beside the store."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default one a core.")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Write the quality report: one HTML page to open before training."""
     from preprocess import quality
@@ -235,7 +251,8 @@ def report(
     page = out_file or quality.default_path(store)
     quality.refuse_unwritable(page)
     with console.progress("cases") as bar:
-        task = bar.add_task("looking", total=len(opened.records()))
+        total = len(opened.records())
+        task = bar.add_task("looking", total=total, visible=bool(total))
         cohort = quality.look(opened, workers or available_cores(), lambda: bar.advance(task))
     quality.write(cohort, page)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
@@ -251,6 +268,22 @@ def _manifest(
     if not quiet:
         out.print(f"manifest: {chosen or 'the packaged one'}")
     return described
+
+
+@contextmanager
+def _held(store: str) -> "Iterator[Lock]":
+    """Hold a store's lock; a scheduler's or a system's SIGTERM gives it back like Ctrl-C."""
+    from preprocess.lock import hold
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with hold(store) as lock:
+        if lock.taken_over:
+            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
+        yield lock
+
+
+def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total, visible=bool(total))
 
 
 def _print_lines(lines: "Iterator[Text]") -> None:

@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from common.errors import StoreError
+from common.store.place import filesystem_of, reachable, refuse_missing_bucket, resolved
 
 HEARTBEAT_SECONDS = 10.0
 READ_TRIES, READ_PAUSE_SECONDS = 5, 0.05
@@ -55,23 +57,111 @@ class Owner:
         return time.time() - self.beat > STALE_SECONDS
 
 
-class Lock:
-    """A held lock; `check` fails once somebody else has taken it.
+class LockFile:
+    """The file beside a store that says who writes it."""
+
+    def __init__(self, store_path: str) -> None:
+        self.filesystem, self.root = filesystem_of(store_path)
+        self.path = self.root + ".lock"
+
+    def holder(self) -> Owner | None:
+        """Whoever holds the lock, alive or not; None where there is no lock.
+
+        Raises:
+            StoreError: the file is not a lock.
+        """
+        for _ in range(READ_TRIES):
+            try:
+                content: dict[str, Any] = json.loads(self.filesystem.cat_file(self.path))
+                return Owner(**content)
+            except FileNotFoundError:
+                return None
+            except (ValueError, TypeError):
+                time.sleep(READ_PAUSE_SECONDS)  # its owner may be about to write it
+        raise StoreError(
+            f"{self.path}: not a lock that this program wrote; remove it if no run is at the store"
+        )
+
+    def create(self, content: bytes) -> None:
+        """Write the file if there is none.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        try:
+            self.filesystem.pipe_file(self.path, content, mode="create")
+        except FileExistsError:
+            raise
+        except OSError:  # such as a full disk: an empty file would be nobody's lock
+            self.remove()
+            raise
+
+    def replace(self, content: bytes) -> None:
+        """Write the file anew, all or nothing: a full disk must not leave an empty lock."""
+        if not isinstance(self.filesystem, LocalFileSystem):  # an object store does just that
+            self.filesystem.pipe_file(self.path, content)
+            return
+        beside = f"{self.path}.{os.getpid()}"
+        try:
+            self.filesystem.pipe_file(beside, content)
+            Path(beside).replace(self.path)
+        except OSError:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    def remove(self) -> None:
+        """Take the file away, if it is there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.rm_file(self.path)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker needs to see whether its run still holds the store.
 
     Attributes:
+        store_path: the store.
+        token: the run's.
+    """
+
+    store_path: str
+    token: str
+
+    def check(self) -> None:
+        """Go on only while the run holds the lock.
+
+        Raises:
+            StoreError: another run took it, because this one showed no sign of life.
+        """
+        with reachable(self.store_path, "read"):
+            holder = LockFile(self.store_path).holder()
+        if holder is None or holder.token != self.token:
+            by = holder.name if holder else "nobody: its file was removed"
+            raise StoreError(
+                f"{self.store_path}: the lock of this run is now held by {by}; this run stops, "
+                "what it committed stays"
+            )
+
+
+class Lock:
+    """A held lock, kept alive by a heartbeat.
+
+    Attributes:
+        claim: fails once somebody else has taken the lock.
         taken_over: the run that left it behind, if there was one.
     """
 
     def __init__(self, store_path: str) -> None:
-        self._store = store_path
-        self._filesystem, root = url_to_fs(store_path)
-        self._path = root.rstrip("/") + ".lock"
-        now = time.time()
+        store_path, now = resolved(store_path), time.time()
         self._owner = Owner(
             uuid.uuid4().hex, getpass.getuser(), socket.gethostname(), os.getpid(), now, now
         )
+        self.claim = Claim(store_path, self._owner.token)
         self._stop = threading.Event()
-        self.taken_over = self._acquire()
+        with reachable(store_path, "written"):
+            self._file = LockFile(store_path)
+            refuse_missing_bucket(store_path, self._file.filesystem, self._file.root)
+            self.taken_over = self._acquire()
         self._heart = threading.Thread(target=self._beat, name="store lock", daemon=True)
         self._heart.start()
 
@@ -81,65 +171,46 @@ class Lock:
         Raises:
             StoreError: another run took it, because this one showed no sign of life.
         """
-        holder = self._read()
-        if holder is None or holder.token != self._owner.token:
-            by = holder.name if holder else "nobody: its file was removed"
-            raise StoreError(
-                f"{self._store}: the lock of this run is now held by {by}; this run stops, what it "
-                "committed stays"
-            )
+        self.claim.check()
 
     def release(self) -> None:
         """Give the lock back, unless another run has taken it."""
         self._stop.set()
         self._heart.join()
-        holder = self._read()
+        holder = self._file.holder()
         if holder is not None and holder.token == self._owner.token:
-            self._filesystem.rm_file(self._path)
+            self._file.remove()
 
     def _acquire(self) -> Owner | None:
-        parent = self._filesystem._parent(self._path)
-        self._filesystem.makedirs(parent, exist_ok=True)
-        holder = self._read()
-        if holder is not None and not holder.is_gone:
-            raise _held(self._store, self._path, holder)
-        if holder is not None:
-            self._filesystem.rm_file(self._path)
+        store_path, file = self.claim.store_path, self._file
+        file.filesystem.makedirs(file.path.rpartition("/")[0], exist_ok=True)
+        left = file.holder()
+        if left is not None and not left.is_gone:
+            raise _held(store_path, file.path, left)
+        if left is not None:
+            file.remove()
         try:
-            self._filesystem.pipe_file(self._path, self._content(), mode="create")
+            file.create(self._content())
         except FileExistsError as error:
-            winner = self._read()
+            winner = file.holder()
             if winner is None:
                 raise StoreError(
-                    f"{self._store}: another run is starting on this store; try again"
+                    f"{store_path}: another run is starting on this store; try again"
                 ) from error
-            raise _held(self._store, self._path, winner) from error
-        return holder
+            raise _held(store_path, file.path, winner) from error
+        return left
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            holder = self._read()
-            if holder is None or holder.token != self._owner.token:
-                return
-            with suppress(OSError):  # a beat may be missed; `check` tells if too many were
-                self._filesystem.pipe_file(self._path, self._content())
+            # A beat may be missed, as on a full disk; `check` tells if too many were.
+            with suppress(StoreError), reachable(self.claim.store_path, "written"):
+                holder = self._file.holder()
+                if holder is None or holder.token != self._owner.token:
+                    return
+                self._file.replace(self._content())
 
     def _content(self) -> bytes:
         return json.dumps(asdict(self._owner) | {"beat": time.time()}).encode()
-
-    def _read(self) -> Owner | None:
-        for _ in range(READ_TRIES):
-            self._filesystem.invalidate_cache()
-            try:
-                content: dict[str, Any] = json.loads(self._filesystem.cat_file(self._path))
-                return Owner(**content)
-            except FileNotFoundError:
-                return None
-            except (ValueError, TypeError):
-                time.sleep(READ_PAUSE_SECONDS)  # its owner may be in the middle of a beat
-        raise StoreError(
-            f"{self._path}: not a lock that this program wrote; remove it if no run is at the store"
-        )
 
 
 @contextmanager

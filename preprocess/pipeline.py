@@ -1,21 +1,26 @@
 """One run: discover the cases, give each to a task, keep what comes back."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distributed import Client, KilledWorker, as_completed
 
-from common.errors import ConfigError, Finding, InputError
+from common.errors import ConfigError, Finding, InputError, StoreError
 from common.layout import LABEL, CaseFiles, Discovery
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
-from common.store import StoreWriter, is_remote
+from common.store import Store, StoreWriter, is_current
+from common.store.arrays import is_taken
+from common.store.place import reachable, resolved
+from common.store.writer import refuse_other_arrays
 from preprocess.check import look
-from preprocess.lock import Lock
-from preprocess.task import Outcome, process_case
+from preprocess.cluster import available_cores
+from preprocess.lock import Claim, Lock
+from preprocess.task import Outcome, process_case, pulse_topic
 
 
 @dataclass
@@ -54,23 +59,38 @@ class Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is about to do.
+    """What a run is about to do; until `begin`, nothing is written.
 
     Attributes:
-        store: opened for writing, its manifest and expected cases set.
+        store_path: where the store is, or will be.
+        manifest: the cohort's description.
+        expected: ids of all usable cases.
         todo: cases to process.
         kept: ids of cases that are stored already, unchanged.
         findings: what discovery had to say.
     """
 
-    store: StoreWriter
+    store_path: str
+    manifest: Manifest
+    expected: tuple[str, ...]
     todo: list[CaseFiles]
     kept: list[str]
     findings: list[Finding]
 
 
-def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
+def plan(
+    data: Path,
+    store_path: str,
+    manifest: Manifest,
+    on_case: Callable[[int, int], None] = lambda *_: None,
+) -> Plan:
     """Look at the data and the store and decide which cases to process.
+
+    Args:
+        data: the folder of cases.
+        store_path: the store's path or URL.
+        manifest: the cohort's description.
+        on_case: told (cases compared, cases to compare) after each that is stored already.
 
     Raises:
         InputError: there is no usable case.
@@ -78,8 +98,7 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
         StoreError: the path cannot be this cohort's store.
     """
     # The workers may stand in another folder than this process.
-    data = data.resolve()
-    store_path = store_path if is_remote(store_path) else str(Path(store_path).resolve())
+    data, store_path = data.resolve(), resolved(store_path)
     discovery = look(data, manifest)
     if not discovery.cases:
         raise InputError(
@@ -92,58 +111,96 @@ def plan(data: Path, store_path: str, manifest: Manifest) -> Plan:
             *discovery.findings,
         )
     _refuse_empty_splits(discovery, manifest)
-    expected = tuple(sorted(case.case_id for case in discovery.cases))
-    store = StoreWriter.create(store_path, manifest, expected)
-    for case_id in store.failures().keys() - set(expected):
-        store.remove(case_id)  # its files were moved away or mended under another name
-    records = store.records()
-    kept = [
-        case.case_id
-        for case in discovery.cases
-        if case.case_id in records and _is_current(store, records[case.case_id], case)
-    ]
-    todo = [case for case in discovery.cases if case.case_id not in set(kept)]
-    return Plan(store, todo, kept, discovery.findings)
+    kept = _unchanged(discovery.cases, stored(store_path, manifest), manifest, on_case)
+    return Plan(
+        store_path,
+        manifest,
+        tuple(sorted(case.case_id for case in discovery.cases)),
+        [case for case in discovery.cases if case.case_id not in kept],
+        sorted(kept),
+        discovery.findings,
+    )
+
+
+def begin(work: Plan) -> StoreWriter:
+    """Make the store, or give it the plan's manifest and cases.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    store = StoreWriter.create(work.store_path, work.manifest, work.expected)
+    with reachable(work.store_path, "written"):
+        for case_id in store.failures().keys() - set(work.expected):
+            store.remove(case_id)  # its files were moved away or mended under another name
+    return store
 
 
 def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     """Process the planned cases, one task a case, and yield each outcome as it comes.
 
     Raises:
-        StoreError: another run took the store over.
+        StoreError: another run took the store over, or it cannot be written.
+        ConfigError: the cluster cannot run the tasks.
     """
-    rows = work.store.allocate(len(work.todo))
+    store = begin(work)
+    rows = store.allocate(len(work.todo))
     futures = {
         client.submit(
-            process_case, case, work.store.path, row, key=f"case-{case.case_id}", pure=False
-        ): case
+            process_case, case, lock.claim, row, key=f"case-{case.case_id}", pure=False
+        ): (case, row)
         for case, row in zip(work.todo, rows, strict=True)
     }
     for future in as_completed(futures):
-        case = futures[future]
+        case, row = futures[future]
         error = future.exception()
         if error is not None and not isinstance(error, KilledWorker):
             raise ConfigError(
                 f"the cluster cannot run the tasks: {type(error).__name__}: {error}; its workers "
                 "need this package, of this version, and the scheduler must be there"
             ) from error
-        outcome = future.result() if error is None else _lost(case, error)
+        outcome = future.result() if error is None else _lost(client, lock.claim, case, error)
         future.release()
         lock.check()
-        if outcome.failure:
-            work.store.set_aside(outcome.failure)
-        yield outcome
+        yield _set_aside(store, outcome, row) if outcome.failure else outcome
 
 
-def _lost(case: CaseFiles, error: BaseException) -> Outcome:
-    """The outcome of a case whose worker died twice over it: nobody is left to say why."""
+def _set_aside(store: StoreWriter, outcome: Outcome, row: int) -> Outcome:
+    """Keep a failure in the store; where even that fails, say so with the failure."""
+    assert outcome.failure is not None  # noqa: S101 - the caller looked
+    try:
+        with reachable(store.path, "written"):
+            store.set_aside(outcome.failure, row)
+    except StoreError as error:
+        reason = f"{outcome.failure.reason}; the store could not keep this: {error}"
+        return replace(outcome, failure=outcome.failure.model_copy(update={"reason": reason}))
+    return outcome
+
+
+def _lost(client: Client, claim: Claim, case: CaseFiles, error: KilledWorker) -> Outcome:
+    """The outcome of a case whose worker died over it again and again.
+
+    The worker's last signs of life tell how far it came, its nanny whether it ended it for the
+    memory that it took.
+    """
+    signs = [sign for _, sign in client.get_events(pulse_topic(claim, case.case_id))]
+    ended = [event for _, event in client.get_events("worker-restart-memory")]
+    processes = {tuple(sign["process"]) for sign in signs}
+    bytes_held = [event["rss"] for event in ended if (event["worker"], event["pid"]) in processes]
+    limit = error.last_worker.memory_limit
+    deaths = f"{error.allowed_failures + 1} workers died at this case"
+    if bytes_held:
+        reason = f"memory: {deaths}, each ended for reaching its limit of {limit / 1e6:.0f} MB"
+    else:
+        reason = f"{deaths}, killed from outside, as when memory runs out on the whole machine"
+    peaks = [sign["peak_memory_mb"] for sign in signs if sign["peak_memory_mb"]]
+    peaks += [held / 2**20 for held in bytes_held]
     failure = CaseFailure(
         case_id=case.case_id,
-        stage="worker",
-        reason=f"the worker died at this case twice, as it does when memory runs out ({error})",
-        peak_memory_mb=None,
+        stage=signs[-1]["stage"] if signs else "worker",
+        reason=reason,
+        peak_memory_mb=max(peaks, default=None),
     )
-    return Outcome(case.case_id, None, failure, 0.0, None, 0)
+    return Outcome(case.case_id, None, failure, 0.0, failure.peak_memory_mb, 0)
 
 
 def _refuse_empty_splits(discovery: Discovery, manifest: Manifest) -> None:
@@ -155,11 +212,46 @@ def _refuse_empty_splits(discovery: Discovery, manifest: Manifest) -> None:
             require(name, placed, patients)
 
 
-def _is_current(store: StoreWriter, record: CaseRecord, case: CaseFiles) -> bool:
+def stored(store_path: str, manifest: Manifest) -> dict[str, CaseRecord]:
+    """The records of the store that a run goes on with; none where it will be made.
+
+    Raises:
+        StoreError: something else is there, or a store with other arrays.
+    """
+    with reachable(store_path, "read"):
+        try:
+            if not is_taken(store_path):
+                return {}
+        except (ValueError, LookupError):
+            pass  # its zarr.json is damaged, which opening it says in plain words
+    store = Store.open(store_path)
+    refuse_other_arrays(store, manifest)
+    return store.records()
+
+
+def _unchanged(
+    cases: list[CaseFiles],
+    records: dict[str, CaseRecord],
+    manifest: Manifest,
+    on_case: Callable[[int, int], None],
+) -> set[str]:
+    """Ids of the cases whose files are still those of their record; touched ones are read."""
+    compared = [case for case in cases if case.case_id in records]
+    kept = set()
+    on_case(0, len(compared))
+    with ThreadPoolExecutor(available_cores()) as pool:
+        hashes = pool.map(lambda case: _hashes(case, records[case.case_id]), compared)
+        for done, (case, found) in enumerate(zip(compared, hashes, strict=True), 1):
+            if is_current(records[case.case_id], found, manifest):
+                kept.add(case.case_id)
+            on_case(done, len(compared))
+    return kept
+
+
+def _hashes(case: CaseFiles, record: CaseRecord) -> dict[str, str]:
     paths = dict(case.images) | ({LABEL: case.label} if case.label else {})
     known = {source.role: source for source in record.sources}
-    hashes = {role: _sha256(path, known.get(role)) for role, path in paths.items()}
-    return store.is_current(record, hashes)
+    return {role: _sha256(path, known.get(role)) for role, path in paths.items()}
 
 
 def _sha256(path: Path, known: Source | None) -> str:
@@ -171,4 +263,5 @@ def _sha256(path: Path, known: Source | None) -> str:
     )
     if known and untouched:
         return known.sha256
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

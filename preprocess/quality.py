@@ -1,25 +1,16 @@
 """The quality report: what a data manager should see of a store before anyone trains on it."""
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import repeat
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ConfigError, FMNetError
-from common.record import CaseRecord
+from common.errors import ConfigError
 from common.store import Store, is_remote
-from preprocess.cluster import WORKER_ENVIRONMENT
+from preprocess.processes import read_each
 from preprocess.report_cohort import Case, Cohort
-from preprocess.report_measure import Measures, measure
+from preprocess.report_measure import measure
 from preprocess.report_page import render
 from preprocess.report_rules import raise_flags
-
-ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
-"""zarrs reads with a pool of its own, which Rayon sizes."""
 
 
 def default_path(store_path: str) -> Path:
@@ -55,9 +46,8 @@ def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
     failures = store.failures()
     placed = {case: name for name, members in store.splits().items() for case in members}
     cases = []
-    for record, seen in zip(
-        records.values(), _measure_all(store, list(records.values()), workers), strict=True
-    ):
+    seen_of_each = read_each(measure, store, list(records.values()), workers)
+    for record, seen in zip(records.values(), seen_of_each, strict=True):
         split = placed.get(record.case_id, "")
         if isinstance(seen, str):
             cases.append(Case(record, split, None, seen))
@@ -73,33 +63,3 @@ def write(cohort: Cohort, path: Path) -> None:
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(render(cohort), "utf-8")
     unfinished.replace(path)
-
-
-def _measure_all(store: Store, records: list[CaseRecord], workers: int) -> Iterator[Measures | str]:
-    context = get_context("spawn")
-    with (
-        _environment(ONE_THREAD),
-        ProcessPoolExecutor(max(1, min(workers, len(records))), context) as pool,
-    ):
-        try:
-            yield from pool.map(measure, repeat(store), records)
-        except BrokenProcessPool as error:
-            raise FMNetError(
-                "a process that was reading cases died, as it does when memory runs out; "
-                "use fewer of them with --workers"
-            ) from error
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -11,6 +11,7 @@ from common.errors import Finding
 from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
 from common.store import Store
+from common.store.audit import Audit
 from preprocess.pipeline import Report
 
 
@@ -65,6 +66,37 @@ def status_table(store: Store) -> Table:
     return table
 
 
+def audit_lines(audit: Audit) -> Iterator[Text]:
+    """What a store's audit found, damage first, a line each."""
+    for case in audit.of("damaged", "unreadable"):
+        yield Text.assemble(("✗ ", "bold red"), case.what)
+    if audit.missing:
+        failed = {case.case_id for case in audit.of("failed")}
+        names = _some([f"{name} (failed)" if name in failed else name for name in audit.missing])
+        yield Text.assemble(("✗ ", "bold red"), f"{len(audit.missing)} case(s) missing: {names}")
+    unfinished = [case.case_id for case in audit.of("unfinished")]
+    left = [f"cases/{name}" for name in unfinished] + list(audit.leftovers)
+    if left:
+        what = f"{len(left)} leftover(s) of killed writers, which --repair removes: {_some(left)}"
+        yield Text.assemble(("· ", "dim"), what)
+
+
+def audit_table(audit: Audit, store: Store) -> Table:
+    """An audit in a few lines."""
+    table = _plain(f"Store {store.path}")
+    stored = len(audit.of("stored"))
+    table.add_row("sound", f"{stored} case(s) are as they were written")
+    table.add_row("damaged", str(len(audit.of("damaged"))))
+    if unreadable := len(audit.of("unreadable")):
+        table.add_row("not read", f"{unreadable}: disk or network gave no bytes")
+    table.add_row("missing", f"{len(audit.missing)} of {len(store.expected)} expected case(s)")
+    return table
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
 def disk_bytes(store: Store) -> dict[str, int]:
     """What the crops and the whole volumes take on disk."""
     filesystem, root = url_to_fs(store.path)
@@ -84,6 +116,8 @@ def _add_store_rows(table: Table, store: Store, records: dict[str, CaseRecord]) 
     labelled = [record for record in records.values() if record.tumour_voxels]
     conventions = sorted({str(record.convention) for record in records.values()})
     table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
+    if not labelled:
+        table.add_row("", "no case has a label: the store can be predicted on, not trained from")
     placed = store.splits()
     table.add_row("splits", ", ".join(f"{name} {len(placed[name])}" for name in SPLITS))
     if labelled:

@@ -8,6 +8,6 @@ which is written last. Everything before it is invisible to readers.
 from common.store.arrays import is_remote
 from common.store.copy import local_copy
 from common.store.reader import Store
-from common.store.writer import StoreWriter
+from common.store.writer import StoreWriter, is_current
 
-__all__ = ["Store", "StoreWriter", "is_remote", "local_copy"]
+__all__ = ["Store", "StoreWriter", "is_current", "is_remote", "local_copy"]

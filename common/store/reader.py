@@ -23,8 +23,9 @@ from common.store.arrays import (
     UNWRITTEN_LABEL,
     checksum,
     open_for_reading,
-    open_root,
 )
+from common.store.contract import case_faults
+from common.store.place import open_store, reachable
 
 SCHEMA_VERSION = 1
 
@@ -38,6 +39,7 @@ class Store:
         path: where it is.
         manifest: the cohort's description, as preprocessing resolved it.
         expected: ids of every case that the last preprocessing run found usable.
+        written_hash: hash of the parameters that the last run gave the store.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,6 +55,7 @@ class Store:
         except ValidationError as error:
             raise StoreError(f"{path}: its manifest is not readable: {explain(error)}") from error
         self.expected = tuple(cast("list[str]", attributes["expected"]))
+        self.written_hash = attributes["parameter_hash"]
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.path,)
@@ -86,7 +89,7 @@ class Store:
     def records(self) -> dict[str, CaseRecord]:
         """The committed cases by id, sorted: the only list of cases there is."""
         return {
-            case_id: self._parsed(CaseRecord, attributes["record"])
+            case_id: self._parsed(CaseRecord, attributes["record"], case_id)
             for case_id, attributes in self._case_attributes().items()
             if "record" in attributes
         }
@@ -94,7 +97,7 @@ class Store:
     def failures(self) -> dict[str, CaseFailure]:
         """The cases that were tried and are not in the store, by id, sorted."""
         return {
-            case_id: self._parsed(CaseFailure, attributes["failure"])
+            case_id: self._parsed(CaseFailure, attributes["failure"], case_id)
             for case_id, attributes in self._case_attributes().items()
             if "failure" in attributes and "record" not in attributes
         }
@@ -103,12 +106,24 @@ class Store:
         """The record of one committed case.
 
         Raises:
-            StoreError: the store has no such case.
+            StoreError: the store has no such case, or its record is damaged.
+        """
+        attributes = self.attributes(case_id)
+        if "record" not in attributes:
+            raise StoreError(f"{self.path}: case {case_id} is not in this store")
+        return self._parsed(CaseRecord, attributes["record"], case_id)
+
+    def attributes(self, case_id: str) -> dict[str, Any]:
+        """What stands in a case's folder: `record`, `failure`, or nothing; no folder, nothing.
+
+        Raises:
+            StoreError: it is damaged.
         """
         try:
-            return self._parsed(CaseRecord, self._root[f"cases/{case_id}"].attrs["record"])
-        except KeyError as error:
-            raise StoreError(f"{self.path}: case {case_id} is not in this store") from error
+            group = self._root.get(f"cases/{case_id}")
+        except (ValueError, LookupError) as error:
+            raise self._damaged(case_id, f"its zarr.json is damaged ({error})") from error
+        return group.attrs.asdict() if group is not None else {}
 
     def splits(self) -> dict[str, list[str]]:
         """Labelled cases by split, sorted."""
@@ -161,31 +176,39 @@ class Store:
         return self._volume(self.record(case_id))
 
     def verify(self, case_id: str) -> None:
-        """Read everything of one case again and compare it with its record.
+        """Read everything of one case again and compare it with its record and the contract.
 
         Raises:
-            StoreError: an array is missing, damaged, or other than what was written.
+            StoreError: an array is missing, damaged, or other than the record says.
         """
         self.verify_record(self.record(case_id))
 
     def verify_record(self, record: CaseRecord) -> None:
         """As `verify`, against a record that may not be committed here yet."""
-        case_id = record.case_id
-        self._compare(record, "crops/image", self._read(self._crops[0], case_id, record.row))
-        if record.has_label:
-            self._compare(record, "crops/label", self._read(self._crops[1], case_id, record.row))
+        case_id, row = record.case_id, record.row
+        image, label = self._crops
+        if row is None or not 0 <= row < min(image.shape[0], label.shape[0]):
+            raise self._damaged(case_id, f"its row, {row}, is not in the crops")
+        arrays = {
+            "crops/image": self._read(image, case_id, row),
+            "crops/label": self._read(label, case_id, row),
+        }
         if record.has_volume:
-            self._volume(record)
+            for name in ("image", "label") if record.has_label else ("image",):
+                arrays[name] = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+        for fault in case_faults(record, arrays, self.manifest):
+            raise self._damaged(case_id, fault)
 
     def _compare(self, record: CaseRecord, name: str, array: NDArray[Any]) -> None:
         if checksum(array) != record.checksums.get(name):
             raise self._damaged(record.case_id, f"{name} is not what was written")
 
     def _damaged(self, case_id: str, what: str) -> StoreError:
-        return StoreError(
-            f"{self.path}: case {case_id}: {what}; delete {self.path}/cases/{case_id} and "
-            "preprocess again to make it anew"
-        )
+        return StoreError(f"{self.path}: case {case_id}: {what}; {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        return f"`python -m preprocess verify --repair {self.path}` drops it, then preprocess again"
 
     def _volume(self, record: CaseRecord) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
         case_id = record.case_id
@@ -208,7 +231,7 @@ class Store:
 
     @cached_property
     def _root(self) -> zarr.Group:
-        return open_root(self.path)
+        return open_store(self.path)
 
     @cached_property
     def _crops(self) -> tuple[Any, Any]:
@@ -218,9 +241,7 @@ class Store:
         try:
             return open_for_reading(self._root, self.path, name)
         except KeyError as error:
-            raise StoreError(
-                f"{self.path}: {name} is missing; delete the case and preprocess again"
-            ) from error
+            raise StoreError(f"{self.path}: {name} is missing; {self._remedy}") from error
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:
@@ -233,13 +254,17 @@ class Store:
         return self._rows[case_id]
 
     def _case_attributes(self) -> dict[str, dict[str, Any]]:
-        cases = self._root["cases"]
-        assert isinstance(cases, zarr.Group)  # noqa: S101 - `create` made it
-        with warnings.catch_warnings():
-            # A folder that a killed worker had only begun: no case, and nothing to warn of.
-            warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
-            groups = sorted(cases.groups())
-        return {name: group.attrs.asdict() for name, group in groups}
+        try:
+            with reachable(self.path, "read"), warnings.catch_warnings():
+                # A folder that a killed worker had only begun: no case, and nothing to warn of.
+                warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
+                groups = sorted(self._array("cases").groups())
+                return {name: group.attrs.asdict() for name, group in groups}
+        except (ValueError, LookupError) as error:
+            raise StoreError(
+                f"{self.path}: the zarr.json of a case is damaged ({error}); `python -m preprocess "
+                f"verify {self.path}` says of which"
+            ) from error
 
     def _labelled(self) -> dict[str, CaseRecord]:
         return {c: record for c, record in self.records().items() if record.has_label}
@@ -275,11 +300,12 @@ class Store:
                 "cannot be trained on"
             )
 
-    def _parsed(self, model: type[M], value: object) -> M:
+    def _parsed(self, model: type[M], value: object, case_id: str) -> M:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            raise StoreError(f"{self.path}: a record is not readable: {explain(error)}") from error
+            what = f"its record is not readable: {explain(error)}"
+            raise self._damaged(case_id, what) from error
 
 
 def _patients(records: Mapping[str, CaseRecord]) -> dict[str, str]:

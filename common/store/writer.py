@@ -17,6 +17,8 @@ from common.store.arrays import (
     create_volume,
     is_taken,
 )
+from common.store.files import ROW_ARRAYS, StoreFiles
+from common.store.place import reachable
 from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import delete_shard, write_shard
 
@@ -50,19 +52,21 @@ class StoreWriter(Store):
             "parameter_hash": hash_of(parameters(manifest)),
             "expected": list(expected),
         }
-        if is_taken(path):
-            refuse_other_arrays(cls(path), manifest)
-        else:
-            create_arrays(str(path), manifest)
-        zarr.open_group(str(path), mode="r+").attrs.put(attributes)  # in one write
-        return cls(path)
+        with reachable(str(path), "written"):
+            if is_taken(path):
+                refuse_other_arrays(cls(path), manifest)
+            else:
+                create_arrays(str(path), manifest)
+            zarr.open_group(str(path), mode="r+").attrs.put(attributes)  # in one write
+            return cls(path)
 
     def allocate(self, count: int) -> list[int]:
         """Append rows to the crops and return their numbers; a row is never given out twice."""
-        arrays = [self._writer["crops/image"], self._writer["crops/label"]]
-        first = max(array.shape[0] for array in arrays)
-        for array in arrays:
-            array.resize((first + count, *array.shape[1:]))
+        with reachable(self.path, "written"):
+            arrays = [self._writer[name] for name in ROW_ARRAYS]
+            first = max(array.shape[0] for array in arrays)
+            for array in arrays:
+                array.resize((first + count, *array.shape[1:]))
         return list(range(first, first + count))
 
     def write(self, case: "PreparedCase", row: int) -> CaseRecord:
@@ -75,7 +79,7 @@ class StoreWriter(Store):
         for name, crop in arrays.items():
             write_shard(self._writer[name], row, crop)
         group = self._writer.create_group(f"cases/{case_id}", overwrite=True)
-        has_volume = self._keeps_volume(case.record)
+        has_volume = _keeps_volume(case.record, self.manifest)
         if has_volume:
             arrays["image"] = case.image
             write_shard(create_volume(group, "image", case.image), 0, case.image)
@@ -93,46 +97,64 @@ class StoreWriter(Store):
         return record
 
     def remove(self, case_id: str) -> None:
-        """Take a case out: first its record, then its arrays."""
-        group = self._writer.get(f"cases/{case_id}")
-        if group is None:
-            return
-        record = group.attrs.get("record")
-        group.attrs.put({})
-        if record is not None:
-            for name in ("crops/image", "crops/label"):
-                delete_shard(self._writer[name], record["row"])
-        del self._writer[f"cases/{case_id}"]
+        """Take a case out, whatever state it is in: first its record, then its arrays and row."""
+        try:
+            row = self.record(case_id).row
+        except StoreError:  # no record, or none that can be read: `clear` finds a row it leaves
+            row = None
+        self.files.remove_case(case_id)
+        if row is not None:
+            self.free(row)
 
-    def set_aside(self, failure: CaseFailure) -> None:
-        """Keep why a case is not in the store, where `failures` finds it."""
+    def free(self, row: int) -> None:
+        """Take away what was written to a row that no record names."""
+        for name in ROW_ARRAYS:
+            delete_shard(self._writer[name], row)
+
+    def set_aside(self, failure: CaseFailure, row: int | None = None) -> None:
+        """Keep why a case is not in the store, where `failures` finds it.
+
+        Args:
+            failure: the case's.
+            row: the one that it may have been writing.
+        """
         self.remove(failure.case_id)
+        if row is not None:
+            self.free(row)
         attributes = {"failure": failure.model_dump(mode="json")}
         self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes, overwrite=True)
 
-    def is_current(self, record: CaseRecord, hashes: dict[str, str]) -> bool:
-        """Whether a stored case is what preprocessing these sources would store again.
-
-        Args:
-            record: the stored case's.
-            hashes: role to sha256 of the files as they are now.
-        """
-        return (
-            record.parameter_hash == self.parameter_hash
-            and record.patient == self.manifest.patient_of(record.case_id)
-            and {source.role: source.sha256 for source in record.sources} == hashes
-            and (record.has_volume or not self._keeps_volume(record))
-        )
+    @cached_property
+    def files(self) -> StoreFiles:
+        """The store's files, to list and to take away."""
+        return StoreFiles(self.path)
 
     @cached_property
     def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
         return zarr.open_group(self.path, mode="r+")
 
-    def _keeps_volume(self, record: CaseRecord) -> bool:
-        if self.manifest.volumes == "all":
-            return True
-        placed = assign(self.manifest.splits, {record.case_id: record.patient})
-        return any(record.case_id in placed[name] for name in self.manifest.volumes)
+
+def is_current(record: CaseRecord, hashes: dict[str, str], manifest: Manifest) -> bool:
+    """Whether a stored case is what preprocessing these sources would store again.
+
+    Args:
+        record: the stored case's.
+        hashes: role to sha256 of the files as they are now.
+        manifest: what would describe them.
+    """
+    return (
+        record.parameter_hash == hash_of(parameters(manifest))
+        and record.patient == manifest.patient_of(record.case_id)
+        and {source.role: source.sha256 for source in record.sources} == hashes
+        and (record.has_volume or not _keeps_volume(record, manifest))
+    )
+
+
+def _keeps_volume(record: CaseRecord, manifest: Manifest) -> bool:
+    if manifest.volumes == "all":
+        return True
+    placed = assign(manifest.splits, {record.case_id: record.patient})
+    return any(record.case_id in placed[name] for name in manifest.volumes)
 
 
 def refuse_other_arrays(store: Store, manifest: Manifest) -> None:

@@ -1,5 +1,8 @@
 """Small BraTS-like cohorts on disk, and a Dask cluster that the tests of a file share."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +41,26 @@ def write_case(folder: Path, case_id: str, seed: int, *, release: str = "2021") 
     values = (label * brain).astype(np.uint8)
     nifti.write(case / f"{case_id}{joint}seg.nii.gz", values, geometry)
     return case
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Runs `python -m preprocess` with these arguments to its end, in a wide terminal."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        settings = {"env": os.environ | {"COLUMNS": "200"}, "timeout": 300} | options
+        return subprocess.run(
+            [sys.executable, "-m", "preprocess", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            **settings,
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """`python -m preprocess phantom`: cohorts that look like BraTS's and are not trivial."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -20,6 +19,8 @@ from common.manifest import Manifest, load_manifest
 from common.splits import SPLITS, assign
 from preprocess.phantom import TUMOUR_FREE, describe
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
 SMALL = (60, 64, 56)
 ENDINGS = {
     "2021": {"_flair", "_t1", "_t1ce", "_t2", "_seg"},
@@ -29,19 +30,14 @@ SEED = {"2021": 0, "2023": 1}
 ENHANCING = {"2021": 4, "2023": 3}
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-
-
 def phantom(
-    directory: Path, cases: int, release: str = "2023", seed: int = 0, size: tuple[int, ...] = SMALL
+    command: Command,
+    directory: Path,
+    cases: int,
+    *,
+    release: str = "2023",
+    seed: int = 0,
+    size: tuple[int, ...] = SMALL,
 ) -> Path:
     voxels = ",".join(map(str, size))
     options = ("--cases", cases, "--release", release, "--seed", seed, "--size", voxels)
@@ -65,9 +61,12 @@ def flair_of(case: CaseFiles) -> NDArray[np.generic]:
 
 
 @pytest.fixture(scope="module")
-def cohorts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def cohorts(tmp_path_factory: pytest.TempPathFactory, command: Command) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("phantoms")
-    return {release: phantom(root / release, 5, release, seed) for release, seed in SEED.items()}
+    return {
+        release: phantom(command, root / release, 5, release=release, seed=seed)
+        for release, seed in SEED.items()
+    }
 
 
 @pytest.fixture(params=["2021", "2023"])
@@ -76,12 +75,12 @@ def cohort(request: pytest.FixtureRequest, cohorts: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     """Sixteen cases, as large as the demo's."""
-    return phantom(tmp_path_factory.mktemp("phantoms") / "demo", 16, size=(80, 80, 80))
+    return phantom(command, tmp_path_factory.mktemp("phantoms") / "demo", 16, size=(80, 80, 80))
 
 
-def test_check_finds_nothing_wrong(cohort: Path) -> None:
+def test_check_finds_nothing_wrong(cohort: Path, command: Command) -> None:
     done = command("check", cohort, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout) == {"usable": 5, "findings": []}
@@ -171,9 +170,9 @@ def test_every_cohort_has_every_split_and_a_crop_that_fits(
 
 
 def test_a_case_depends_on_seed_index_and_size_alone(
-    cohorts: dict[str, Path], tmp_path: Path
+    cohorts: dict[str, Path], tmp_path: Path, command: Command
 ) -> None:
-    again = phantom(tmp_path / "again", 3, "2021", SEED["2021"])
+    again = phantom(command, tmp_path / "again", 3, release="2021", seed=SEED["2021"])
     for here, there in zip(described(again)[1], described(cohorts["2021"])[1], strict=False):
         names = sorted(path.name for path in (again / here.case_id).iterdir())
         for name in names:
@@ -184,7 +183,9 @@ def test_a_case_depends_on_seed_index_and_size_alone(
     assert not np.array_equal(flair_of(described(again)[1][0]), flair_of(of_another_seed))
 
 
-def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_refused_and_left_alone(
+    tmp_path: Path, command: Command
+) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     done = command("phantom", tmp_path, "--cases", 3, "--size", "32,32,32")
     assert done.returncode == 2
@@ -201,7 +202,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path)
     ],
 )
 def test_what_makes_no_cohort_is_refused(
-    tmp_path: Path, options: tuple[object, ...], message: str
+    tmp_path: Path, options: tuple[object, ...], message: str, command: Command
 ) -> None:
     done = command("phantom", tmp_path / "new", *options)
     assert done.returncode == 2

@@ -1,9 +1,8 @@
 """The real cases, of three releases' habits at once, and the odd ones beside them."""
 
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from common import nifti
 from common.case import restore
 from common.labels import Convention
 from common.store import Store
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 CASES = [
     "BraTS-GLI-00000-000",
@@ -26,20 +27,9 @@ CASES = [
 WORKER_MEMORY_MB = 700
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"COLUMNS": "160"},
-    )
-
-
 @pytest.fixture(scope="module")
 def done(
-    real_cases: Path, tmp_path_factory: pytest.TempPathFactory
+    real_cases: Path, tmp_path_factory: pytest.TempPathFactory, command: Command
 ) -> tuple[subprocess.CompletedProcess[str], Store]:
     """The cases of every folder, good and odd, preprocessed by two workers."""
     path = tmp_path_factory.mktemp("real") / "brats.zarr"
@@ -140,7 +130,7 @@ def test_two_workers_share_the_work_and_stay_small(done: Done) -> None:
     assert float(seconds) < 60  # 2.5 to 2.9 s on two idle cores; the machine may be shared
 
 
-def test_check_names_every_file_that_is_not_used(real_cases: Path) -> None:
+def test_check_names_every_file_that_is_not_used(real_cases: Path, command: Command) -> None:
     checked = command("check", real_cases / "odd")
     assert checked.returncode == 1
     for path in (real_cases / "odd").rglob("*"):
@@ -149,13 +139,15 @@ def test_check_names_every_file_that_is_not_used(real_cases: Path) -> None:
     assert "0 usable case(s), 3 error(s)" in checked.stdout
 
 
-def test_check_finds_nothing_wrong_with_the_good_ones(real_cases: Path) -> None:
+def test_check_finds_nothing_wrong_with_the_good_ones(real_cases: Path, command: Command) -> None:
     checked = command("check", real_cases / "brats")
     assert checked.returncode == 0, checked.stdout
     assert "11 usable case(s), 0 error(s)" in checked.stdout
 
 
-def test_a_folder_of_odd_cases_alone_makes_no_store(real_cases: Path, tmp_path: Path) -> None:
+def test_a_folder_of_odd_cases_alone_makes_no_store(
+    real_cases: Path, tmp_path: Path, command: Command
+) -> None:
     refused = command("run", real_cases / "odd", "--store", tmp_path / "s.zarr")
     assert refused.returncode == 2
     for name in ("BraTS2021_01646", "t1Gd.mha: git-LFS pointer", "t1c_TRUNCATED"):

@@ -23,18 +23,7 @@ from preprocess.lock import hold
 from preprocess.pipeline import execute, plan
 
 Cohort = Callable[..., Path]
-
-
-def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"COLUMNS": "200"},
-        **options,
-    )
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def stored(path: Path) -> int:
@@ -45,7 +34,9 @@ def stored(path: Path) -> int:
         return 0
 
 
-def test_a_cohort_becomes_a_store_and_comes_back(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_cohort_becomes_a_store_and_comes_back(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
     data, path = cohort(), tmp_path / "s.zarr"
     done = command("run", data, "--store", path, "--workers", 2)
     assert done.returncode == 0, done.stderr
@@ -64,7 +55,9 @@ def test_a_cohort_becomes_a_store_and_comes_back(cohort: Cohort, tmp_path: Path)
         assert geometry.matches(original.geometry)
 
 
-def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
     assert command("run", data, "--store", path).returncode == 0
     before = Store.open(path).records()
@@ -99,7 +92,9 @@ def test_one_task_a_case_on_two_processes(
     assert len({outcome.process for outcome in outcomes} - {os.getpid()}) == 2
 
 
-def test_a_scheduler_at_an_address(cohort: Cohort, tmp_path: Path, cluster: LocalCluster) -> None:
+def test_a_scheduler_at_an_address(
+    cohort: Cohort, tmp_path: Path, cluster: LocalCluster, command: Command
+) -> None:
     address = cluster.scheduler_address
     done = command("run", cohort(4), "--store", tmp_path / "s.zarr", "--cluster", address)
     assert done.returncode == 0, done.stderr
@@ -107,7 +102,7 @@ def test_a_scheduler_at_an_address(cohort: Cohort, tmp_path: Path, cluster: Loca
 
 
 def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
-    cohort: Cohort, tmp_path: Path, cluster: LocalCluster
+    cohort: Cohort, tmp_path: Path, cluster: LocalCluster, command: Command
 ) -> None:
     data, path = cohort(3), tmp_path / "s.zarr"
     at = ("--store", path, "--cluster", cluster.scheduler_address)
@@ -118,7 +113,7 @@ def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
     assert "0 case(s) to do, 3 done before" in again.stdout
 
 
-def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Command) -> None:
     data, path = cohort(100), tmp_path / "s.zarr"
     running = subprocess.Popen(
         [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
@@ -145,7 +140,9 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path) -> None:
     assert len(Store.open(path).records()) == 100
 
 
-def test_bad_cases_are_set_aside_and_the_others_stored(cohort: Cohort, tmp_path: Path) -> None:
+def test_bad_cases_are_set_aside_and_the_others_stored(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
     flair.write_bytes(flair.read_bytes()[:2000])
@@ -193,14 +190,18 @@ def test_a_worker_that_dies_costs_a_retry_and_then_that_case(
         (last,) = running
     assert all(stored_first)
     assert last.failure is not None
-    assert last.failure.stage == "worker"
-    assert "died at this case twice" in last.failure.reason
+    assert last.failure.stage == "read"  # what the worker last said of itself
+    assert last.failure.peak_memory_mb is not None
+    assert last.failure.peak_memory_mb > 10
+    assert "2 workers died at this case, killed from outside" in last.failure.reason
     store = Store.open(path)
     assert len(store.records()) == 5
     assert list(store.failures()) == ["BraTS2021_00002"]
 
 
-def test_a_bad_case_moved_away_is_forgotten(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_bad_case_moved_away_is_forgotten(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
     flair.write_bytes(flair.read_bytes()[:2000])
@@ -211,7 +212,7 @@ def test_a_bad_case_moved_away_is_forgotten(cohort: Cohort, tmp_path: Path) -> N
     assert command("status", path).returncode == 0
 
 
-def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path) -> None:
+def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path, command: Command) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
     for name in ("flair", "t1", "t1ce", "t2", "seg"):
         copy = data / "BraTS2021_00003" / f"BraTS2021_00003_{name}.nii.gz"
@@ -224,7 +225,7 @@ def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path) -> None:
     assert len(Store.open(path).records()) == 4
 
 
-def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort, command: Command) -> None:
     (tmp_path / "empty").mkdir()
     nothing = command("run", tmp_path / "empty", "--store", tmp_path / "s.zarr")
     assert nothing.returncode == 2

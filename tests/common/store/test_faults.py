@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -154,22 +153,10 @@ def test_rows_that_were_never_written_are_refused(make_store: MakeStore) -> None
             reader.read_crop("one")
 
 
-def test_the_remedy_that_is_named_works(make_store: MakeStore, cases: Cases) -> None:
-    store = make_store("one", "two")
-    noise(shard(store, "cases/one/image"))
-    with pytest.raises(StoreError) as caught:
-        store.verify("one")
-    (folder,) = re.findall(r"delete (\S+) and", str(caught.value))
-    shutil.rmtree(folder)
-    assert list(Store.open(store.path).records()) == ["two"]
-    store.write(cases["one"], store.allocate(1)[0])
-    Store.open(store.path).verify("one")
-
-
 def test_a_missing_array_is_said(make_store: MakeStore) -> None:
     store = make_store("one")
     shutil.rmtree(Path(store.path, "cases/one/image"))
-    with pytest.raises(StoreError, match="cases/one/image is missing; delete the case"):
+    with pytest.raises(StoreError, match=r"cases/one/image is missing; .*verify --repair"):
         Store.open(store.path).read_volume("one")
 
 
@@ -177,7 +164,7 @@ def test_a_record_of_another_form_is_said(make_store: MakeStore) -> None:
     store = make_store("one")
     group = zarr.open_group(store.path, mode="r+")["cases/one"]
     group.attrs.update({"record": {"case_id": "one"}})
-    with pytest.raises(StoreError, match="a record is not readable: patient: Field required"):
+    with pytest.raises(StoreError, match=r"case one: its record .*: patient: Field .*--repair"):
         store.records()
 
 

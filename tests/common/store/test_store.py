@@ -16,7 +16,7 @@ from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure
 from common.splits import FractionSplits, ListSplits
-from common.store import Store, StoreWriter
+from common.store import Store, StoreWriter, is_current
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -131,24 +131,24 @@ def test_whole_volumes_for_some_splits(make_store: MakeStore, cases: Cases) -> N
     with pytest.raises(StoreError, match="set volumes: all"):
         store.read_volume("one")
     hashes = {s.role: s.sha256 for s in cases["one"].record.sources}
-    assert store.is_current(store.record("one"), hashes)
+    assert is_current(store.record("one"), hashes, store.manifest)
     again = StoreWriter.create(store.path, store.manifest.model_copy(update={"volumes": "all"}))
-    assert not again.is_current(again.record("one"), hashes)
+    assert not is_current(again.record("one"), hashes, again.manifest)
 
 
 def test_what_makes_a_case_stale(make_store: MakeStore, cases: Cases) -> None:
     store = make_store("one")
     record = store.record("one")
     hashes = {source.role: source.sha256 for source in record.sources}
-    assert store.is_current(record, hashes)
-    assert not store.is_current(record, hashes | {"t1": "other"})
-    assert not store.is_current(record, {r: h for r, h in hashes.items() if r != "label"})
+    assert is_current(record, hashes, store.manifest)
+    assert not is_current(record, hashes | {"t1": "other"}, store.manifest)
+    assert not is_current(record, {r: h for r, h in hashes.items() if r != "label"}, store.manifest)
     for change in ({"margin": 5}, {"patient_pattern": "(?P<patient>o)ne"}):
         other = StoreWriter.create(store.path, store.manifest.model_copy(update=change))
-        assert not other.is_current(other.record("one"), hashes)
+        assert not is_current(other.record("one"), hashes, other.manifest)
     named = store.manifest.model_copy(update={"name": "x", "splits": FractionSplits()})
     same = StoreWriter.create(store.path, named)
-    assert same.is_current(same.record("one"), hashes)
+    assert is_current(same.record("one"), hashes, same.manifest)
 
 
 def test_redoing_a_case_takes_a_new_row(make_store: MakeStore, cases: Cases) -> None:

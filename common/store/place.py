@@ -1,0 +1,152 @@
+"""Where a store is, and plain words for what keeps a program from it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import zarr
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from common.errors import FMNetError, StoreError
+from common.store.arrays import is_remote, open_root
+
+PASSWORD = re.compile(r"://[^/@]*:.*@")
+
+
+def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
+    """The file system that a path is in, and the path there.
+
+    Listings are fetched anew each time: zarr, which writes, keeps a file system of its own.
+
+    Raises:
+        StoreError: the path has a secret in it.
+    """
+    refuse_secrets(path)
+    filesystem, root = url_to_fs(path, use_listings_cache=False)
+    return filesystem, root.rstrip("/")
+
+
+def resolved(path: str) -> str:
+    """A path that means the same to every process of this machine, whatever folder it stands in."""
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
+def open_store(path: str) -> zarr.Group:
+    """The root of a store that exists.
+
+    Raises:
+        StoreError: none is there, it is damaged, or it cannot be reached.
+    """
+    refuse_secrets(path)
+    with reachable(path, "read"):
+        try:
+            return open_root(path)
+        except StoreError as error:
+            found = _what_is_there(path)
+            if found:
+                raise StoreError(
+                    f"{path}: no store is there, but {found}; name a store with STORE="
+                ) from error
+            raise
+        except (ValueError, LookupError) as error:
+            raise StoreError(
+                f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
+                "store, or preprocess into a new one"
+            ) from error
+
+
+def refuse_secrets(path: str) -> None:
+    """A store's path stands in messages and in the records of runs: no secret may be in it.
+
+    Raises:
+        StoreError: it holds a password or options; the message does not repeat them.
+    """
+    if is_remote(path) and (PASSWORD.search(path) or "?" in path):
+        scheme = path.partition("://")[0]
+        raise StoreError(
+            f"{scheme}://…: an address with a password or options in it, which would show in logs; "
+            "name it as in s3://bucket/brats.zarr and give credentials in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws/credentials"
+        )
+
+
+@contextmanager
+def reachable(path: str, to_be: Literal["read", "written"]) -> Iterator[None]:
+    """Turn what a disk or a remote service answers into one line that names the store.
+
+    Raises:
+        StoreError: instead of any error of the file system.
+    """
+    try:
+        yield
+    except (FMNetError, ImportError):
+        raise
+    except Exception as error:
+        # Each remote file system raises what its own library does.
+        if not is_remote(path) and not isinstance(error, OSError):
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or error or type(error).__name__
+        raise StoreError(f"{path}: cannot be {to_be} ({reason}){_advice(path)}") from error
+
+
+def _advice(path: str) -> str:
+    if not is_remote(path):
+        return ""
+    advice = "; check the address and the credentials"
+    if path.startswith("s3"):
+        advice += (
+            ": AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and "
+            "AWS_ENDPOINT_URL for another service than Amazon's"
+        )
+    return advice
+
+
+def refuse_missing_bucket(path: str, filesystem: AbstractFileSystem, root: str) -> None:
+    """A bucket that is not there is a slip of the pen: s3fs would make it.
+
+    Raises:
+        StoreError: the store's bucket does not exist.
+    """
+    bucket, _, below = root.partition("/")
+    if not bucket:  # a path from the root of a file system without buckets
+        return
+    try:
+        filesystem.ls(f"{bucket}/{below}")
+    except FileNotFoundError as error:
+        if _is_missing(filesystem, bucket):
+            raise StoreError(
+                f"{path}: there is no bucket {bucket}; make it, or name another"
+            ) from error
+
+
+def _is_missing(filesystem: AbstractFileSystem, bucket: str) -> bool:
+    try:
+        filesystem.info(bucket)
+    except FileNotFoundError:
+        return True
+    except PermissionError:  # the credentials are for a part of the bucket
+        return False
+    return False
+
+
+def _what_is_there(path: str) -> str | None:
+    """What else is at a path where no store is; None for nothing, or a store only begun."""
+    if is_remote(path):
+        filesystem, root = filesystem_of(path)
+        refuse_missing_bucket(path, filesystem, root)
+        return None
+    place = Path(path)
+    if place.is_file():
+        return "a file"
+    if not place.is_dir():
+        return None
+    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != ".partial")
+    if set(names) <= {"zarr.json", "crops", "cases"}:
+        return None
+    if "zarr.json" in names:
+        return "other Zarr data"
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"a folder with {shown}"

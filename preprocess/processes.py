@@ -1,0 +1,79 @@
+"""Cases read on several processes of this machine, for what needs no cluster."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import repeat
+from typing import TypeVar
+
+from common.errors import FMNetError
+from common.store import Store
+from preprocess.cluster import WORKER_ENVIRONMENT
+
+ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
+"""zarrs reads with a pool of its own, which Rayon sizes."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def read_each(
+    look: Callable[[Store, Item], Result], store: Store, items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """What `look` says of each item, in their order, from several processes at a time.
+
+    Args:
+        look: a function of a module.
+        store: what it reads from.
+        items: cases, as `look` takes them.
+        workers: processes.
+
+    Raises:
+        FMNetError: a process died.
+    """
+    # Spawned: zarrs hangs in a process that was forked from one that has read.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _environment(ONE_THREAD),
+        ProcessPoolExecutor(max(1, min(workers, len(items))), context, _begin) as pool,
+    ):
+        try:
+            yield from pool.map(look, repeat(store), items)
+        except BrokenProcessPool as error:
+            raise FMNetError(
+                "a process that was reading cases died, as it does when memory runs out; "
+                "use fewer of them with --workers"
+            ) from error
+
+
+def _begin() -> None:
+    """A process leaves Ctrl-C to its parent, and ends when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
