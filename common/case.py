@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import __version__
-from common.errors import Finding, InputError
+from common.fitness import foreground
 from common.grid import ToLPS
 from common.intake import load
 from common.labels import MODALITIES, REGIONS, from_canonical, region_voxels
@@ -67,7 +67,7 @@ def prepare(
     on_stage("prepare")
     to_lps = ToLPS.of(loaded.geometry)
     images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
-    brain, statistics = _foreground(files, images, to_lps)
+    brain, statistics = _foreground(images, to_lps)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
     image = _normalised(images, statistics, to_lps, box, np.dtype(manifest.dtype))
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
@@ -117,47 +117,22 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
 
 
 def _foreground(
-    files: CaseFiles, images: dict[str, NDArray[np.generic]], to_lps: ToLPS
+    images: dict[str, NDArray[np.generic]], to_lps: ToLPS
 ) -> tuple[Box, dict[str, tuple[float, float]]]:
     """The brain's box in the project's grid, and each modality's mean and standard deviation.
 
     Args:
-        files: the case's.
         images: modality to oriented voxels, of the files' spacing.
         to_lps: the way to the project's grid.
     """
-    brain = np.zeros(images[MODALITIES[0]].shape, np.bool_)
-    for voxels in images.values():
-        brain |= voxels != 0
+    brain = foreground(images.values())
     native = bounding_box(brain)
-    assert native is not None  # noqa: S101 - `load` refuses images of zeros
+    assert native is not None  # noqa: S101 - `load` refuses images of zeros or of one value
     statistics = {m: foreground_statistics(extract(images[m], native)) for m in MODALITIES}
-    constant = [
-        Finding(
-            str(files.images[modality]),
-            f"the same value, {mean:g}, in all of the brain",
-            "an image",
-            "export it again",
-            files.case_id,
-        )
-        for modality, (mean, std) in statistics.items()
-        if not std > 0
-    ]
-    if constant:
-        raise InputError(*constant)
     box: Box | None = native
     if to_lps.resamples:
         box = bounding_box(to_lps.resample(brain.astype(np.uint8), linear=False) > 0)
-    if box is None:
-        raise InputError(
-            Finding(
-                str(files.images[MODALITIES[0]]),
-                f"a brain of {native.shape} voxels of {to_lps.spacing_mm} mm",
-                "one that is still there at 1 mm",
-                "check the spacing in its header",
-                files.case_id,
-            )
-        )
+    assert box is not None  # noqa: S101 - `load` refuses a brain that is too thin for 1 mm
     return box, statistics
 
 

@@ -62,6 +62,20 @@ class ToLPS:
         """Whether the spacing is other than 1 mm."""
         return any(abs(mm - 1) >= SPACING_TOLERANCE_MM for mm in self.spacing_mm)
 
+    def oriented(self, geometry: Geometry) -> Geometry:
+        """Where the voxels of `orient` are, for a volume of the geometry that this was made of."""
+        # A geometry's columns and affine count axes as (i, j, k), arrays as (z, y, x).
+        columns = [2 - axis for axis in reversed(self.axes)]
+        signs = np.where(self.flips[::-1], -1.0, 1.0)
+        direction = np.reshape(geometry.direction, (3, 3))[:, columns]
+        spacing_mm = np.asarray(self.spacing_mm[::-1])
+        last = (np.asarray(self.oriented_shape[::-1]) - 1) * spacing_mm * (signs < 0)
+        x, y, z = np.asarray(geometry.origin_mm) + direction @ last
+        turned = tuple(float(cosine) for cosine in (direction * signs).ravel())
+        return Geometry(
+            self.oriented_shape, self.spacing_mm, (float(x), float(y), float(z)), turned
+        )
+
     def orient(self, voxels: NDArray[T]) -> NDArray[T]:
         """The file's array (D, H, W) with its axes in LPS order: a view."""
         return np.flip(voxels.transpose(self.axes), self._flipped)
@@ -81,6 +95,26 @@ class ToLPS:
     @property
     def _flipped(self) -> tuple[int, ...]:
         return tuple(axis for axis, flip in enumerate(self.flips) if flip)
+
+
+def turn(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[T] | None:
+    """A volume with its axes as another grid has them; None if they are not of one place.
+
+    Args:
+        voxels: (D, H, W).
+        geometry: where they are.
+        onto: the other grid, which may permute and flip the axes, but has the same voxels.
+    """
+    own, other = ToLPS.of(geometry), ToLPS.of(onto)
+    if not own.oriented(geometry).matches(other.oriented(onto)):
+        return None
+    return other.unorient(own.orient(voxels))
+
+
+def degrees_off_axis(geometry: Geometry) -> float:
+    """The angle between a grid's axes and the nearest of the body's: the largest of the three."""
+    direction = np.reshape(ToLPS.of(geometry).oriented(geometry).direction, (3, 3))
+    return float(np.degrees(np.arccos(np.clip(direction.diagonal(), -1, 1))).max())
 
 
 def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:

@@ -51,7 +51,9 @@ def whole(content: bytes, least: int, most: int) -> bytes | bytearray:
     # stands. Of several it may see the first alone, and it says not what is wrong: then, the other.
     if least <= int.from_bytes(content[-4:], "little") <= most:
         with suppress(deflate.DeflateError):
-            return deflate.gzip_decompress(content)
+            data = deflate.gzip_decompress(content)
+            if len(data) >= least:
+                return data
     members = list(_members(content, most, partly=False))
     return members[0] if len(members) == 1 else b"".join(members)
 

@@ -1,22 +1,19 @@
 """Reading a case's files and refusing what cannot be used, with every reason at once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common import nifti
+from common import fitness, nifti
 from common.errors import Finding, InputError
-from common.labels import MODALITIES, Convention, conventions_of, to_canonical
+from common.expert_label import declared, read_label
+from common.labels import MODALITIES, Convention
 from common.layout import LABEL, CaseFiles
 from common.manifest import Manifest
 from common.nifti import Geometry, Volume
 from common.record import DecidedBy, Source
-from common.volume import T, bounding_box, extract
-
-LEAST_MM, MOST_MM = 8, 1000
-"""How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,13 @@ class LoadedCase:
     """A case's files, read and found fit to be used.
 
     Attributes:
-        images: modality to voxels (D, H, W) in the files' own type and grid.
-        label: canonical labels in the files' own grid, or None.
-        geometry: that grid.
+        images: modality to voxels (D, H, W) in the files' own type, all on one grid.
+        label: canonical labels on that grid, or None.
+        geometry: that grid: the first modality's own.
         convention: how the label file is written.
         convention_from: what decided that.
-        sources: the files with their checksums.
+        sources: the files with their checksums; of a 4-D file, one for each modality.
+        notes: findings that keep nothing out.
     """
 
     images: dict[str, NDArray[np.generic]]
@@ -38,42 +36,52 @@ class LoadedCase:
     convention: Convention
     convention_from: DecidedBy
     sources: tuple[Source, ...]
+    notes: tuple[Finding, ...]
 
 
 def load(files: CaseFiles, manifest: Manifest) -> LoadedCase:
-    """Read and check all files of a case.
+    """Read and check all files of a case. What this accepts, preprocessing takes.
 
     Raises:
         InputError: with a finding for everything that is wrong with the case.
     """
     paths = dict(files.images) | ({LABEL: files.label} if files.label else {})
-    volumes, findings = _read_all(paths)
-    findings += _other_grids(paths, volumes)
-    findings += _no_head(paths, volumes)
-    for modality in MODALITIES:
-        if modality in volumes:
-            findings += _unusable_image(paths[modality], volumes[modality].voxels)
-    convention, decided_by = _declared(files, manifest)
-    label = None
+    read, findings = _read_all(files, manifest)
+    findings += fitness.no_head(paths, read)
+    volumes, found = fitness.on_one_grid(paths, read)
+    findings += found
+    images = {m: volumes[m].voxels for m in MODALITIES if m in volumes}
+    for modality, voxels in images.items():
+        findings += fitness.unusable_image(paths[modality], voxels)
+    label, decided = None, declared(files, manifest)
     if LABEL in volumes:
-        values, strange = _label_values(paths[LABEL], volumes[LABEL].voxels)
-        findings += strange
-        if not strange:
-            allowed = conventions_of(values)
-            if decided_by != "manifest" and len(allowed) == 1:
-                convention, decided_by = next(iter(allowed)), "values"
-            findings += _outside(paths[LABEL], values, convention, allowed)
-            label = to_canonical(volumes[LABEL].voxels, convention)
-    if findings:
-        raise InputError(*(replace(finding, case=files.case_id) for finding in findings))
+        voxels, complete = volumes[LABEL].voxels, len(images) == len(MODALITIES)
+        label, decided, found = read_label(
+            paths[LABEL], voxels, decided, images.values() if complete else ()
+        )
+        findings += found
+    if not _errors(findings):
+        geometries = {role: volume.geometry for role, volume in read.items()}
+        first = MODALITIES[0]
+        findings += fitness.vanishing_brain(paths[first], images.values(), geometries[first])
+        findings += fitness.notes_on_images(paths, images)
+        findings += fitness.notes_on_place(paths, geometries)
+    findings = fitness.of_case(findings, files.case_id)
+    if errors := _errors(findings):
+        raise InputError(*errors)
     return LoadedCase(
-        {modality: volumes[modality].voxels for modality in MODALITIES},
+        images,
         label,
         volumes[MODALITIES[0]].geometry,
-        convention,
-        decided_by,
+        decided.convention,
+        decided.by,
         tuple(source_of(role, paths[role], volumes[role].sha256) for role in paths),
+        tuple(findings),
     )
+
+
+def _errors(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == "error"]
 
 
 def source_of(role: str, path: Path, sha256: str) -> Source:
@@ -88,95 +96,19 @@ def source_of(role: str, path: Path, sha256: str) -> Source:
     )
 
 
-def _read_all(paths: dict[str, Path]) -> tuple[dict[str, Volume], list[Finding]]:
-    volumes, findings = {}, list[Finding]()
-    for role, path in paths.items():
+def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], list[Finding]]:
+    """Every file that can be read, by role: the modalities in their order, then the label."""
+    volumes, findings = dict[str, Volume](), list[Finding]()
+    if files.stacked:
+        try:
+            channels = nifti.read_stacked(files.images[MODALITIES[0]], manifest.stacked.channels)
+            volumes = {modality: channels[modality] for modality in MODALITIES}
+        except InputError as error:
+            findings += error.findings
+    paths = {} if files.stacked else dict(files.images)
+    for role, path in (paths | ({LABEL: files.label} if files.label else {})).items():
         try:
             volumes[role] = nifti.read(path)
         except InputError as error:
             findings += error.findings
     return volumes, findings
-
-
-def _other_grids(paths: dict[str, Path], volumes: dict[str, Volume]) -> list[Finding]:
-    """Files on another grid than the first one that could be read."""
-    roles = list(volumes)
-    return [
-        Finding(
-            str(paths[role]),
-            f"a grid of {_describe(volumes[role].geometry)}",
-            f"that of {paths[roles[0]].name}, {_describe(volumes[roles[0]].geometry)}",
-            "register or resample the files of the case to one grid",
-        )
-        for role in roles[1:]
-        if not volumes[role].geometry.matches(volumes[roles[0]].geometry)
-    ]
-
-
-def _no_head(paths: dict[str, Path], volumes: dict[str, Volume]) -> list[Finding]:
-    """Files whose header gives no head's size: at 1 mm it would be a point, or fill the memory."""
-    findings = []
-    for role, volume in volumes.items():
-        geometry = volume.geometry
-        extents = [mm * n for mm, n in zip(geometry.spacing_mm, geometry.shape, strict=True)]
-        if min(extents) < LEAST_MM or max(extents) > MOST_MM:
-            found = f"a volume of {' × '.join(f'{extent:g}' for extent in extents)} mm (z, y, x)"
-            expected = f"a head: {LEAST_MM} to {MOST_MM} mm a side"
-            action = "mend the spacing in its header"
-            findings.append(Finding(str(paths[role]), found, expected, action))
-    return findings
-
-
-def _describe(geometry: Geometry) -> str:
-    def shown(values: tuple[float, ...]) -> str:
-        return ", ".join(f"{value:g}" for value in values)
-
-    return (
-        f"{geometry.shape} voxels of ({shown(geometry.spacing_mm)}) mm from "
-        f"({shown(geometry.origin_mm)}), direction ({shown(geometry.direction)})"
-    )
-
-
-def _unusable_image(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:
-    if not np.issubdtype(voxels.dtype, np.integer):
-        strange = int(np.size(voxels) - np.count_nonzero(np.isfinite(voxels)))
-        if strange:
-            found = f"{strange} voxels that are NaN or infinite"
-            return [Finding(str(path), found, "finite intensities", "export it again")]
-    if not np.any(voxels):
-        return [Finding(str(path), "only zeros", "an image", "export it again")]
-    return []
-
-
-def _declared(files: CaseFiles, manifest: Manifest) -> tuple[Convention, DecidedBy]:
-    if manifest.label_convention == "auto":
-        return files.names, "names"
-    return manifest.label_convention, "manifest"
-
-
-def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], list[Finding]]:
-    values = np.unique(_around_foreground(voxels))
-    whole = np.isfinite(values) & (values == np.round(values))
-    if not whole.all():
-        found = f"label values such as {values[~whole][0]:g}"
-        action = "it looks interpolated: export it with nearest neighbour"
-        return set(), [Finding(str(path), found, "whole numbers", action)]
-    return {0} | {int(value) for value in values}, []
-
-
-def _around_foreground(voxels: NDArray[T]) -> NDArray[T]:
-    """The part of an array that holds all that is not 0: less to count in."""
-    box = bounding_box(voxels != 0)
-    return voxels[:0] if box is None else extract(voxels, box)
-
-
-def _outside(
-    path: Path, values: set[int], convention: Convention, allowed: set[Convention]
-) -> list[Finding]:
-    if convention in allowed:
-        return []
-    expected = " or ".join(
-        str(sorted(option.values)) for option in ([convention] if allowed else Convention)
-    )
-    action = "map the values to a BraTS convention, or set label_convention in the manifest"
-    return [Finding(str(path), f"label values {sorted(values)}", expected, action)]

@@ -19,44 +19,65 @@ REGION_LABELS = {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
 class Convention(StrEnum):
     """How a release writes its label files.
 
-    Both write 1 for necrotic core and 2 for oedema; enhancing tumour is 4 up to BraTS 2021 and
-    3 since. The canonical labels of this project are those of 2023.
+    The canonical labels of this project are those of BraTS 2023. Up to 2021 enhancing tumour was
+    4. The Medical Segmentation Decathlon (Task01_BrainTumour, made of BraTS 2016 and 2017) has 1
+    and 2 the other way round: its dataset.json calls 1 oedema, 2 non-enhancing and 3 enhancing
+    tumour. Its values are those of 2023, so that only the layout of its files can tell.
     """
 
     BRATS_2021 = "brats2021"
     BRATS_2023 = "brats2023"
+    MSD = "msd"
+
+    @property
+    def tissues(self) -> tuple[int, int, int]:
+        """The values of necrotic core, oedema and enhancing tumour: canonical labels 1, 2, 3."""
+        return _TISSUES[self]
 
     @property
     def enhancing(self) -> int:
         """The value that files of this convention write for enhancing tumour."""
-        return 4 if self is Convention.BRATS_2021 else 3
+        return self.tissues[2]
 
     @property
     def values(self) -> frozenset[int]:
         """Every value that files of this convention may hold."""
-        return frozenset((0, 1, 2, self.enhancing))
+        return frozenset((0, *self.tissues))
+
+
+_TISSUES = {
+    Convention.BRATS_2021: (1, 2, 4),
+    Convention.BRATS_2023: (1, 2, 3),
+    Convention.MSD: (2, 1, 3),
+}
 
 
 def conventions_of(values: Iterable[int]) -> set[Convention]:
-    """Conventions whose files may hold exactly these values: none, one, or both."""
+    """Conventions whose files may hold exactly these values."""
     found = set(values)
     return {convention for convention in Convention if found <= convention.values}
 
 
 def to_canonical(values: NDArray[np.generic], convention: Convention) -> NDArray[np.uint8]:
     """File values of `convention` to canonical labels 0, 1, 2, 3; the shape stays."""
-    label = values.astype(np.uint8)
-    if convention.enhancing != 3:
-        label[label == convention.enhancing] = 3
-    return label
+    return _renamed(values.astype(np.uint8), convention.tissues, (1, 2, 3))
 
 
 def from_canonical(label: NDArray[np.uint8], convention: Convention) -> NDArray[np.uint8]:
     """Canonical labels to the file values of `convention`: inverse of `to_canonical`."""
-    values = label.copy()
-    if convention.enhancing != 3:
-        values[values == 3] = convention.enhancing
-    return values
+    return _renamed(label.copy(), (1, 2, 3), convention.tissues)
+
+
+def _renamed(
+    label: NDArray[np.uint8], old: tuple[int, ...], new: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """In place, each old value for its new one: all are found before any is changed."""
+    moved = [
+        (label == was, becomes) for was, becomes in zip(old, new, strict=True) if was != becomes
+    ]
+    for where, value in moved:
+        np.copyto(label, np.uint8(value), where=where)
+    return label
 
 
 def to_regions(label: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import Finding, InputError
 from common.labels import MODALITIES, Convention
 from common.manifest import DEFAULT_NAME, Manifest
+from common.nifti import read
 from common.nifti_header import LFS_POINTER
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
@@ -15,6 +16,10 @@ IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img
 NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
 LABEL = "label"
 COMPANION = "companion"
+STACKED = "4-D image"
+
+Key = tuple[Path, str]
+"""A case while its files are gathered: the folder that they are below, and its id."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,11 @@ class CaseFiles:
     Attributes:
         case_id: the files' common name, or the folder's.
         patient: whose case it is.
-        images: modality to file; all four.
+        images: modality to file; all four, and four times the same one if it is `stacked`.
         label: the expert's label file, if there is one.
         names: the release whose file names these are; it settles the label convention where
             the values do not.
+        stacked: the images are one 4-D file.
     """
 
     case_id: str
@@ -35,6 +41,7 @@ class CaseFiles:
     images: dict[str, Path]
     label: Path | None
     names: Convention
+    stacked: bool = False
 
 
 @dataclass
@@ -48,9 +55,10 @@ class Discovery:
 def discover(root: Path, manifest: Manifest) -> Discovery:
     """Find the cases below `root`, of all conventions at once.
 
-    Images are only listed here, not opened. Hidden files and folders, stores and a manifest are
-    passed over; every other file that makes no case is a finding: a note where it cannot be an
-    image (the tables that releases ship), else an error.
+    The files of cases are only listed here, not opened. Hidden files and folders, stores and a
+    manifest are passed over; every other file that makes no case is a finding: a note where it
+    cannot be an image (the tables that releases ship), else an error. Such a volume is read, since
+    it may be left over because it is damaged.
 
     Raises:
         InputError: there is no such folder.
@@ -61,24 +69,25 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
                 str(root), "no such folder", "the folder that holds the cases", "check the path"
             )
         )
+    root = root.absolute()  # a folder's name may name a case
     discovery = Discovery()
     endings = _endings(manifest)
-    groups: dict[tuple[Path, str], list[tuple[str, Path]]] = {}
+    groups: dict[Key, list[tuple[str, Path]]] = {}
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and ".zarr" not in n)
         for name in sorted(names):
             path = Path(folder, name)
             if name.startswith(".") or name == DEFAULT_NAME:
                 continue
-            parsed = _parse(path, endings)
+            parsed = _parse(path, endings) or _parse_stacked(path, manifest)
             if parsed is None:
                 discovery.findings.append(_stray(path, root))
             else:
-                case_id, role = parsed
-                groups.setdefault((path.parent, case_id), []).append((role, path))
+                key, role = parsed
+                groups.setdefault(key, []).append((role, path))
     _absorb_bare_companions(groups)
-    for (parent, case_id), files in sorted(groups.items()):
-        case = _case(case_id, parent, files, root, manifest)
+    for (_, case_id), files in sorted(groups.items()):
+        case = _case(case_id, files, root, manifest)
         if isinstance(case, CaseFiles):
             discovery.cases.append(case)
         else:
@@ -125,20 +134,31 @@ def _ending(path: Path) -> str:
     return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
 
 
-def _parse(path: Path, endings: dict[str, str]) -> tuple[str, str] | None:
-    """(case id, role) of a file, from its name alone; None if it is no file of a case."""
+def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
+    """Case and role of a file, from its name alone; None if its name has none of the endings."""
     stem = _stem(path)
     if stem is None:
         return None
     for ending in sorted(endings, key=len, reverse=True):
         if stem.lower() == ending:
-            return path.parent.name, endings[ending]
+            return (path.parent, path.parent.name), endings[ending]
         if stem.lower().endswith(("_" + ending, "-" + ending)):
-            return stem[: -len(ending) - 1], endings[ending]
+            return (path.parent, stem[: -len(ending) - 1]), endings[ending]
     return None
 
 
-def _absorb_bare_companions(groups: dict[tuple[Path, str], list[tuple[str, Path]]]) -> None:
+def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
+    """Case and role of a file, from its folder; None if that is none for 4-D files."""
+    stem, folder = _stem(path), path.parent.name.lower()
+    if stem is None:
+        return None
+    for role, names in ((STACKED, manifest.stacked.images), (LABEL, manifest.stacked.labels)):
+        if folder in {name.lower() for name in names}:
+            return (path.parent.parent, stem), role
+    return None
+
+
+def _absorb_bare_companions(groups: dict[Key, list[tuple[str, Path]]]) -> None:
     """A bare `mask.nii.gz` in a folder of one case belongs to that case, however it is named."""
     for key in [k for k, files in groups.items() if all(r == COMPANION for r, _ in files)]:
         others = [k for k in groups if k[0] == key[0] and k != key]
@@ -160,12 +180,16 @@ def _stray(path: Path, root: Path) -> Finding:
             case,
             "note" if is_table else "error",
         )
+    unknown = f"name ends in '{_ending(path)}', which the manifest does not list"
+    known = "an ending under modalities, label or companions"
+    try:
+        read(path)
+    except InputError as error:
+        unfit = error.findings[0]
+        found = f"{unfit.found}; also, {unknown}"
+        return Finding(shown, found, f"{unfit.expected}, with {known}", unfit.action, case)
     return Finding(
-        shown,
-        f"name ends in '{_ending(path)}', which the manifest does not list",
-        "an ending under modalities, label or companions",
-        "rename it, add the ending to the manifest, or move it away",
-        case,
+        shown, unknown, known, "rename it, add the ending to the manifest, or move it away", case
     )
 
 
@@ -182,54 +206,61 @@ def _what(path: Path) -> str:
 
 
 def _case(
-    case_id: str, folder: Path, files: list[tuple[str, Path]], root: Path, manifest: Manifest
+    case_id: str, files: list[tuple[str, Path]], root: Path, manifest: Manifest
 ) -> CaseFiles | list[Finding]:
     """The case that these files make, or why they make none."""
     by_role: dict[str, list[Path]] = {}
     for role, path in files:
         by_role.setdefault(role, []).append(path)
-    problems = _doubled(case_id, by_role, root) + _missing(case_id, folder, by_role, root)
+    problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root)
     if problems:
         return problems
-    images = {modality: by_role[modality][0] for modality in MODALITIES}
+    stacked = STACKED in by_role
+    images = {m: by_role[STACKED if stacked else m][0] for m in MODALITIES}
     recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
+    by_names = Convention.BRATS_2023 if recent else Convention.BRATS_2021
     return CaseFiles(
         case_id=case_id,
         patient=manifest.patient_of(case_id),
         images=images,
         label=by_role[LABEL][0] if LABEL in by_role else None,
-        names=Convention.BRATS_2023 if recent else Convention.BRATS_2021,
+        names=Convention.MSD if stacked else by_names,
+        stacked=stacked,
     )
 
 
 def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
-    return [
-        Finding(
-            str(paths[1].relative_to(root)),
-            f"{len(paths)} candidates for {role}: {', '.join(path.name for path in paths)}",
-            f"one {role} file",
-            "move the others away, or narrow the endings in the manifest",
-            case_id,
-        )
-        for role, paths in by_role.items()
-        if role != COMPANION and len(paths) > 1
-    ]
+    findings = []
+    for role, paths in by_role.items():
+        if role == COMPANION or len(paths) == 1:
+            continue
+        in_one_folder = len({path.parent for path in paths}) == 1
+        names = [path.name if in_one_folder else str(path.relative_to(root)) for path in paths]
+        found = f"{len(paths)} candidates for {role}: {', '.join(names)}"
+        action = "move the others away, or narrow the endings in the manifest"
+        shown = str(paths[1].relative_to(root))
+        findings.append(Finding(shown, found, f"one {role} file", action, case_id))
+    return findings
 
 
-def _missing(
-    case_id: str, folder: Path, by_role: dict[str, list[Path]], root: Path
-) -> list[Finding]:
+def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
+    there = [modality for modality in MODALITIES if modality in by_role]
     missing = [modality for modality in MODALITIES if modality not in by_role]
-    if not missing:
+    expected, action = f"all of {', '.join(MODALITIES)}", f"add {', '.join(missing)}"
+    if STACKED in by_role:
+        if not there:
+            return []
+        there.insert(0, STACKED)
+        expected, action = f"a {STACKED}, or a file for each modality", "keep one of the two"
+    elif not missing:
         return []
-    there = ", ".join(m for m in MODALITIES if m in by_role) or "no modality"
-    names = ", ".join(sorted(path.name for paths in by_role.values() for path in paths))
+    paths = sorted(path for paths in by_role.values() for path in paths)
     return [
         Finding(
-            str(folder.relative_to(root)),
-            f"has {there} ({names})",
-            f"all of {', '.join(MODALITIES)}",
-            f"add {', '.join(missing)}, or move the files away",
+            str(paths[0].parent.relative_to(root)),
+            f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})",
+            expected,
+            f"{action}, or move the files away",
             case_id,
         )
     ]

@@ -57,6 +57,33 @@ class ClusterSection(BaseModel):
         return self
 
 
+class StackedSection(BaseModel):
+    """Cases whose four images are one 4-D file, as in the Medical Segmentation Decathlon.
+
+    A case is `imagesTr/<case>.nii.gz`, its label `labelsTr/<case>.nii.gz`. Label values are the
+    Decathlon's, unless `label_convention` says otherwise.
+
+    Attributes:
+        images: names of the folders that hold the images.
+        labels: names of the folders beside them that hold the labels.
+        channels: the modalities, in the order in which a file has them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: tuple[str, ...] = ("imagesTr", "imagesTs")
+    labels: tuple[str, ...] = ("labelsTr", "labelsTs")
+    channels: tuple[str, ...] = MODALITIES
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sorted(self.channels) != sorted(MODALITIES):
+            raise ValueError(f"channels must name each of {', '.join(MODALITIES)} once")
+        if doubled := {*self.images} & {*self.labels}:
+            raise ValueError(f"folders of images and of labels: {', '.join(sorted(doubled))}")
+        return self
+
+
 class Manifest(BaseModel):
     """A cohort's description; every field has the default that suits BraTS.
 
@@ -65,7 +92,9 @@ class Manifest(BaseModel):
         modalities: modality to the name endings that files of it carry, lower case, no suffix.
         label: name endings of expert label files.
         companions: name endings of files that may lie beside a case and are not used.
-        label_convention: `auto` detects it for each case from its values, else from its names.
+        stacked: how cases of one 4-D file are laid out.
+        label_convention: `auto` detects it for each case: from its layout where that is `stacked`,
+            else from its values, else from its names.
         patient_pattern: regular expression with a group `patient`; the visits of one patient
             share what it matches, a case id that it does not match is a patient of its own.
         crop: (D, H, W) of the window that training streams, in voxels of 1 mm.
@@ -91,6 +120,7 @@ class Manifest(BaseModel):
     )
     label: tuple[str, ...] = ("seg",)
     companions: tuple[str, ...] = ("mask",)
+    stacked: StackedSection = StackedSection()
     label_convention: Literal["auto"] | Convention = "auto"
     patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z]+-\d+)-\d+$"
     crop: tuple[Side, Side, Side] = (128, 128, 128)

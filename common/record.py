@@ -11,7 +11,7 @@ from common.manifest import Manifest
 from common.nifti import Geometry
 from common.volume import Box, Triple
 
-DecidedBy = Literal["values", "names", "manifest"]
+DecidedBy = Literal["values", "names", "layout", "manifest"]
 
 PREPROCESSING_VERSION = 1
 """Raised when the same sources and manifest would give other arrays."""
@@ -130,6 +130,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "dtype": manifest.dtype,
         "margin": manifest.margin,
         "label_convention": str(manifest.label_convention),
+        "channels": list(manifest.stacked.channels),
         "spacing_mm": 1.0,
         "orientation": "LPS",
     }

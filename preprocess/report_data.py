@@ -15,7 +15,12 @@ from preprocess.report_rules import NAMES
 CURVE_STEPS = 255
 """Levels of a case's own curve, which the page holds as a byte a bin."""
 
-DECIDED = {"values": "label values", "names": "file names", "manifest": "the manifest"}
+DECIDED = {
+    "values": "label values",
+    "names": "file names",
+    "layout": "the files' layout",
+    "manifest": "the manifest",
+}
 """What can decide a case's label convention, in words."""
 
 

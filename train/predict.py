@@ -17,7 +17,14 @@ from common.record import CaseRecord
 from common.store import Store, is_remote
 from train.trained import RunError, TrainedModel, label_of, store_notes
 
-NAMING = ("modalities", "label", "companions", "label_convention", "patient_pattern")
+NAMING = (
+    "modalities",
+    "label",
+    "companions",
+    "stacked",
+    "label_convention",
+    "patient_pattern",
+)
 """What a manifest says of a cohort's files; all else that `prepare` reads must be the run's."""
 
 

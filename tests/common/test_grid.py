@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.grid import ToLPS
+from common.grid import ToLPS, degrees_off_axis, turn
 from common.nifti import Geometry
 
 DIRECTIONS = [
@@ -56,6 +56,103 @@ def test_orienting_does_as_itk_does(
     image.SetDirection(direction.ravel().tolist())
     expected = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
     assert np.array_equal(ToLPS.of(geometry(shape, direction)).orient(voxels), expected)
+
+
+def places(grid: Geometry) -> NDArray[np.float64]:
+    """(D, H, W, 3): where in the world each voxel is, in mm."""
+    kji = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1)
+    return kji[..., ::-1] @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+
+def tilted(direction: NDArray[np.floating], degrees: tuple[float, ...]) -> NDArray[np.floating]:
+    for axis, angle in enumerate(np.radians(degrees)):
+        rotation = np.eye(3)
+        first, second = [other for other in range(3) if other != axis]
+        rotation[first, first] = rotation[second, second] = np.cos(angle)
+        rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
+        direction = rotation @ direction
+    return direction
+
+
+tilts = st.tuples(*[st.floats(-20, 20)] * 3)
+
+
+@given(shapes, directions, spacings, tilts)
+def test_orienting_leaves_every_voxel_where_it_is(
+    shape: tuple[int, int, int],
+    direction: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    degrees: tuple[float, float, float],
+) -> None:
+    grid = geometry(shape, tilted(direction, degrees), spacing_mm)
+    to_lps, where = ToLPS.of(grid), places(grid)
+    moved = np.stack([to_lps.orient(where[..., axis]) for axis in range(3)], axis=-1)
+    assert np.allclose(moved, places(to_lps.oriented(grid)), atol=1e-9)
+
+
+def permuted(grid: Geometry, axes: list[int], flips: list[bool]) -> Geometry:
+    """The same voxels, stored with array axes in another order and some of them backwards."""
+    spacing, shape = [grid.spacing_mm[a] for a in axes], [grid.shape[a] for a in axes]
+    columns = [2 - a for a in reversed(axes)]
+    corner = np.array([0.0, 0.0, 0.0, 1.0])
+    for axis, flip in zip(axes, flips, strict=True):
+        corner[2 - axis] = (grid.shape[axis] - 1) if flip else 0
+    signs = [-1.0 if flip else 1.0 for flip in reversed(flips)]
+    cosines = np.reshape(grid.direction, (3, 3))[:, columns] * signs
+    x, y, z = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine @ corner)[:3]
+    return Geometry(
+        (shape[0], shape[1], shape[2]),
+        (spacing[0], spacing[1], spacing[2]),
+        (float(x), float(y), float(z)),
+        tuple(cosines.ravel().tolist()),
+    )
+
+
+@given(
+    shapes,
+    directions,
+    spacings,
+    tilts,
+    st.tuples(st.permutations(range(3)), st.lists(st.booleans(), min_size=3, max_size=3)),
+)
+def test_a_volume_turns_onto_every_order_of_its_axes_and_back(
+    shape: tuple[int, int, int],
+    direction: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    degrees: tuple[float, float, float],
+    order: tuple[list[int], list[bool]],
+) -> None:
+    axes, flips = order
+    grid = geometry(shape, tilted(direction, degrees), spacing_mm)
+    onto = permuted(grid, axes, flips)
+    stored = np.flip(numbered(shape).transpose(axes), [a for a in range(3) if flips[a]])
+    turned = turn(stored, onto, grid)
+    assert turned is not None
+    assert np.array_equal(turned, numbered(shape))
+    back = turn(turned, grid, onto)
+    assert back is not None
+    assert np.array_equal(back, stored)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Geometry((4, 5, 6), (1.0, 1.0, 1.0), (3.0, -7.0, 12.0)),
+        Geometry((4, 5, 6), (1.0, 1.0, 1.1), (3.0, -7.0, 11.0)),
+        Geometry((4, 6, 5), (1.0, 1.0, 1.0), (3.0, -7.0, 11.0)),
+        Geometry((4, 5, 6), (1.0, 1.0, 1.0), (3.0, -7.0, 11.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+    ],
+)
+def test_what_is_not_of_one_place_is_not_turned(other: Geometry) -> None:
+    grid = geometry((4, 5, 6), np.eye(3))
+    assert turn(numbered(other.shape), other, grid) is None
+
+
+@pytest.mark.parametrize("degrees", [0.0, 3.0, 17.5, -40.0])
+@pytest.mark.parametrize("direction", DIRECTIONS[::7])
+def test_how_oblique_a_grid_is(degrees: float, direction: NDArray[np.floating]) -> None:
+    grid = geometry((4, 5, 6), tilted(direction, (0.0, degrees, 0.0)))
+    assert degrees_off_axis(grid) == pytest.approx(abs(degrees), abs=1e-4)
 
 
 @pytest.mark.parametrize("degrees", [-30, 12, 40])

@@ -77,7 +77,7 @@ def test_the_manifest_decides_and_is_held_to_it(files: Files, write: Write) -> N
     assert (case.convention, case.convention_from) == (Convention.BRATS_2023, "manifest")
     (finding,) = refused(write(files, "older"), label_convention="brats2023")
     assert finding.found == "label values [0, 1, 2, 4]"
-    assert finding.expected == "[0, 1, 2, 3]"
+    assert finding.expected == "brats2023 [0, 1, 2, 3], decided by the manifest"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_other_values_are_refused(
     label[10, 10, : len(values)] = values
     (finding,) = refused(write(files | {"seg": label}))
     assert finding.found == found
-    assert finding.expected == "[0, 1, 2, 4] or [0, 1, 2, 3]"
+    assert finding.expected == "brats2021 [0, 1, 2, 4] or brats2023 [0, 1, 2, 3]"
     assert finding.case == "case"
 
 

@@ -27,7 +27,7 @@ masks = arrays(np.bool_, st.tuples(st.just(3), st.integers(1, 4), st.integers(1,
     ("values", "conventions"),
     [
         ({0, 1, 2, 4}, {Convention.BRATS_2021}),
-        ({0, 1, 2, 3}, {Convention.BRATS_2023}),
+        ({0, 1, 2, 3}, {Convention.BRATS_2023, Convention.MSD}),
         ({0, 1, 2}, set(Convention)),
         ({0}, set(Convention)),
         ({0, 3, 4}, set()),
@@ -41,10 +41,24 @@ def test_which_conventions_allow_these_values(
     assert conventions_of(values) == conventions
 
 
-def test_the_enhancing_value_is_what_differs() -> None:
-    file = np.array([0, 1, 2, 4])
-    assert to_canonical(file, Convention.BRATS_2021).tolist() == [0, 1, 2, 3]
-    assert to_canonical(np.array([0.0, 1, 2, 3]), Convention.BRATS_2023).tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("convention", "background_necrosis_oedema_enhancing"),
+    [
+        (Convention.BRATS_2021, [0, 1, 2, 4]),
+        (Convention.BRATS_2023, [0, 1, 2, 3]),
+        (Convention.MSD, [0, 2, 1, 3]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_what_each_convention_writes(
+    convention: Convention,
+    background_necrosis_oedema_enhancing: list[int],
+    dtype: type[np.generic],
+) -> None:
+    values = np.array(background_necrosis_oedema_enhancing, dtype)
+    assert to_canonical(values, convention).tolist() == [0, 1, 2, 3]
+    assert convention.values == set(background_necrosis_oedema_enhancing)
+    assert convention.enhancing == background_necrosis_oedema_enhancing[3]
 
 
 @given(canonical, st.sampled_from(Convention))

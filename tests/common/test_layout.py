@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common import nifti
 from common.errors import InputError
 from common.labels import MODALITIES, Convention
 from common.layout import case_files, discover
 from common.manifest import Manifest
+from common.nifti import Geometry
 
+GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+TENS = Geometry((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 HABITS = {
     "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
     "2018": ("{}_flair", "{}_t1", "{}_t1gd", "{}_t2", "{}_seg"),
@@ -146,12 +151,87 @@ def test_a_pointer_is_called_one_whatever_its_suffix(name: str, tmp_path: Path) 
 
 
 def test_an_unknown_ending_is_named(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]], "p_pd", "loose")
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    for name in ("p_pd", "loose"):
+        nifti.write(tmp_path / "p" / f"{name}.nii.gz", np.zeros((9, 9, 9), np.uint8), GRID)
     what = found(tmp_path)
     assert what["p/p_pd.nii.gz"].startswith("name ends in 'pd'")
     assert what["p/loose.nii.gz"].startswith("name ends in 'loose'")
     pd = Manifest(companions=("mask", "pd", "loose"))
     assert found(tmp_path, pd) == {}
+
+
+def test_a_stray_volume_that_is_damaged_says_both(tmp_path: Path) -> None:
+    stray = tmp_path / "p_pd.nii.gz"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    stray.write_bytes(stray.read_bytes()[:-30])
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found.startswith("damaged: incomplete or truncated stream; also, name ends in")
+    assert finding.expected.startswith("a whole NIfTI volume, with an ending under modalities")
+
+
+def test_the_decathlons_layout(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "BRATS_001", "BRATS_002", "._BRATS_001")
+    touch(tmp_path / "labelsTr", "BRATS_001", "._BRATS_001")
+    touch(tmp_path / "imagesTs", "BRATS_485")
+    (tmp_path / "dataset.json").write_text("{}")
+    discovery = discover(tmp_path, Manifest())
+    assert [(f.file, f.severity) for f in discovery.findings] == [("dataset.json", "note")]
+    first, second, test = discovery.cases
+    assert [case.case_id for case in discovery.cases] == ["BRATS_001", "BRATS_002", "BRATS_485"]
+    assert first.images == dict.fromkeys(MODALITIES, tmp_path / "imagesTr" / "BRATS_001.nii.gz")
+    assert first.label == tmp_path / "labelsTr" / "BRATS_001.nii.gz"
+    assert second.label is test.label is None
+    assert all(case.stacked and case.names is Convention.MSD for case in discovery.cases)
+
+
+def test_a_folder_of_4d_images_alone_is_a_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "imagesTs", "BRATS_485")
+    (case,) = discover(tmp_path / "imagesTs", Manifest()).cases
+    assert case.stacked
+    monkeypatch.chdir(tmp_path / "imagesTs")
+    assert [case.case_id for case in discover(Path(), Manifest()).cases] == ["BRATS_485"]
+
+
+def test_the_folders_of_4d_images_are_the_manifests(tmp_path: Path) -> None:
+    touch(tmp_path / "scans", "a")
+    touch(tmp_path / "truth", "a")
+    manifest = Manifest.model_validate({"stacked": {"images": ["scans"], "labels": ["truth"]}})
+    (case,) = discover(tmp_path, manifest).cases
+    assert case.label == tmp_path / "truth" / "a.nii.gz"
+    assert len(discover(tmp_path, Manifest()).findings) == 2
+
+
+def test_files_of_one_modality_in_such_a_folder_are_what_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", *[name.format("p") for name in HABITS["2021"]])
+    (case,) = discover(tmp_path, Manifest()).cases
+    assert (case.case_id, case.stacked) == ("p", False)
+
+
+def test_a_4d_layout_that_is_not_whole(tmp_path: Path) -> None:
+    touch(tmp_path / "labelsTr", "lone")
+    touch(tmp_path / "imagesTr", "twice", "mixed")
+    touch(tmp_path / "imagesTs", "twice")
+    touch(tmp_path, "mixed_flair")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    what = {finding.case: (finding.found, finding.action) for finding in discovery.findings}
+    assert what == {
+        "lone": (
+            "has no modality (lone.nii.gz)",
+            "add flair, t1, t1ce, t2, or move the files away",
+        ),
+        "twice": (
+            "2 candidates for 4-D image: imagesTr/twice.nii.gz, imagesTs/twice.nii.gz",
+            "move the others away, or narrow the endings in the manifest",
+        ),
+        "mixed": (
+            "has 4-D image, flair (mixed.nii.gz, mixed_flair.nii.gz)",
+            "keep one of the two, or move the files away",
+        ),
+    }
 
 
 def test_an_ending_that_ends_in_another_is_told_apart(tmp_path: Path) -> None:

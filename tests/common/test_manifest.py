@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.manifest import DEFAULT_NAME, Manifest, load_manifest, manifest_path
+from common.manifest import DEFAULT_NAME, Manifest, StackedSection, load_manifest, manifest_path
 from common.record import hash_of, parameters
 from common.splits import FoldSplits, ListSplits
 
@@ -46,6 +46,9 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("schema_version: 2", "schema_version"),
         ("modalities: {flair: [flair]}", "must name exactly flair, t1, t1ce, t2"),
         ("label: [t1]", "name endings used twice: t1"),
+        ("stacked: {channels: [flair, t1, t2]}", "channels must name each of flair, t1, t1ce, t2"),
+        ("stacked: {channels: [flair, t1, t2, t2]}", "channels must name each of"),
+        ("stacked: {labels: [imagesTr]}", "folders of images and of labels: imagesTr"),
         ("patient_pattern: 'BraTS-(.*)'", "no group"),
         ("patient_pattern: '(?P<patient>BraTS'", "no regular expression"),
         ("volumes: some", "volumes"),
@@ -116,5 +119,6 @@ def test_what_the_arrays_depend_on() -> None:
         Manifest(dtype="float32"),
         Manifest(margin=3),
         Manifest(label_convention="brats2021"),
+        Manifest(stacked=StackedSection(channels=("t1", "flair", "t1ce", "t2"))),
     ]
-    assert len({hash_of(parameters(manifest)) for manifest in other} | {base}) == 5
+    assert len({hash_of(parameters(manifest)) for manifest in other} | {base}) == len(other) + 1

@@ -119,6 +119,8 @@ def test_a_gzip_file_of_several_members_is_read_whole(tmp_path: Path) -> None:
     members = tmp_path / "members.nii.gz"
     members.write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
     assert np.array_equal(nifti.read(members).voxels, voxels())
+    members.write_bytes(gzip.compress(content[:40]) + gzip.compress(content[40:] + bytes(80)))
+    assert np.array_equal(nifti.read(members).voxels, voxels())
 
 
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""Whether a case's volumes can be used: their grids and intensities, and what to know of them."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import nifti
+from common.errors import Finding
+from common.grid import ToLPS, degrees_off_axis, turn
+from common.nifti import Geometry, Volume
+from common.volume import bounding_box
+
+LEAST_MM, MOST_MM = 8, 1000
+"""How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
+
+OBLIQUE_DEGREES = 3
+"""From here on a head is seen visibly turned: its axes are taken as the nearest of the body's."""
+
+LEAST_BACKGROUND = 0.05
+"""Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
+
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Intensities beyond these cannot be scaled in float32."""
+
+SAMPLE = 20_000
+"""Voxels that are enough to see that two images differ, or how much of one is background."""
+
+Paths = Mapping[str, Path]
+
+
+def on_one_grid(
+    paths: Paths, volumes: Mapping[str, Volume]
+) -> tuple[dict[str, Volume], list[Finding]]:
+    """The volumes with their axes as the first one's; what is not of its place is an error."""
+    first = next(iter(volumes), "")
+    together, findings = dict[str, Volume](), list[Finding]()
+    for role, volume in volumes.items():
+        onto = volumes[first].geometry
+        if volume.geometry.matches(onto):
+            together[role] = volume
+            continue
+        turned = turn(volume.voxels, volume.geometry, onto)
+        if turned is None:
+            expected = f"that of {paths[first].name}, {onto}"
+            action = "register or resample the files of the case to one grid"
+            found = f"a grid of {volume.geometry}"
+            findings.append(Finding(str(paths[role]), found, expected, action))
+            continue
+        together[role] = Volume(turned, onto, volume.sha256)
+        found = f"another order of axes than {paths[first].name}, but of the same place"
+        action = f"nothing: it is turned; masks are written as {paths[first].name} is"
+        findings.append(_note(paths[role], found, "one orientation for a case", action))
+    return together, findings
+
+
+def no_head(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
+    """Files whose header gives no head's size: at 1 mm it would be a point, or fill the memory."""
+    findings = []
+    for role, volume in volumes.items():
+        geometry = volume.geometry
+        extents = [mm * n for mm, n in zip(geometry.spacing_mm, geometry.shape, strict=True)]
+        if min(extents) < LEAST_MM or max(extents) > MOST_MM:
+            found = f"a volume of {' × '.join(f'{extent:g}' for extent in extents)} mm (z, y, x)"
+            expected = f"a head: {LEAST_MM} to {MOST_MM} mm a side"
+            action = "mend the spacing in its header"
+            findings.append(Finding(str(paths[role]), found, expected, action))
+    return findings
+
+
+def vanishing_brain(
+    path: Path, images: Iterable[NDArray[np.generic]], geometry: Geometry
+) -> list[Finding]:
+    """A brain so thin that no voxel of the 1 mm grid falls on it."""
+    to_lps = ToLPS.of(geometry)
+    if not to_lps.resamples:
+        return []
+    brain = to_lps.orient(foreground(images))
+    if to_lps.resample(brain.astype(np.uint8), linear=False).any():
+        return []
+    box = bounding_box(brain)
+    shape = box.shape if box else (0, 0, 0)
+    found = f"a brain of {shape} voxels of {to_lps.spacing_mm} mm"
+    action = "check the spacing in its header"
+    return [Finding(str(path), found, "one that is still there at 1 mm", action)]
+
+
+def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """Where any of the images is not 0."""
+    first, *others = images
+    brain: NDArray[np.bool_] = first != 0
+    for voxels in others:
+        brain |= voxels != 0
+    return brain
+
+
+def unusable_image(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:
+    """An image without finite, varied, scalable intensities."""
+    if not np.issubdtype(voxels.dtype, np.integer):
+        low, high = float(voxels.min()), float(voxels.max())
+        if not np.isfinite((low, high)).all():
+            count = voxels.size - np.count_nonzero(np.isfinite(voxels))
+            found = f"{count} voxels that are NaN or infinite"
+            return [Finding(str(path), found, "finite intensities", "export it again")]
+        top = max(-low, high)
+        if top and not SMALLEST < top < LARGEST:
+            expected = f"intensities of {SMALLEST:g} to {LARGEST:g}"
+            return [Finding(str(path), f"intensities up to {top:g}", expected, "export it again")]
+    if not np.any(voxels):
+        return [Finding(str(path), "only zeros", "an image", "export it again")]
+    constant = _only_value(voxels)
+    if constant is not None:
+        found = f"the same value, {constant:g}, in all of the brain"
+        return [Finding(str(path), found, "an image", "export it again")]
+    return []
+
+
+def _only_value(voxels: NDArray[np.generic]) -> float | None:
+    """The one value that all non-zero voxels have, if they have one."""
+    for some in (_sample(voxels), voxels):
+        values = some[some != 0]
+        if values.size and (values != values[0]).any():
+            return None
+    return float(values[0])
+
+
+def _sample(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+    flat = voxels.reshape(-1)
+    return flat[:: max(1, flat.size // SAMPLE)].copy()
+
+
+def notes_on_images(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> list[Finding]:
+    """Images without a background, and images that are one and the same."""
+    notes, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
+    for name, some in samples.items():
+        share = 1 - np.count_nonzero(some) / some.size
+        if share < LEAST_BACKGROUND:
+            found = f"hardly any background: {share:.1%} of its voxels are 0"
+            action = "strip the skull and set what is outside to 0, unless this is meant"
+            notes.append(_note(paths[name], found, "a brain in a background of 0", action))
+    for one, other in itertools.combinations(images, 2):
+        alike = np.array_equal(samples[one], samples[other])
+        if alike and np.array_equal(images[one], images[other]):
+            found = f"the same voxels for {other} as for {one}"
+            notes.append(_note(paths[other], found, "four images", "replace the wrong one"))
+    return notes
+
+
+def notes_on_place(paths: Paths, geometries: Mapping[str, Geometry]) -> list[Finding]:
+    """What a header leaves open, and what is done to a grid that is not straight and of 1 mm."""
+    by_doubt: dict[str, list[Path]] = {}
+    for path, role in {paths[role]: role for role in geometries}.items():
+        if doubt := nifti.orientation_doubt(path, geometries[role]):
+            by_doubt.setdefault(doubt, []).append(path)
+    action = "nothing if that is where it is; else mend the header"
+    notes = [
+        _note(paths[0], doubt + _and_others(paths), "sform and qform that say the same", action)
+        for doubt, paths in by_doubt.items()
+    ]
+    role, geometry = next(iter(geometries.items()))
+    if (degrees := degrees_off_axis(geometry)) >= OBLIQUE_DEGREES:
+        found = f"an oblique grid, {degrees:.0f}° off the body's axes"
+        action = "nothing: masks return to this grid; resample to straight axes if scores are low"
+        notes.append(_note(paths[role], found, "axes along the body's", action))
+    if ToLPS.of(geometry).resamples:
+        found = f"voxels of {' × '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)"
+        action = "nothing: it is resampled, and masks return to this grid"
+        notes.append(_note(paths[role], found, "1 mm a side", action))
+    return notes
+
+
+def _and_others(paths: list[Path]) -> str:
+    others = len(paths) - 1
+    return f" (and {others} more file(s) of the case)" if others else ""
+
+
+def _note(path: Path, found: str, expected: str, action: str) -> Finding:
+    return Finding(str(path), found, expected, action, severity="note")
+
+
+def of_case(findings: Iterable[Finding], case_id: str) -> list[Finding]:
+    """The findings with their case."""
+    return [replace(finding, case=case_id) for finding in findings]
