@@ -1,74 +1,77 @@
 """What is wrong with a folder, case by case; writes nothing."""
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.case import prepare
 from common.errors import Finding, InputError
+from common.intake import LoadedCase, load
+from common.labels import MODALITIES, Convention
 from common.layout import CaseFiles, Discovery, discover
 from common.manifest import Manifest
-from common.nifti import read
+from common.record import DecidedBy
 from preprocess.cluster import available_cores
+from preprocess.processes import read_each
 
 
-def findings_of(case: CaseFiles, manifest: Manifest) -> list[Finding]:
-    """All that preprocessing would refuse of one case: it is prepared, and the result dropped."""
-    try:
-        prepare(case, manifest)
-    except InputError as error:
-        return list(error.findings)
-    return []
+@dataclass(frozen=True)
+class CheckedCase:
+    """What there is to say of one case.
+
+    Attributes:
+        files: the case's.
+        findings: errors if it cannot be used, else notes.
+        images: modality to its file's sha256; empty if the case cannot be used.
+        convention: how its label is written; None if it cannot be used, or has none.
+        convention_from: what decided that.
+    """
+
+    files: CaseFiles
+    findings: tuple[Finding, ...]
+    images: dict[str, str]
+    convention: Convention | None = None
+    convention_from: DecidedBy | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether preprocessing would take it."""
+        return all(finding.severity != "error" for finding in self.findings)
 
 
-def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[list[Finding]]]:
+def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[CheckedCase]]:
     """Discover a folder's cases, then read each of them completely, several at a time.
 
     Returns:
-        What discovery found, and an iterator with the findings of each case in turn. Paths are
+        What discovery found, and an iterator over its cases in their order. Paths in findings are
         relative to `data`.
 
     Raises:
         InputError: there is no such folder.
     """
-    discovery = look(data, manifest)
+    discovery = discover(data, manifest)
     return discovery, _read_cases(data, discovery.cases, manifest)
 
 
-def look(data: Path, manifest: Manifest) -> Discovery:
-    """Discover a folder's cases; a stray volume that is damaged too says so.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    discovery = discover(data, manifest)
-    discovery.findings = [_with_damage(finding, data) for finding in discovery.findings]
-    return discovery
-
-
-def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Iterator[list[Finding]]:
-    # Spawned, since the parent may have threads; a worker reads whole cases and keeps none.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(available_cores(), len(cases) or 1), context) as pool:
-        for findings in pool.map(findings_of, cases, [manifest] * len(cases)):
-            yield [_relative(finding, data) for finding in findings]
-
-
-def _with_damage(finding: Finding, data: Path) -> Finding:
-    """It may be stray because it is damaged."""
-    path = data / finding.file
-    if not path.is_file() or not path.name.lower().endswith((".nii", ".nii.gz")):
-        return finding
+def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
+    """Read one case as preprocessing does, and drop what was read."""
     try:
-        read(path)
+        loaded = load(files, manifest)
     except InputError as error:
-        found = f"{error.findings[0].found}; also, {finding.found}"
-        return replace(finding, found=found, action="fetch it again under a name the manifest has")
-    return finding
+        return CheckedCase(files, error.findings, {})
+    hashes = {source.role: source.sha256 for source in loaded.sources}
+    images = {modality: hashes[modality] for modality in MODALITIES}
+    return CheckedCase(files, loaded.notes, images, *_convention(loaded))
+
+
+def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None]:
+    return (None, None) if loaded.label is None else (loaded.convention, loaded.convention_from)
+
+
+def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Iterator[CheckedCase]:
+    for case in read_each(check_case, manifest, cases, available_cores()):
+        found = (_relative(finding, data.absolute()) for finding in case.findings)
+        yield replace(case, findings=tuple(found))
 
 
 def _relative(finding: Finding, data: Path) -> Finding:
-    path = Path(finding.file)
-    return replace(finding, file=str(path.relative_to(data))) if path.is_absolute() else finding
+    return replace(finding, file=str(Path(finding.file).relative_to(data)))

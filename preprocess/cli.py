@@ -92,17 +92,18 @@ def check(
 ) -> None:
     """Say what is wrong with a folder, case by case; writes nothing."""
     from preprocess.check import check as check_folder
+    from preprocess.check_cohort import cohort_findings
     from preprocess.summary import finding_lines
 
     described = _manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
     discovery, results = check_folder(data, described)
-    findings, usable = list(discovery.findings), 0
     with console.progress("cases") as bar:
         bar.disable = as_json
-        for found in bar.track(results, len(discovery.cases), description="checking"):
-            findings += found
-            usable += not found
+        cases = list(bar.track(results, len(discovery.cases), description="checking"))
+    findings = discovery.findings + [found for case in cases for found in case.findings]
+    findings += cohort_findings(cases, described)
+    usable = sum(case.is_usable for case in cases)
     errors = [finding for finding in findings if finding.severity == "error"]
     if as_json:
         print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read

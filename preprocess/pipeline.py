@@ -9,7 +9,7 @@ from pathlib import Path
 from distributed import Client, KilledWorker, as_completed
 
 from common.errors import ConfigError, Finding, InputError, StoreError
-from common.layout import LABEL, CaseFiles, Discovery
+from common.layout import LABEL, CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
@@ -17,7 +17,6 @@ from common.store import Store, StoreWriter, is_current
 from common.store.arrays import is_taken
 from common.store.place import reachable, resolved
 from common.store.writer import refuse_other_arrays
-from preprocess.check import look
 from preprocess.cluster import available_cores
 from preprocess.lock import Claim, Lock
 from preprocess.task import Outcome, process_case, pulse_topic
@@ -99,7 +98,7 @@ def plan(
     """
     # The workers may stand in another folder than this process.
     data, store_path = data.resolve(), resolved(store_path)
-    discovery = look(data, manifest)
+    discovery = discover(data, manifest)
     if not discovery.cases:
         raise InputError(
             Finding(

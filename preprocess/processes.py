@@ -12,24 +12,24 @@ from itertools import repeat
 from typing import TypeVar
 
 from common.errors import FMNetError
-from common.store import Store
 from preprocess.cluster import WORKER_ENVIRONMENT
 
 ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
 """zarrs reads with a pool of its own, which Rayon sizes."""
 
+Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def read_each(
-    look: Callable[[Store, Item], Result], store: Store, items: Sequence[Item], workers: int
+    look: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], workers: int
 ) -> Iterator[Result]:
     """What `look` says of each item, in their order, from several processes at a time.
 
     Args:
         look: a function of a module.
-        store: what it reads from.
+        shared: what it is given with each: a store, or a manifest.
         items: cases, as `look` takes them.
         workers: processes.
 
@@ -43,7 +43,7 @@ def read_each(
         ProcessPoolExecutor(max(1, min(workers, len(items))), context, _begin) as pool,
     ):
         try:
-            yield from pool.map(look, repeat(store), items)
+            yield from pool.map(look, repeat(shared), items)
         except BrokenProcessPool as error:
             raise FMNetError(
                 "a process that was reading cases died, as it does when memory runs out; "
