@@ -15,10 +15,9 @@ from distributed import Client, LocalCluster
 
 from common import nifti
 from common.case import restore
-from common.errors import ConfigError, InputError, StoreError
-from common.manifest import ClusterSection, load_manifest
+from common.errors import ConfigError, InputError
+from common.manifest import load_manifest
 from common.store import Store
-from preprocess.cluster import connect
 from preprocess.lock import hold
 from preprocess.pipeline import execute, plan
 
@@ -27,11 +26,9 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def stored(path: Path) -> int:
-    """How many cases the store has by now, if there is one."""
-    try:
-        return len(Store.open(path).records())
-    except StoreError:
-        return 0
+    """How many cases the store has by now; looks at files alone, not to fall behind the run."""
+    cases = path.glob("cases/*/zarr.json")
+    return sum('"record"' in case.read_text() for case in cases)
 
 
 def test_a_cohort_becomes_a_store_and_comes_back(
@@ -114,7 +111,7 @@ def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
 
 
 def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Command) -> None:
-    data, path = cohort(100), tmp_path / "s.zarr"
+    data, path = cohort(250), tmp_path / "s.zarr"
     running = subprocess.Popen(
         [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
         stdout=subprocess.PIPE,
@@ -125,19 +122,19 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Com
     deadline = time.monotonic() + 120
     while stored(path) < 3:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert "goes on with the" in errors
     assert "Traceback" not in errors
     done = len(Store.open(path).records())
-    assert 3 <= done < 100
+    assert 3 <= done < 250
     assert not Path(f"{path}.lock").exists()
     rerun = command("run", data, "--store", path)
-    assert f"{100 - done} case(s) to do, {done} done before" in rerun.stdout
+    assert f"{250 - done} case(s) to do, {done} done before" in rerun.stdout
     assert rerun.returncode == 0
-    assert len(Store.open(path).records()) == 100
+    assert len(Store.open(path).records()) == 250
 
 
 def test_bad_cases_are_set_aside_and_the_others_stored(
@@ -162,41 +159,6 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     status = command("status", path)
     assert status.returncode == 1
     assert "3 done, 1 failed" in status.stdout
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_costs_a_retry_and_then_that_case(
-    cohort: Cohort, tmp_path: Path
-) -> None:
-    data, path = cohort(6), str(tmp_path / "s.zarr")
-    flair = data / "BraTS2021_00002" / "BraTS2021_00002_flair.nii.gz"
-    flair.unlink()
-    os.mkfifo(flair)  # nobody writes to it: whoever reads the case hangs there
-    with connect("local", 2, ClusterSection()) as client, hold(path) as lock:
-        running = execute(
-            client, plan(data, path, load_manifest(data / "data_manifest.yaml")), lock
-        )
-        stored_first = [next(running).record for _ in range(5)]
-        dead: set[int] = set()
-        deadline = time.monotonic() + 60
-        while len(dead) < 2:
-            assert time.monotonic() < deadline
-            at_it = [w for w, keys in client.processing().items() if "case-BraTS2021_00002" in keys]
-            for process in client.run(os.getpid, workers=at_it, on_error="ignore").values():
-                if process not in dead:
-                    os.kill(process, signal.SIGKILL)
-                    dead.add(process)
-            time.sleep(0.1)
-        (last,) = running
-    assert all(stored_first)
-    assert last.failure is not None
-    assert last.failure.stage == "read"  # what the worker last said of itself
-    assert last.failure.peak_memory_mb is not None
-    assert last.failure.peak_memory_mb > 10
-    assert "2 workers died at this case, killed from outside" in last.failure.reason
-    store = Store.open(path)
-    assert len(store.records()) == 5
-    assert list(store.failures()) == ["BraTS2021_00002"]
 
 
 def test_a_bad_case_moved_away_is_forgotten(
