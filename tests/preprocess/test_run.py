@@ -111,7 +111,7 @@ def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
 
 
 def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Command) -> None:
-    data, path = cohort(250), tmp_path / "s.zarr"
+    data, path = cohort(120), tmp_path / "s.zarr"
     running = subprocess.Popen(
         [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
         stdout=subprocess.PIPE,
@@ -129,12 +129,12 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Com
     assert "goes on with the" in errors
     assert "Traceback" not in errors
     done = len(Store.open(path).records())
-    assert 3 <= done < 250
+    assert 3 <= done < 120
     assert not Path(f"{path}.lock").exists()
     rerun = command("run", data, "--store", path)
-    assert f"{250 - done} case(s) to do, {done} done before" in rerun.stdout
+    assert f"{120 - done} case(s) to do, {done} done before" in rerun.stdout
     assert rerun.returncode == 0
-    assert len(Store.open(path).records()) == 250
+    assert len(Store.open(path).records()) == 120
 
 
 def test_bad_cases_are_set_aside_and_the_others_stored(
