@@ -82,8 +82,9 @@ def vanishing_brain(
     if to_lps.resample(brain.astype(np.uint8), linear=False).any():
         return []
     box = bounding_box(brain)
-    shape = box.shape if box else (0, 0, 0)
-    found = f"a brain of {shape} voxels of {to_lps.spacing_mm} mm"
+    shape = " × ".join(map(str, box.shape)) if box else "0"
+    spacing = " × ".join(f"{mm:.4g}" for mm in to_lps.spacing_mm)
+    found = f"a brain of {shape} voxels of {spacing} mm (z, y, x)"
     action = "check the spacing in its header"
     return [Finding(str(path), found, "one that is still there at 1 mm", action)]
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
-from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
@@ -97,7 +96,7 @@ BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
 
 
 def _shown(values: tuple[float, ...]) -> str:
-    return f"({', '.join(f'{value:.6g}' for value in values)})"
+    return f"({', '.join(f'{value + 0.0:.6g}' for value in values)})"
 
 
 def read(path: Path) -> Volume:
@@ -183,10 +182,10 @@ def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
     if not coded:
         return "no orientation in its header: the codes of sform and qform are 0"
     try:
-        forms = {"sform": header.get_sform(), "qform": header.get_qform()}
-    except HeaderDataError:
+        forms = {name: getattr(header, f"get_{name}")() for name in coded}
+    except ValueError:
         return "a qform that is no rotation"
-    apart = {name: _apart_mm(forms[name], geometry) for name in coded}
+    apart = {name: _apart_mm(form, geometry) for name, form in forms.items()}
     off = [f"its {name} is up to {mm:.3g} mm off" for name, mm in apart.items() if mm > FORMS_MM]
     if not off:
         return None
@@ -222,7 +221,9 @@ def _geometry(path: Path, content: bytes, shape: tuple[int, ...]) -> Geometry:
     )
     numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
-        raise damaged(path, f"spacing {geometry.spacing_mm} mm, direction {geometry.direction}")
+        found = f"spacing {_shown(geometry.spacing_mm)} mm, direction {_shown(geometry.direction)}"
+        expected = "spacing above 0 and directions that are numbers"
+        raise InputError(Finding(str(path), found, expected, "mend its header"))
     return geometry
 
 

@@ -139,5 +139,5 @@ def damaged(path: Path, found: str) -> InputError:
 
 
 def _too_large(path: Path, size: int, what: str = "") -> InputError:
-    found, expected = f"{size / 1e9:.3g} GB{what}", f"a head: {MOST_BYTES / 1e9:.3g} GB at most"
+    found, expected = f"{size / 1e9:,.1f} GB{what}", f"a head: {MOST_BYTES / 1e9:.1f} GB at most"
     return InputError(Finding(str(path), found, expected, "mend its header, or crop it"))

@@ -1,0 +1,160 @@
+"""Every kind of input that is refused or remarked on: `check` names it as docs/check.md says.
+
+What `check` refuses of a case, preparing it refuses with the same words, and the reverse.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.case import prepare
+from common.errors import Finding, InputError
+from common.layout import discover
+from common.manifest import Manifest
+from common.splits import ListSplits
+from common.store import Store
+from preprocess.check import check_case
+from preprocess.check_cohort import cohort_findings
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "check.md"
+
+Build = Callable[[Path], object]
+Lists = dict[str, tuple[str, ...]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+COHORT = Manifest(crop=(16, 16, 16), splits=ListSplits(kind="lists"))
+
+
+def checked(data: Path, manifest: Manifest = COHORT) -> list[Finding]:
+    """All that `check` says of a folder."""
+    discovery = discover(data, manifest)
+    cases = [check_case(manifest, files) for files in discovery.cases]
+    findings = discovery.findings + [finding for case in cases for finding in case.findings]
+    return findings + cohort_findings(cases, manifest)
+
+
+def test_a_good_case_has_nothing_to_say(good: Path) -> None:
+    assert checked(good) == []
+
+
+def test_what_check_refuses_of_a_case_preparing_it_refuses(
+    error: tuple[Build, str], tmp_path: Path
+) -> None:
+    build, found = error
+    build(tmp_path)
+    (files,) = discover(tmp_path, COHORT).cases
+    findings = checked(tmp_path)
+    assert findings
+    for finding in findings:
+        assert found in finding.found
+        assert finding.severity == "error"
+        assert finding.case == files.case_id
+        assert Path(finding.file) in {*files.images.values(), files.label}
+        assert finding.expected
+        assert finding.action
+        assert "\n" not in str(finding)
+    with pytest.raises(InputError) as caught:
+        prepare(files, COHORT)
+    assert list(caught.value.findings) == findings
+
+
+def test_what_makes_no_case_is_named(left_out: tuple[Build, str], tmp_path: Path) -> None:
+    build, found = left_out
+    build(tmp_path)
+    (finding,) = [f for f in checked(tmp_path) if f.severity == "error"]
+    assert finding.found.startswith(found)
+    assert "\n" not in str(finding)
+
+
+def test_what_is_only_remarked_on_is_prepared(note: tuple[Build, str], tmp_path: Path) -> None:
+    build, found = note
+    build(tmp_path)
+    (finding,) = checked(tmp_path)
+    assert finding.found.startswith(found)
+    assert finding.severity == "note"
+    assert "\n" not in str(finding)
+    for files in discover(tmp_path, COHORT).cases:
+        case = prepare(files, COHORT)
+        assert np.isfinite(case.image).all()
+
+
+def divided(lists: Lists) -> Manifest:
+    splits = ListSplits.model_validate({"kind": "lists"} | lists)
+    return COHORT.model_copy(update={"splits": splits})
+
+
+def test_what_splits_make_of_a_cohort(split: tuple[Build, Lists, str, str], tmp_path: Path) -> None:
+    build, lists, found, severity = split
+    build(tmp_path)
+    (finding,) = checked(tmp_path, divided(lists))
+    assert finding.found.startswith(found)
+    assert finding.severity == severity
+    if severity == "error":
+        assert finding.case == "b"
+        assert finding.action == "move one away: a is in train and b in test"
+
+
+def documented() -> list[tuple[re.Pattern[str], str]]:
+    """The rows of the tables in docs/check.md: what is found, `…` standing for anything; severity.
+
+    A row is | what | `found` | severity | what to do |.
+    """
+    rows = re.findall(r"^\| [^|]+ \| `([^|]+)` \| (error|note) \|", DOCUMENT.read_text(), re.M)
+    return [(re.compile(".*".join(map(re.escape, text.split("…")))), kind) for text, kind in rows]
+
+
+def test_every_finding_is_documented_and_every_line_of_the_document_is_found(
+    everything: dict[str, Build], all_splits: list[tuple[Build, Lists]], tmp_path: Path
+) -> None:
+    findings = []
+    for name, build in everything.items():
+        build(tmp_path / name)
+        findings += checked(tmp_path / name)
+    for number, (build, lists) in enumerate(all_splits):
+        build(tmp_path / str(number))
+        findings += checked(tmp_path / str(number), divided(lists))
+    lines, used = documented(), set()
+    for finding in findings:
+        fitting = {
+            (pattern.pattern, severity)
+            for pattern, severity in lines
+            if pattern.match(finding.found) and severity == finding.severity
+        }
+        assert fitting, f"docs/check.md does not know the {finding.severity}: {finding.found}"
+        used |= fitting
+    assert {(pattern.pattern, severity) for pattern, severity in lines} == used
+
+
+@pytest.mark.slow
+def test_a_run_refuses_what_check_refuses_and_no_more(
+    everything: dict[str, Build], keeps_out: dict[str, Build], tmp_path: Path, command: Command
+) -> None:
+    data, store = tmp_path / "data", tmp_path / "s.zarr"
+    for name, build in everything.items():
+        slug = name.replace(" ", "-")
+        build(data / slug)
+        for path in [path for path in (data / slug).rglob("*") if path.is_file()]:
+            path.rename(path.with_name(f"{slug}-{path.name}"))
+    (data / "data_manifest.yaml").write_text("crop: [16, 16, 16]\nsplits: {kind: lists}\n")
+
+    answer = command("check", data, "--json")
+    run = command("run", data, "--store", store, "--workers", 2)
+    assert answer.returncode == run.returncode == 1, run.stderr
+    findings = json.loads(answer.stdout)["findings"]
+    errors = [finding for finding in findings if finding["severity"] == "error"]
+    reasons = {case: failure.reason for case, failure in Store.open(store).failures().items()}
+    assert len(reasons) == len(keeps_out)
+    refused = [finding for finding in errors if finding["case"] in reasons]
+    assert {finding["case"] for finding in refused} == set(reasons)
+    for finding in refused:
+        assert finding["found"] in reasons[finding["case"]]
+    for finding in errors:
+        assert finding["found"] in run.stdout
+    stored = Store.open(store).records()
+    assert json.loads(answer.stdout)["usable"] == len(stored)
+    assert not set(stored) & {finding["case"] for finding in refused}
