@@ -291,7 +291,7 @@ def table(steps: list[Step], cases: int, few: int, title: str) -> Table:
                 cells += [f"{mine:.3f}", f"{mine / theirs:.2f}"]
             own = sum(min(s.own) for s in row) if all(s.own for s in row) else 0
             cells += [f"{own / cases:.3f}" if own else "", f"{max(s.peak_rss_mb for s in row):.0f}"]
-            drawn.add_row(tool, *cells, f"{row[-1].disk_mb / cases:.1f}")
+            drawn.add_row(tool, *cells, f"{row[-1].disk_mb / cases:.1f}" if row[-1].output else "")
     return drawn
 
 
