@@ -13,7 +13,7 @@ from common.record import CaseFailure, CaseRecord
 from common.settings import explain
 from common.store.arrays import CHANNELS
 from common.store.files import ROW_ARRAYS, UNFINISHED, StoreFiles, rows_of
-from common.store.place import open_store, reachable
+from common.store.place import damaged, open_store, reachable
 from common.store.reader import Store
 from common.store.writer import StoreWriter
 
@@ -83,7 +83,7 @@ def case_folders(store: Store) -> list[str]:
                 store, name, f"of shape {member.shape}, the manifest has crop {store.crop}"
             )
     with reachable(store.path, "read"):
-        return StoreFiles(store.path).case_folders()
+        return store.files.case_folders()
 
 
 def audit_case(store: Store, case_id: str) -> CaseAudit:
@@ -95,7 +95,7 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
     row = _row_of(store, case_id)
     try:
         with reachable(store.path, "read"):
-            _read_bytes(StoreFiles(store.path), case_id, row)
+            _read_bytes(store.files, case_id, row)
     except StoreError as error:
         return CaseAudit(case_id, "unreadable", row, str(error))
     try:
@@ -110,12 +110,12 @@ def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
     shared = Counter(case.row for case in audited if case.row is not None)
     for index, case in enumerate(audited):
         if case.state == "stored" and case.row is not None and shared[case.row] > 1:
-            what = f"{store.path}: case {case.case_id}: another case's record names its row too"
-            audited[index] = replace(case, state="damaged", what=what)
+            what = damaged(store.path, case.case_id, "another case's record names its row too")
+            audited[index] = replace(case, state="damaged", what=str(what))
     stored = {case.case_id for case in audited if case.state == "stored"}
     missing = sorted(set(store.expected) - stored)
     with reachable(store.path, "read"):
-        files = StoreFiles(store.path).all()
+        files = store.files.all()
     return Audit(tuple(audited), tuple(missing), tuple(_leftovers(audited, files)))
 
 
@@ -140,13 +140,11 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
 
 def _look(store: Store, case_id: str) -> CaseAudit:
     with reachable(store.path, "read"):
-        if not StoreFiles(store.path).has_record_file(case_id):
-            return CaseAudit(case_id, "unfinished")
-        attributes = store.attributes(case_id)
+        attributes = store.attributes(case_id) or {}
         if "record" in attributes:
             record = store.record(case_id)
             for fault in _misplaced(store, case_id, record):
-                raise StoreError(f"{store.path}: case {case_id}: {fault}")
+                raise damaged(store.path, case_id, fault)
             store.verify_record(record)
             return CaseAudit(case_id, "stored", record.row)
         if "failure" in attributes:
@@ -159,7 +157,7 @@ def _reason(store: Store, case_id: str, failure: object) -> str:
         return CaseFailure.model_validate(failure).reason
     except ValidationError as error:
         what = f"its failure is not readable: {explain(error)}"
-        raise StoreError(f"{store.path}: case {case_id}: {what}") from error
+        raise damaged(store.path, case_id, what) from error
 
 
 def _misplaced(store: Store, case_id: str, record: CaseRecord) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """A store's files as they lie there, below zarr: listed, and taken away."""
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
-from common.store.place import filesystem_of
+from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
 RECORD_FILE = "zarr.json"
@@ -15,12 +17,12 @@ class StoreFiles:
     """The files of the store at a path; names are relative to it, with `/` between folders."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._filesystem, self._root = filesystem_of(path)
 
     def all(self) -> list[str]:
         """Every file, sorted."""
-        start = len(self._root) + 1
-        return sorted(str(file)[start:] for file in self._filesystem.find(self._root))
+        return self._below("")
 
     def case_folders(self) -> list[str]:
         """Names of what lies in `cases`, case or not, sorted."""
@@ -28,18 +30,39 @@ class StoreFiles:
         folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
         return sorted(str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in folders)
 
-    def has_record_file(self, case_id: str) -> bool:
-        """Whether a case's folder holds the file that its record stands in."""
-        return bool(self._filesystem.isfile(f"{self._root}/cases/{case_id}/{RECORD_FILE}"))
+    def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """What stands in cases' folders, `record` or `failure`; a case without is left out.
+
+        All at a time where the file system can, and without zarr, which is slower and tells of a
+        damaged one neither which nor what the others hold.
+
+        Raises:
+            StoreError: one is damaged, or cannot be read.
+        """
+        names = [f"{self._root}/cases/{case_id}/{RECORD_FILE}" for case_id in case_ids]
+        with reachable(self._path, "read"):
+            contents = self._filesystem.cat_ranges(names, None, None, on_error="return")
+        found = {}
+        for case_id, content in zip(case_ids, contents, strict=True):
+            if isinstance(content, (FileNotFoundError, NotADirectoryError)):
+                continue
+            if isinstance(content, Exception):
+                with reachable(self._path, "read"):
+                    raise content
+            try:
+                found[case_id] = dict(json.loads(content)["attributes"])
+            except (ValueError, LookupError, TypeError) as error:
+                what = f"its {RECORD_FILE} is damaged ({error})"
+                raise damaged(self._path, case_id, what) from error
+        return found
 
     def of_case(self, case_id: str, row: int | None) -> list[str]:
         """The files of a case: those in its folder, and those of its row in the crops."""
-        folders = [f"cases/{case_id}"]
-        if row is not None:
-            folders += [f"{array}/c/{row}" for array in ROW_ARRAYS]
-        start = len(self._root) + 1
-        found = [self._filesystem.find(f"{self._root}/{folder}") for folder in folders]
-        return [str(file)[start:] for files in found for file in files]
+        return self._below(f"cases/{case_id}") + ([] if row is None else self.of_row(row))
+
+    def of_row(self, row: int) -> list[str]:
+        """The files of a row of the crops."""
+        return [name for array in ROW_ARRAYS for name in self._below(f"{array}/c/{row}")]
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
@@ -57,10 +80,15 @@ class StoreFiles:
         if not self._filesystem.exists(folder):
             return
         self.remove(f"cases/{case_id}/{RECORD_FILE}")
-        for file in self._filesystem.find(folder):
-            self._filesystem.rm_file(file)
+        for name in self._below(f"cases/{case_id}"):
+            self.remove(name)
         if self._filesystem.isdir(folder):  # an object store has no folders
             self._filesystem.rm(folder, recursive=True)
+
+    def _below(self, folder: str) -> list[str]:
+        start = len(self._root) + 1
+        found = self._filesystem.find(f"{self._root}/{folder}".rstrip("/"))
+        return sorted(str(file)[start:] for file in found)
 
 
 def rows_of(files: list[str]) -> Iterator[tuple[int, str]]:

@@ -73,6 +73,16 @@ def refuse_secrets(path: str) -> None:
         )
 
 
+def damaged(path: str, case_id: str, what: str) -> StoreError:
+    """What is wrong with a case, and the way out."""
+    return StoreError(f"{path}: case {case_id}: {what}; {remedy(path)}")
+
+
+def remedy(path: str) -> str:
+    """The way out of damage."""
+    return f"`python -m preprocess verify --repair {path}` drops it, then preprocess again"
+
+
 @contextmanager
 def reachable(path: str, to_be: Literal["read", "written"]) -> Iterator[None]:
     """Turn what a disk or a remote service answers into one line that names the store.

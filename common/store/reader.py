@@ -1,6 +1,5 @@
 """Reading a store."""
 
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
-from zarr.errors import ZarrUserWarning
 
 from common.errors import ConfigError, StoreError
 from common.labels import MODALITIES
@@ -25,7 +23,8 @@ from common.store.arrays import (
     open_for_reading,
 )
 from common.store.contract import case_faults
-from common.store.place import open_store, reachable
+from common.store.files import StoreFiles
+from common.store.place import damaged, open_store, reachable, remedy
 
 SCHEMA_VERSION = 1
 
@@ -109,21 +108,22 @@ class Store:
             StoreError: the store has no such case, or its record is damaged.
         """
         attributes = self.attributes(case_id)
-        if "record" not in attributes:
+        if not attributes or "record" not in attributes:
             raise StoreError(f"{self.path}: case {case_id} is not in this store")
         return self._parsed(CaseRecord, attributes["record"], case_id)
 
-    def attributes(self, case_id: str) -> dict[str, Any]:
-        """What stands in a case's folder: `record`, `failure`, or nothing; no folder, nothing.
+    def attributes(self, case_id: str) -> dict[str, Any] | None:
+        """What stands in a case's folder, `record` or `failure`; None where nothing does.
 
         Raises:
             StoreError: it is damaged.
         """
-        try:
-            group = self._root.get(f"cases/{case_id}")
-        except (ValueError, LookupError) as error:
-            raise self._damaged(case_id, f"its zarr.json is damaged ({error})") from error
-        return group.attrs.asdict() if group is not None else {}
+        return self.files.attributes([case_id]).get(case_id)
+
+    @cached_property
+    def files(self) -> StoreFiles:
+        """The store's files, to list and to take away."""
+        return StoreFiles(self.path)
 
     def splits(self) -> dict[str, list[str]]:
         """Labelled cases by split, sorted."""
@@ -188,7 +188,7 @@ class Store:
         case_id, row = record.case_id, record.row
         image, label = self._crops
         if row is None or not 0 <= row < min(image.shape[0], label.shape[0]):
-            raise self._damaged(case_id, f"its row, {row}, is not in the crops")
+            raise damaged(self.path, case_id, f"its row, {row}, is not in the crops")
         arrays = {
             "crops/image": self._read(image, case_id, row),
             "crops/label": self._read(label, case_id, row),
@@ -197,18 +197,11 @@ class Store:
             for name in ("image", "label") if record.has_label else ("image",):
                 arrays[name] = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
         for fault in case_faults(record, arrays, self.manifest):
-            raise self._damaged(case_id, fault)
+            raise damaged(self.path, case_id, fault)
 
     def _compare(self, record: CaseRecord, name: str, array: NDArray[Any]) -> None:
         if checksum(array) != record.checksums.get(name):
-            raise self._damaged(record.case_id, f"{name} is not what was written")
-
-    def _damaged(self, case_id: str, what: str) -> StoreError:
-        return StoreError(f"{self.path}: case {case_id}: {what}; {self._remedy}")
-
-    @property
-    def _remedy(self) -> str:
-        return f"`python -m preprocess verify --repair {self.path}` drops it, then preprocess again"
+            raise damaged(self.path, record.case_id, f"{name} is not what was written")
 
     def _volume(self, record: CaseRecord) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
         case_id = record.case_id
@@ -241,7 +234,7 @@ class Store:
         try:
             return open_for_reading(self._root, self.path, name)
         except KeyError as error:
-            raise StoreError(f"{self.path}: {name} is missing; {self._remedy}") from error
+            raise StoreError(f"{self.path}: {name} is missing; {remedy(self.path)}") from error
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:
@@ -254,17 +247,9 @@ class Store:
         return self._rows[case_id]
 
     def _case_attributes(self) -> dict[str, dict[str, Any]]:
-        try:
-            with reachable(self.path, "read"), warnings.catch_warnings():
-                # A folder that a killed worker had only begun: no case, and nothing to warn of.
-                warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
-                groups = sorted(self._array("cases").groups())
-                return {name: group.attrs.asdict() for name, group in groups}
-        except (ValueError, LookupError) as error:
-            raise StoreError(
-                f"{self.path}: the zarr.json of a case is damaged ({error}); `python -m preprocess "
-                f"verify {self.path}` says of which"
-            ) from error
+        with reachable(self.path, "read"):
+            folders = self.files.case_folders()
+        return self.files.attributes(folders)
 
     def _labelled(self) -> dict[str, CaseRecord]:
         return {c: record for c, record in self.records().items() if record.has_label}
@@ -286,14 +271,14 @@ class Store:
         try:
             return np.asarray(array[...] if row is None else array[row])
         except READ_ERRORS as error:
-            raise self._damaged(case_id, f"{array.path} is damaged ({error})") from error
+            raise damaged(self.path, case_id, f"{array.path} is damaged ({error})") from error
 
     def _refuse_unwritten(
         self, case_id: str, image: NDArray[np.floating], label: NDArray[np.uint8] | None
     ) -> None:
         """Chunks that were never written read as the fill value; one voxel of a plane tells."""
         if np.isnan(image[:, :, 0, 0]).any():
-            raise self._damaged(case_id, "a part of its image was never written")
+            raise damaged(self.path, case_id, "a part of its image was never written")
         if label is not None and (label[:, 0, 0] == UNWRITTEN_LABEL).any():
             raise StoreError(
                 f"{self.path}: case {case_id}: its label was never written; cases without a label "
@@ -305,7 +290,7 @@ class Store:
             return model.model_validate(value)
         except ValidationError as error:
             what = f"its record is not readable: {explain(error)}"
-            raise self._damaged(case_id, what) from error
+            raise damaged(self.path, case_id, what) from error
 
 
 def _patients(records: Mapping[str, CaseRecord]) -> dict[str, str]:

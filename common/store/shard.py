@@ -31,17 +31,8 @@ def write_shard(array: Any, position: int, values: NDArray[Any]) -> None:  # noq
     blosc, _crc32c_codec = array.compressors
     codec = Blosc(blosc.cname.value, blosc.clevel, SHUFFLES[blosc.shuffle.value])
     content = encode(_filled(values, array.shards, array.fill_value), array.chunks, codec)
-    sync(_place(array, position).set(Buffer.from_bytes(content)))
-
-
-def delete_shard(array: Any, position: int) -> None:  # noqa: ANN401 - as above
-    """Take the shard at a position away, if it is there; it then reads as the fill value."""
-    sync(_place(array, position).delete())
-
-
-def _place(array: Any, position: int) -> Any:  # noqa: ANN401 - as above
     key = array.metadata.encode_chunk_key((position, *(0 for _ in array.shape[1:])))
-    return array.store_path / key
+    sync((array.store_path / key).set(Buffer.from_bytes(content)))
 
 
 def encode(values: NDArray[Any], chunk: tuple[int, ...], codec: Blosc) -> bytes:

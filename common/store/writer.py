@@ -17,10 +17,10 @@ from common.store.arrays import (
     create_volume,
     is_taken,
 )
-from common.store.files import ROW_ARRAYS, StoreFiles
+from common.store.files import ROW_ARRAYS
 from common.store.place import reachable
 from common.store.reader import SCHEMA_VERSION, Store
-from common.store.shard import delete_shard, write_shard
+from common.store.shard import write_shard
 
 if TYPE_CHECKING:
     # It brings SciPy, which would double the time that a loader's worker takes to start.
@@ -73,6 +73,7 @@ class StoreWriter(Store):
         """Store one case in a row that was allocated for it; the record, the commit, comes last."""
         case_id = case.record.case_id
         self.remove(case_id)
+        self.free(row)  # a worker that was killed over this case may have begun it
         arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
@@ -100,16 +101,16 @@ class StoreWriter(Store):
         """Take a case out, whatever state it is in: first its record, then its arrays and row."""
         try:
             row = self.record(case_id).row
-        except StoreError:  # no record, or none that can be read: `clear` finds a row it leaves
+        except StoreError:  # no record, or none that can be read; `verify` finds its row
             row = None
         self.files.remove_case(case_id)
         if row is not None:
             self.free(row)
 
     def free(self, row: int) -> None:
-        """Take away what was written to a row that no record names."""
-        for name in ROW_ARRAYS:
-            delete_shard(self._writer[name], row)
+        """Take away whatever was written to a row that no record names."""
+        for name in self.files.of_row(row):
+            self.files.remove(name)
 
     def set_aside(self, failure: CaseFailure, row: int | None = None) -> None:
         """Keep why a case is not in the store, where `failures` finds it.
@@ -123,11 +124,6 @@ class StoreWriter(Store):
             self.free(row)
         attributes = {"failure": failure.model_dump(mode="json")}
         self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes, overwrite=True)
-
-    @cached_property
-    def files(self) -> StoreFiles:
-        """The store's files, to list and to take away."""
-        return StoreFiles(self.path)
 
     @cached_property
     def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
