@@ -2,6 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from common import nifti
 from common.case import prepare
 from common.errors import InputError, StoreError
-from common.labels import Convention
+from common.labels import MODALITIES, Convention
 from common.layout import discover
 from common.manifest import Manifest
 from common.nifti import Geometry
@@ -66,10 +67,53 @@ def test_a_perfect_prediction_is_the_original_mask(
 ) -> None:
     folder = tmp_path / "data" / "case"
     write_telling_case(folder, *head(), geometry(direction=direction), convention=convention)
-    predictions = predict(copying(), folder, tmp_path / "out")
+    # Values tell BraTS's two conventions apart; for the Decathlon's, files of its layout would.
+    told = {"label_convention": convention} if convention is Convention.MSD else {}
+    predictions = predict(copying(**told), folder, tmp_path / "out")
     assert predictions.clean
     assert predictions.written == {"case": tmp_path / "out" / "case.nii.gz"}
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
+
+
+@pytest.mark.parametrize("direction", [LPS, RAS], ids=["LPS", "RAS"])
+@pytest.mark.parametrize("channels", [MODALITIES, ("t2", "t1ce", "flair", "t1")])
+def test_decathlon_files_are_predicted_in_their_own_values(
+    tmp_path: Path,
+    write_telling_case: Callable,
+    copying: Copying,
+    direction: tuple[float, ...],
+    channels: tuple[str, ...],
+) -> None:
+    parts, data, grid = tmp_path / "parts", tmp_path / "data", geometry(direction=direction)
+    write_telling_case(parts, *head(), grid, convention=Convention.MSD)
+    images = [nifti.read(parts / f"parts_{modality}.nii.gz").voxels for modality in channels]
+    for folder, case in (("imagesTr", "BRATS_001"), ("imagesTs", "BRATS_485")):
+        (data / folder).mkdir(parents=True)
+        stacked = nibabel.Nifti1Image(np.stack(images).T, grid.affine)
+        nibabel.save(stacked, data / folder / f"{case}.nii.gz")
+    (data / "labelsTr").mkdir()
+    (parts / "parts_seg.nii.gz").rename(data / "labelsTr" / "BRATS_001.nii.gz")
+    trained = copying(stacked={"channels": channels})
+    predictions = predict(trained, data, tmp_path / "out")
+    assert predictions.clean
+    for case in ("BRATS_001", "BRATS_485"):
+        same_file(tmp_path / "out" / f"{case}.nii.gz", data / "labelsTr" / "BRATS_001.nii.gz")
+
+
+def test_a_mask_on_another_order_of_axes_is_predicted_on_the_images_grid(
+    tmp_path: Path, write_telling_case: Callable, copying: Copying
+) -> None:
+    folder, grid = tmp_path / "data" / "case", geometry()
+    write_telling_case(folder, *head(), grid)
+    label = folder / "case_seg.nii.gz"
+    plain = nifti.read(label).voxels
+    last = [grid.origin_mm[axis] + grid.shape[2 - axis] - 1 for axis in range(2)]
+    turned = Geometry(SHAPE, (1.0, 1.0, 1.0), (last[0], last[1], grid.origin_mm[2]), RAS)
+    nifti.write(label, np.ascontiguousarray(np.flip(plain, (1, 2))), turned)
+    predictions = predict(copying(), folder, tmp_path / "out")
+    written = nifti.read(predictions.written["case"])
+    assert np.array_equal(written.voxels, plain)
+    assert written.geometry.matches(grid)
 
 
 FRACTION = st.floats(0, 1)
