@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common import nifti
 from common.case import PreparedCase, prepare, restore
 from common.errors import InputError
+from common.labels import Convention, from_canonical
 from common.layout import case_files
 from common.manifest import Manifest
 from common.nifti import IDENTITY, Geometry
@@ -147,6 +150,41 @@ def test_a_thick_sliced_mask_comes_back(
     restored, grid = restore(case.label, case.record)
     assert np.array_equal(restored, expected.voxels)
     assert grid.matches(expected.geometry)
+
+
+ANY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=40, suppress_health_check=ANY)
+@given(
+    shape=st.tuples(*[st.integers(9, 15)] * 3),
+    order=st.tuples(st.permutations(range(3)), st.tuples(*[st.sampled_from([1.0, -1.0])] * 3)),
+    spacing_mm=st.tuples(*[st.sampled_from([1.0, 1.3, 2.0, 4.5])] * 3),
+    convention=st.sampled_from(Convention),
+)
+def test_any_case_comes_back(
+    shape: tuple[int, int, int],
+    order: tuple[list[int], tuple[float, float, float]],
+    spacing_mm: tuple[float, float, float],
+    convention: Convention,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Every order and direction of axes, thick slices along any of them, every convention."""
+    folder = tmp_path_factory.mktemp("any") / "case"
+    folder.mkdir()
+    axes, signs = order
+    direction = tuple((np.diag(signs) @ np.eye(3)[axes]).ravel().tolist())
+    files = head(shape, block((1, 8), (1, 8), (1, 8)), block((2, 6), (3, 7), (2, 5)))
+    canonical = np.where(files["seg"] == 4, 3, files["seg"]).astype(np.uint8)
+    files["seg"] = from_canonical(canonical, convention)
+    for name, voxels in files.items():
+        geometry = Geometry(shape, spacing_mm, (3.0, -9.0, 20.0), direction)
+        nifti.write(folder / f"case_{name}.nii.gz", voxels, geometry)
+    case = prepared(folder, Manifest(crop=(16, 16, 16), label_convention=convention))
+    assert case.label is not None
+    restored, grid = restore(case.label, case.record)
+    assert np.array_equal(restored, files["seg"])
+    assert grid.matches(geometry)
 
 
 def test_both_conventions_come_back(files: Files, write: Write) -> None:

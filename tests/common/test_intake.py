@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from common import nifti
 from common.errors import Finding, InputError
+from common.grid import ToLPS, turn
 from common.intake import LoadedCase, load
-from common.labels import Convention
+from common.labels import MODALITIES, Convention
 from common.layout import case_files
 from common.manifest import Manifest
 from common.nifti import Geometry
@@ -175,6 +177,131 @@ def test_all_that_is_wrong_is_said_at_once(files: Files, write: Write) -> None:
         "case_t1.nii.gz",
         "case_seg.nii.gz",
     ]
+
+
+KINDS = {
+    "uint8": lambda v: nibabel.Nifti1Image((v % 251).astype(np.uint8), None),
+    "uint16": lambda v: nibabel.Nifti1Image(v.astype(np.uint16), None),
+    "int32": lambda v: nibabel.Nifti1Image(v.astype(np.int32), None),
+    "float32": lambda v: nibabel.Nifti1Image(v.astype(np.float32) / 7, None),
+    "float64": lambda v: nibabel.Nifti1Image(v.astype(np.float64) / 7, None),
+    "big endian": lambda v: nibabel.Nifti1Image(v, None, nibabel.Nifti1Header(endianness=">")),
+    "big endian floats": lambda v: nibabel.Nifti1Image(
+        v.astype(np.float32), None, nibabel.Nifti1Header(endianness=">")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_voxels_of_every_type_are_taken_as_they_are(kind: str, files: Files, write: Write) -> None:
+    folder = write(files)
+    image = KINDS[kind](files["t1"].T)
+    image.set_sform(nifti.read(folder / "case_t2.nii.gz").geometry.affine, 1)
+    nibabel.save(image, folder / "case_t1.nii.gz")
+    voxels = loaded(folder).images["t1"]
+    assert voxels.dtype.isnative
+    assert np.array_equal(voxels, np.asarray(image.dataobj).T)
+
+
+def test_scaled_voxels_and_labels_are_scaled(files: Files, write: Write) -> None:
+    folder = write(files)
+    affine = nifti.read(folder / "case_t2.nii.gz").geometry.affine
+    for name, slope, intercept in (("t1", 0.5, -3.0), ("seg", 2.0, 0.0)):
+        stored = files[name] // 2 if name == "seg" else files[name]
+        image = nibabel.Nifti1Image(stored.astype(np.int16).T, affine)
+        image.header.set_slope_inter(slope, intercept)
+        nibabel.save(image, folder / f"case_{name}.nii.gz")
+    case = loaded(folder)
+    assert np.allclose(case.images["t1"], files["t1"] * 0.5 - 3)
+    assert case.label is not None
+    assert set(np.unique(case.label)) == {0, 2, 3}
+
+
+def stack(folder: Path, files: Files, label: NDArray[np.generic] | None = None) -> Path:
+    """A case of the Decathlon's layout, its channels in the order of `files`."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    images = nibabel.Nifti1Image(np.stack(list(files.values())).T, np.diag([-1, -1, 1, 1]))
+    nibabel.save(images, folder / "imagesTr" / "BRATS_1.nii.gz")
+    if label is not None:
+        values = nibabel.Nifti1Image(label.astype(np.uint8).T, np.diag([-1, -1, 1, 1]))
+        nibabel.save(values, folder / "labelsTr" / "BRATS_1.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("order", [MODALITIES, ("t1ce", "t2", "flair", "t1")])
+def test_the_channels_of_a_stacked_case_are_its_modalities(
+    order: tuple[str, ...], files: Files, tmp_path: Path
+) -> None:
+    label = np.choose(np.where(files["seg"] == 4, 3, files["seg"]), [0, 2, 1, 3])
+    folder = stack(tmp_path, {name: files[name] for name in order}, label)
+    case = loaded(folder, stacked={"channels": order})
+    assert list(case.images) == list(MODALITIES)
+    for name in MODALITIES:
+        assert np.array_equal(case.images[name], files[name])
+    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+    assert case.label is not None
+    assert np.array_equal(case.label, np.where(files["seg"] == 4, 3, files["seg"]))
+    assert [source.role for source in case.sources] == [*MODALITIES, "label"]
+    assert len({source.sha256 for source in case.sources}) == 2
+
+
+def test_a_layouts_convention_is_overruled_by_the_manifest_alone(
+    files: Files, tmp_path: Path
+) -> None:
+    images = {name: files[name] for name in MODALITIES}
+    folder = stack(tmp_path, images, files["seg"])
+    (finding,) = refused(folder)
+    assert finding.found == "label values [0, 1, 2, 4]"
+    assert finding.expected == "msd [0, 1, 2, 3], decided by its layout"
+    case = loaded(folder, label_convention="brats2021")
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "manifest")
+    assert case.label is not None
+    assert np.array_equal(case.label == 1, files["seg"] == 1)
+
+
+def test_a_stacked_case_without_a_label_is_the_decathlons(files: Files, tmp_path: Path) -> None:
+    case = loaded(stack(tmp_path, {name: files[name] for name in MODALITIES}))
+    assert case.label is None
+    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+
+
+def test_a_mask_of_1_alone_is_taken_at_the_manifests_word(files: Files, write: Write) -> None:
+    folder = write(files | {"seg": (files["seg"] > 0).astype(np.uint8)})
+    assert "a mask of 1 alone" in refused(folder)[0].found
+    case = loaded(folder, label_convention="brats2023")
+    assert case.label is not None
+    assert np.array_equal(case.label, files["seg"] > 0)
+    assert [note.found for note in case.notes] == [
+        "a mask of 1 alone, which would be read as necrotic core and nothing else"
+    ]
+
+
+def test_a_brain_mask_is_none_whatever_the_manifest_says(files: Files, write: Write) -> None:
+    folder = write(files | {"seg": (files["t1"] > 0).astype(np.uint8)})
+    (finding,) = refused(folder, label_convention="brats2021")
+    assert finding.found.startswith("looks like a brain mask")
+
+
+@pytest.mark.parametrize("name", ["seg", "t1", "flair"])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_files_of_one_place_are_turned_to_the_first_ones_axes(
+    axes: tuple[int, int, int], name: str, files: Files, write: Write
+) -> None:
+    plain = Geometry((20, 26, 24), (1.0, 1.2, 0.9), (0.0, -25.0, 0.0))
+    shape, spacing_mm = ([field[a] for a in axes] for field in (plain.shape, plain.spacing_mm))
+    other = ToLPS(axes, (True, False, True), tuple(shape), tuple(spacing_mm), tuple(shape))
+    grid, turned = other.oriented(plain), np.ascontiguousarray(other.orient(files[name]))
+    folder = write(files | {name: turned}, geometry=plain, geometries={name: grid})
+    straight = loaded(write(files, "straight", geometry=plain))
+    case = loaded(folder)
+    first = grid if name == "flair" else plain
+    assert case.geometry.matches(first)
+    back = {m: turn(v, case.geometry, plain) for m, v in case.images.items()}
+    for modality, voxels in straight.images.items():
+        assert np.array_equal(back[modality], voxels)
+    assert case.label is not None
+    assert np.array_equal(turn(case.label, case.geometry, plain), straight.label)
 
 
 def test_sources_are_the_files(files: Files, write: Write) -> None:
