@@ -107,9 +107,9 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
 def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
     """All that can be said only once every case has been looked at."""
     audited = list(cases)
-    shared = Counter(case.row for case in audited if case.row is not None)
+    shared = Counter(case.row for case in audited if case.state == "stored")
     for index, case in enumerate(audited):
-        if case.state == "stored" and case.row is not None and shared[case.row] > 1:
+        if case.state == "stored" and shared[case.row] > 1:
             what = damaged(store.path, case.case_id, "another case's record names its row too")
             audited[index] = replace(case, state="damaged", what=str(what))
     stored = {case.case_id for case in audited if case.state == "stored"}
@@ -127,10 +127,11 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
     Raises:
         StoreError: the store cannot be written.
     """
+    kept = {case.row for case in audit.of("stored", "unreadable")}
     with reachable(store.path, "written"):
         for case in audit.of("damaged", "unfinished"):
             store.files.remove_case(case.case_id)
-            if case.row is not None:
+            if case.row is not None and case.row not in kept:
                 store.free(case.row)
             yield f"case {case.case_id}"
         for name in audit.leftovers:
