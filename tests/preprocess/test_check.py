@@ -70,3 +70,30 @@ def test_files_that_make_no_case_are_listed(cohort: Cohort) -> None:
     texts = [finding["found"] for finding in answer["findings"]]
     assert any("truncated" in text and "'pd'" in text for text in texts)
     assert answer["usable"] == 3
+
+
+def test_notes_keep_nothing_out(cohort: Cohort) -> None:
+    data = cohort(3)
+    label = data / "BraTS2021_00001" / "BraTS2021_00001_seg.nii.gz"
+    voxels, geometry, _ = nifti.read(label)
+    nifti.write(label, np.where(voxels == 4, 1, voxels).astype(np.uint8), geometry)
+    done = check(data)
+    assert done.returncode == 0, done.stdout
+    assert "taken as brats2021 by its file names" in done.stdout
+    assert "3 usable case(s), 0 error(s)" in done.stdout
+
+
+def test_images_under_two_ids_are_named_with_both(cohort: Cohort) -> None:
+    data = cohort(3)  # each in a split of its own
+    for ending in ("flair", "t1"):
+        source = data / "BraTS2021_00000" / f"BraTS2021_00000_{ending}.nii.gz"
+        target = data / "BraTS2021_00002" / f"BraTS2021_00002_{ending}.nii.gz"
+        target.write_bytes(source.read_bytes())
+    done = check(data, "--json")
+    assert done.returncode == 1
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert finding["case"] == "BraTS2021_00002"
+    assert finding["found"] == "flair, t1 have the same bytes as those of BraTS2021_00000"
+    assert finding["action"] == (
+        "move one away: BraTS2021_00000 is in val and BraTS2021_00002 in test"
+    )

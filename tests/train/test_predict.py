@@ -241,6 +241,9 @@ def test_a_bad_case_is_set_aside_and_the_others_go_on(
     for name in ("cut", "good", "odd", "short"):
         write_telling_case(data / name, *head(), geometry())
     (data / "short" / "short_t2.nii.gz").unlink()
+    (data / "good" / "loose.nii.gz").write_bytes(
+        (data / "good" / "good_t1.nii.gz").read_bytes()[:99]
+    )
     cut = data / "cut" / "cut_t1.nii.gz"
     cut.write_bytes(cut.read_bytes()[:200])
     other = geometry(direction=RAS)
@@ -253,7 +256,10 @@ def test_a_bad_case_is_set_aside_and_the_others_go_on(
     assert predictions.failures.keys() == {"cut", "odd"}
     assert "cut_t1.nii.gz: damaged" in predictions.failures["cut"]
     assert "a grid of" in predictions.failures["odd"]
-    assert [finding.case for finding in predictions.findings] == ["short"]
+    loose, short = predictions.findings
+    assert loose.found.startswith("damaged: incomplete or truncated stream; also, name ends in")
+    assert loose in discover(data, Manifest()).findings  # as `check` says it
+    assert short.case == "short"
     assert not predictions.clean
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
