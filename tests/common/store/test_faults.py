@@ -19,6 +19,7 @@ from common.case import PreparedCase
 from common.errors import StoreError
 from common.store import Store, StoreWriter
 from common.store.arrays import create_arrays
+from common.store.audit import Audit, audit_case, case_folders, conclude, repair
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -41,6 +42,40 @@ while True:
     for case, row in zip(cases, store.allocate(len(cases)), strict=True):
         store.write(case, row)
 """
+
+ONE_CASE = """
+import os, signal, sys
+from pathlib import Path
+from common.case import prepare
+from common.layout import discover
+from common.manifest import load_manifest
+from common.store import StoreWriter
+
+manifest = load_manifest(Path(sys.argv[3]))
+found = discover(Path(sys.argv[1]), manifest).cases
+(case,) = (prepare(files, manifest) for files in found if files.case_id == "one")
+
+def write(left):
+    store = StoreWriter(sys.argv[2])
+    (row,) = store.allocate(1)
+
+    def at(event, arguments):
+        nonlocal left
+        if event in ("os.rename", "os.remove"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(at)
+    store.write(case, row)
+    os._exit(0)
+
+for line in sys.stdin:
+    child = os.fork() or write(int(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Writes a case for each number n that it is told, each time in a process that is killed before its
+n-th file gets its name or is taken away; says how each ended."""
 
 
 def shard(store: Store, array: str) -> Path:
@@ -264,3 +299,46 @@ def test_kills_at_any_instant_leave_whole_cases_only(
     for case, row in zip(cases.values(), store.allocate(len(cases)), strict=True):
         store.write(case, row)
     assert list(Store.open(path).records()) == sorted(cases)
+
+
+def audit(path: str) -> Audit:
+    store = Store.open(path)
+    return conclude(store, [audit_case(store, case) for case in case_folders(store)])
+
+
+@pytest.mark.slow
+def test_a_kill_before_each_file_of_a_case_costs_that_case_at_most(
+    data: Path, tmp_path: Path, make_store: MakeStore, cases: Cases
+) -> None:
+    """A case is written again and killed over every file in turn, from its old record on."""
+    store = make_store("one", "two")
+    (tmp_path / "m.yaml").write_text(store.manifest.to_yaml())
+    writer = subprocess.Popen(
+        [sys.executable, "-c", ONE_CASE, str(data), store.path, str(tmp_path / "m.yaml")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    there, ended = [], -signal.SIGKILL
+    with writer, writer.stdin, writer.stdout:
+        while ended == -signal.SIGKILL:
+            writer.stdin.write(f"{len(there)}\n")
+            writer.stdin.flush()
+            ended = int(writer.stdout.readline())
+            found = audit(store.path)
+            assert not found.of("damaged", "unreadable")
+            assert "two" in Store.open(store.path).records()
+            there.append("one" in Store.open(store.path).records())
+            list(repair(store, found))
+            store.write(cases["one"], store.allocate(1)[0])
+            found = audit(store.path)
+            assert found.sound
+            assert not found.leftovers
+    assert ended == 0
+    # First the old record, at last the new one, and in between none.
+    assert there[0]
+    assert there[-1]
+    assert not any(there[1:-1])
+    assert len(there) > 10
