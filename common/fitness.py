@@ -14,7 +14,7 @@ from common.grid import ToLPS, degrees_off_axis, turn
 from common.nifti import Geometry, Volume
 from common.volume import bounding_box
 
-LEAST_MM, MOST_MM = 8, 1000
+LEAST_MM, MOST_MM = 8, 600
 """How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
 
 OBLIQUE_DEGREES = 3

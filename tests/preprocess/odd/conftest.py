@@ -114,6 +114,16 @@ def with_files(**contents: bytes) -> Build:
     return build
 
 
+def renamed(old: str, new: str) -> Build:
+    return lambda data: (written(data, arrays()) / old).rename(data / "odd" / new)
+
+
+def dangling(data: Path) -> None:
+    path = written(data, arrays()) / "odd_t1.nii.gz"
+    path.unlink()
+    path.symlink_to(data / "nowhere")
+
+
 def without(*names: str) -> Build:
     return lambda data: written(data, {n: v for n, v in arrays().items() if n not in names})
 
@@ -225,6 +235,9 @@ ERRORS: dict[str, tuple[Build, str]] = {
     "cut in its header": (with_bytes("t1", lambda b: b[:90]), "damaged: incomplete or truncated"),
     "empty file": (with_bytes("t1", lambda _: b""), "an empty file"),
     "checksum": (with_bytes("t1", lambda b: b[:-8] + bytes(8)), "damaged: "),
+    "link to nothing": (dangling, "unreadable: No such file or directory"),
+    "gzip in disguise": (renamed("odd_t1.nii.gz", "odd_t1.nii"), "gzip under a name without .gz"),
+    "mixed case": (renamed("odd_t1.nii.gz", "odd_t1.Nii.gz"), "no readable image (sitk"),
     "pointer": (with_bytes("t1", lambda _: POINTER), "a git-LFS pointer"),
     "web page": (with_bytes("t1", lambda _: b"<html>" * 99), "no NIfTI header, it begins with"),
     "magic": (with_header(344, "B", 0, 0, 0, 0), "a header with the magic b''"),

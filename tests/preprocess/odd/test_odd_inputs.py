@@ -138,7 +138,7 @@ def test_a_run_refuses_what_check_refuses_and_no_more(
     for name, build in everything.items():
         slug = name.replace(" ", "-")
         build(data / slug)
-        for path in [path for path in (data / slug).rglob("*") if path.is_file()]:
+        for path in [path for path in (data / slug).rglob("*") if not path.is_dir()]:
             path.rename(path.with_name(f"{slug}-{path.name}"))
     (data / "data_manifest.yaml").write_text("crop: [16, 16, 16]\nsplits: {kind: lists}\n")
 
