@@ -1,7 +1,7 @@
 """What holds for every test."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -48,3 +48,15 @@ def real_cases() -> Path:
     if not (folder / "brats").is_dir():
         pytest.skip("no real cases")
     return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Address of a service on this machine that speaks S3's protocol."""
+    from moto.server import ThreadedMotoServer  # not imported where these tests do not run
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

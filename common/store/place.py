@@ -40,8 +40,9 @@ def open_store(path: str) -> zarr.Group:
     Raises:
         StoreError: none is there, it is damaged, or it cannot be reached.
     """
-    refuse_secrets(path)
     with reachable(path, "read"):
+        if is_remote(path):
+            _ask_once(path)
         try:
             return open_root(path)
         except StoreError as error:
@@ -142,11 +143,22 @@ def _is_missing(filesystem: AbstractFileSystem, bucket: str) -> bool:
     return False
 
 
+def _ask_once(path: str) -> None:
+    """Before zarr, which asks for four files at a time and leaves all errors but one in the air.
+
+    Raises:
+        StoreError: there is no such bucket, or the path has a secret in it.
+    """
+    filesystem, root = filesystem_of(path)
+    try:
+        filesystem.info(f"{root}/zarr.json")
+    except FileNotFoundError:
+        refuse_missing_bucket(path, filesystem, root)
+
+
 def _what_is_there(path: str) -> str | None:
     """What else is at a path where no store is; None for nothing, or a store only begun."""
     if is_remote(path):
-        filesystem, root = filesystem_of(path)
-        refuse_missing_bucket(path, filesystem, root)
         return None
     place = Path(path)
     if place.is_file():

@@ -17,17 +17,6 @@ MakeStore = Callable[..., StoreWriter]
 URL = "s3://bucket/folder/brats.zarr"
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer  # not imported where these tests do not run
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def bucket(
     endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
