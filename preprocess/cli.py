@@ -184,7 +184,8 @@ def _execute(
         done = stored(work.store_path, work.manifest).keys() & set(work.expected)
         err.print(
             f"interrupted: {len(done)} of {len(work.expected)} case(s) are stored; the same "
-            "command goes on with the others"
+            "command goes on with the others",
+            soft_wrap=True,
         )
         raise typer.Exit(console.INTERRUPTED) from None
 
@@ -214,10 +215,14 @@ def verify(
     """Read every byte again and compare it with what was written and with the contract."""
     from common.store.audit import repair as drop
     from preprocess.cluster import available_cores
+    from preprocess.lock import LockFile
     from preprocess.summary import audit_lines, audit_table
     from preprocess.verify import audit as look
 
     opened = Store.open(store)
+    writer = LockFile(store).holder()
+    if writer and not writer.is_gone and not repair:
+        out.print(f"{writer.name} is writing this store: what it is at shows as missing or left")
     with _held(store) if repair else nullcontext():
         with console.progress("cases") as bar:
             task = bar.add_task("verifying", visible=False)

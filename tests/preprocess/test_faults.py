@@ -299,6 +299,10 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
         second = command(*arguments)
         assert second.returncode == 2
         assert f"process {running.pid} has been writing this store since" in second.stderr
+    meanwhile = command("verify", path)
+    assert meanwhile.returncode == 1
+    assert f"process {running.pid} is writing this store" in meanwhile.stdout
+    assert f"1 case(s) missing: {VICTIM}" in meanwhile.stdout
     (tmp_path / "real").write_bytes(whole)
     (tmp_path / "real").replace(flair)
     (tmp_path / "pipe").write_bytes(whole)  # to the worker that waits for it

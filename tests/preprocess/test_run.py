@@ -17,7 +17,7 @@ from common import nifti
 from common.case import restore
 from common.errors import ConfigError, InputError
 from common.manifest import load_manifest
-from common.store import Store
+from common.store import Store, StoreWriter
 from preprocess.lock import hold
 from preprocess.pipeline import execute, plan
 
@@ -60,6 +60,7 @@ def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(
     before = Store.open(path).records()
     again = command("run", data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout
+    assert re.search(r"comparing.*4/4.*cases/s", again.stdout)
     flair = data / "BraTS2021_00003" / "BraTS2021_00003_flair.nii.gz"
     voxels, geometry, _ = nifti.read(flair)
     os.utime(flair)  # touched, but the same bytes: the checksum decides
@@ -126,7 +127,8 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Com
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert "goes on with the" in errors
+    told = re.search(r"interrupted: (\d+) of 120 case\(s\) are stored; .* goes on", errors)
+    assert told is not None, errors
     assert "Traceback" not in errors
     done = len(Store.open(path).records())
     assert 3 <= done < 120
@@ -203,6 +205,28 @@ def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort, command: Comman
     nobody = command("run", tmp_path / "data", "--cluster", "tcp://127.0.0.1:9", cwd=tmp_path)
     assert nobody.returncode == 2
     assert "no Dask scheduler answers there" in nobody.stderr
+    assert not (tmp_path / "brats.zarr").exists()
+    assert not (tmp_path / "brats.zarr.lock").exists()
+
+
+def test_a_cohort_without_labels_is_said_to_be_of_no_use_for_training(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(3), tmp_path / "s.zarr"
+    for label in data.rglob("*_seg.nii.gz"):
+        label.unlink()
+    done = command("run", data, "--store", path)
+    assert done.returncode == 0, done.stderr
+    assert "no case has a label: the store can be predicted on, not trained from" in done.stdout
+
+
+def test_no_progress_is_shown_of_nothing(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "s.zarr"
+    StoreWriter.create(path, load_manifest())
+    for name in ("verify", "report"):
+        done = command(name, path)
+        assert done.returncode == 0, done.stderr
+        assert "cases/s" not in done.stdout
 
 
 def test_an_empty_split_is_refused_before_any_work(cohort: Cohort, tmp_path: Path) -> None:
