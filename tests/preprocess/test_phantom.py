@@ -83,7 +83,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
 def test_check_finds_nothing_wrong(cohort: Path, command: Command) -> None:
     done = command("check", cohort, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout) == {"usable": 5, "findings": []}
+    answer = json.loads(done.stdout)
+    assert answer["usable"] == 5
+    (tumour_free,) = answer["findings"]
+    assert (tumour_free["severity"], tumour_free["found"]) == ("note", "no tumour, only zeros")
 
 
 def test_names_headers_and_label_values(cohort: Path) -> None:

@@ -74,7 +74,7 @@ EDITS: dict[str, Edit] = {
     "mirrored-mask": only("seg", lambda a: a[..., ::-1]),
     "mirrored-t2": only("t2", lambda a: a[..., ::-1]),
     "empty": only("seg", lambda a: a * 0),
-    "tiny": only("seg", lambda a: a * (a == 1)),
+    "tiny": only("seg", lambda a: 2 * (a == 1)),
     "huge": only("seg", lambda a: np.where(head(99)["t1"] > 0, 2, 0)),
     "quantised": only("t1ce", lambda a: a // 40 * 40),
     "negative": only("t1", lambda a: np.where(a > 0, a - 600, 0)),
