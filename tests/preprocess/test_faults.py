@@ -19,13 +19,15 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from common import nifti
 from common.errors import StoreError
 from common.nifti import Geometry
 from common.store import Store
 from common.store.audit import Audit, audit_case, case_folders, conclude
+from preprocess import lock as locks
+from preprocess.lock import Lock, hold
 
 pytestmark = pytest.mark.slow
 
@@ -116,9 +118,9 @@ def stored(path: Path) -> int:
         return 0
 
 
-def start(data: Path, path: Path) -> subprocess.Popen[str]:
+def start(data: Path, path: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path)],
+        [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -262,6 +264,24 @@ def test_a_full_disk(cohort: Cohort, command: Command, small_disk: Callable[[str
     assert_sound(path, 6)
 
 
+def test_the_lock_on_a_full_disk_stays_whole_and_none_is_left_half_written(
+    small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
+    disk = small_disk("size=64k")
+    first, second = str(disk / "first.zarr"), str(disk / "second.zarr")
+    with hold(first) as lock:
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(1 << 20))
+        time.sleep(0.3)  # some beats
+        lock.check()
+        with pytest.raises(StoreError, match=r"second.zarr: cannot be written \(No space left"):
+            Lock(second)
+    assert not Path(f"{second}.lock").exists()
+    (disk / "filler").unlink()
+    Lock(second).release()
+
+
 def test_a_read_only_disk(
     cohort: Cohort, tmp_path: Path, command: Command, small_disk: Callable[[str], Path]
 ) -> None:
@@ -308,6 +328,38 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
     (tmp_path / "pipe").write_bytes(whole)  # to the worker that waits for it
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 0, said
+    assert_sound(path, 4)
+
+
+def test_a_worker_that_outlives_its_run_writes_nothing_more(
+    cohort: Cohort, tmp_path: Path, command: Command, cluster: LocalCluster
+) -> None:
+    """It sits at a file while its run is killed and another one makes the store."""
+    data, path = cohort(4), tmp_path / "s.zarr"
+    flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
+    whole = flair.read_bytes()
+    flair.unlink()
+    os.mkfifo(flair)
+    os.link(flair, tmp_path / "pipe")
+    running = start(data, path, "--cluster", cluster.scheduler_address)
+    wait_for(lambda: stored(path) == 3)
+    running.kill()
+    running.communicate()
+    (tmp_path / "real").write_bytes(whole)
+    (tmp_path / "real").replace(flair)
+    again = command("run", data, "--store", path)
+    assert again.returncode == 0, again.stdout
+    assert "1 case(s) to do, 3 done before" in again.stdout
+    before = content(path)
+    with Client(cluster) as client:
+
+        def at_work() -> int:
+            return sum(client.run(lambda dask_worker: dask_worker.state.executing_count).values())
+
+        assert at_work() == 1
+        (tmp_path / "pipe").write_bytes(whole)
+        wait_for(lambda: at_work() == 0)
+    assert content(path) == before
     assert_sound(path, 4)
 
 
