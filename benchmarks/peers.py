@@ -2,8 +2,8 @@
 
 python benchmarks/peers.py DATA --out peers.json [--processes N] [--cases K] [--copies M]
 
-The peers run as published, each in its own environment: nnU-Net from PyPI, NVIDIA's as its BraTS21
-notebook says: the cell that stacks the modalities, then preprocess.py. Laying the cases out is not
+The peers run as published, in environments of their own below --cache: nnU-Net from PyPI, NVIDIA's
+as its BraTS21 notebook says, the cell that stacks, then preprocess.py. Laying the cases out is not
 counted. The tools take turns; a step's least time stands, for whatever else runs only ever adds.
 
 "whole" is a command from start to end. "further" is what a case takes beyond a few, on which each
@@ -96,6 +96,7 @@ def main() -> None:
     arguments = parse()
     cache, processes = arguments.cache.resolve(), arguments.processes
     pythons = {OURS: sys.executable} | {tool: install(cache, tool) for tool in PINS}
+    commit = output("git", "-C", str(ROOT), "describe", "--always", "--dirty")
     nvidia = clone(arguments.nvidia, cache / "DeepLearningExamples")
     cases = labelled(arguments.data)[: arguments.cases] * arguments.copies
     cases = cases[: len(cases) // processes * processes]  # the processes end together
@@ -116,7 +117,7 @@ def main() -> None:
         "processes": processes,
         "cases": {"whole": len(cases), "few": len(few)},
         "versions": {tool: versions(python) for tool, python in pythons.items()},
-        "commits": {OURS: output("git", "-C", str(ROOT), "describe", "--always"), NVIDIA: COMMIT},
+        "commits": {OURS: commit, NVIDIA: COMMIT},
         "steps": [asdict(step) for step in steps],
     }
     arguments.out.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
@@ -134,8 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=1, help="take each case so many times")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each tool")
     parser.add_argument("--nvidia", default=REPOSITORY, help="where to clone NVIDIA's code from")
-    home = Path(tempfile.gettempdir(), "peers")
-    parser.add_argument("--cache", type=Path, default=home, help="keeps the peers' environments")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "peers"))
     return parser.parse_args()
 
 
