@@ -2,22 +2,19 @@
 
 import logging
 import os
-import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import dask
 from distributed import Client, LocalCluster
 
+from common.console import out
 from common.errors import ConfigError
 from common.manifest import ClusterSection
-
-if TYPE_CHECKING:
-    from dask_jobqueue.slurm import SLURMCluster
 
 SILENT = logging.CRITICAL + 1
 """Dask logs even a connection that an interrupt closes as critical, with a traceback.
@@ -45,9 +42,15 @@ DASK_SETTINGS = {
     # The second death of a worker at one case is that case's failure.
     "distributed.scheduler.allowed-failures": 1,
     "distributed.comm.timeouts.connect": "10s",
+    # Whether a SLURM job has ended SLURM says, and not the silence of its workers.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     # Before a worker's process begins: its memory allocator looks only then.
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
 }
+
+
+WATCH_SECONDS = 5.0
+"""How often the workers are looked after: the least that a SLURM controller should be asked."""
 
 
 def available_cores() -> int:
@@ -75,7 +78,12 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
         with _local(workers) as local, Client(local) as client:
             yield client
     elif cluster == "slurm":
-        with _slurm(section) as jobs, Client(jobs) as client:
+        slurm = _slurm()
+        with (
+            slurm.start(section, WORKER_ENVIRONMENT) as jobs,
+            Client(jobs.cluster) as client,
+            _watched(client, jobs.look),
+        ):
             yield client
     elif "://" in cluster:
         with _existing(cluster) as client:
@@ -84,6 +92,48 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
         raise ConfigError(
             f"--cluster {cluster}: expected local, slurm, or an address such as tcp://host:8786"
         )
+
+
+@contextmanager
+def _watched(client: Client, look: Callable[[list[str]], str], usual: str = "") -> Iterator[None]:
+    """While the caller waits for results, say how the workers are, and end it if none can come.
+
+    Args:
+        client: whose workers they are.
+        look: given the names of the workers that are there, what there is to say of them; it
+            raises what is to end the caller's wait.
+        usual: what needs no saying.
+
+    Raises:
+        ConfigError: what `look` raised.
+    """
+    over, errors = threading.Event(), list[ConfigError]()
+
+    def watch() -> None:
+        said = usual
+        while not over.wait(WATCH_SECONDS):
+            try:
+                workers = client.scheduler_info()["workers"].values()
+                told = look([str(worker["name"]) for worker in workers])
+            except ConfigError as error:
+                errors.append(error)
+                client.close()  # whoever waits for its futures waits no longer
+                return
+            if told != said:
+                out.print(told, markup=False, soft_wrap=True)
+            said = told
+
+    thread = threading.Thread(target=watch, name="workers' watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    except (CancelledError, ConfigError) as error:
+        if errors:
+            raise errors[0] from error
+        raise
+    finally:
+        over.set()
+        thread.join()
 
 
 def _local(workers: int) -> LocalCluster:
@@ -103,49 +153,17 @@ def _local(workers: int) -> LocalCluster:
         signal.signal(signal.SIGINT, handler)
 
 
-def _slurm(section: ClusterSection) -> "SLURMCluster":
-    from dask_jobqueue.slurm import SLURMCluster
+def _slurm() -> ModuleType:
+    """The module of SLURM jobs, imported so that Ctrl-C still does what it did.
 
-    if shutil.which("sbatch") is None:
-        raise ConfigError("--cluster slurm: no sbatch is here; run this on a SLURM login node")
-    logs = Path("slurm-logs").resolve()
-    logs.mkdir(exist_ok=True)
-    jobs = SLURMCluster(
-        queue=section.queue,
-        account=section.account,
-        cores=section.cores,
-        processes=section.cores,
-        memory=section.memory,
-        walltime=section.walltime,
-        interface=section.interface,
-        job_extra_directives=list(section.directives),
-        job_script_prologue=[f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()],
-        log_directory=str(logs),
-        scheduler_options={"dashboard_address": ":0"},
-    )
-    _try(jobs.job_script())
-    if section.adapt:
-        least, most = section.adapt
-        jobs.adapt(minimum_jobs=least, maximum_jobs=most)
-    else:
-        jobs.scale(jobs=section.jobs)
-    return jobs
+    dask-jobqueue's import makes SIGINT and SIGTERM end the process in silence, with success.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    from preprocess import slurm
 
-
-def _try(script: str) -> None:
-    """A job that SLURM refuses would never be heard of again: dask-jobqueue only logs it."""
-    tried = subprocess.run(
-        ["sbatch", "--test-only"],  # noqa: S607 - the site's own
-        input=script,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if tried.returncode:
-        raise ConfigError(
-            f"--cluster slurm: SLURM refuses such a job ({tried.stderr.strip()}); see `cluster` in "
-            "the manifest"
-        )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return slurm
 
 
 @contextmanager
@@ -157,5 +175,7 @@ def _existing(address: str) -> Iterator[Client]:
             f"--cluster {address}: no Dask scheduler answers there ({error}); start one with "
             "`dask scheduler`, or leave --cluster out"
         ) from error
-    with client:
+    present = f"there are workers at {address}"
+    none = f"waiting for workers at {address}: start some with `dask worker {address}`"
+    with client, _watched(client, lambda workers: present if workers else none, present):
         yield client

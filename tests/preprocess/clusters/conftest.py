@@ -1,0 +1,288 @@
+"""A real SLURM, runs that other processes watch, and files that make a run wait."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.store import Store
+
+NODES = ("n1", "n2")
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+class Slurm:
+    """A running SLURM.
+
+    Attributes:
+        environment: what its programs, and programs that use them, need.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        system = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+        self._folder, self._log = folder, folder / "daemons.log"
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": system}
+
+    @property
+    def daemons(self) -> list[list[str]]:
+        names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+        files = [f"--{name}={self._folder}/munge.{name}" for name in names]
+        munge = ["munged", "--foreground", "--force", *files]  # whoever may write to its folder
+        return [munge, ["slurmctld", "-D"], *(["slurmd", "-D", "-N", name] for name in NODES)]
+
+    def configure(self) -> None:
+        """Write what the daemons read, with ports that are free now and a key of its own."""
+        with ExitStack() as held:
+            sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(3)]
+            ports = [listening.getsockname()[1] for listening in sockets]
+        host, user = socket.gethostname().split(".")[0], getpass.getuser()
+        text = CONFIGURATION.format(host=host, ports=ports, user=user, folder=self._folder)
+        (self._folder / "slurm.conf").write_text(text)
+        (self._folder / "state").mkdir()
+        key = self._folder / "munge.key-file"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(1024))
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a daemon; munged's socket is there then."""
+        with self._log.open("ab") as log:
+            daemon = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        if command[0] == "munged":
+            wait_until((self._folder / "munge.socket").exists, "munged")
+        return daemon
+
+    @property
+    def log(self) -> str:
+        """The end of what the daemons wrote."""
+        return self._log.read_text()[-8000:]
+
+    def call(self, *command: str) -> str:
+        return subprocess.run(
+            command, env=self.environment, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    def queue(self, columns: str = "%A", *options: str) -> list[str]:
+        return self.call("squeue", "--noheader", f"--format={columns}", *options).splitlines()
+
+    def until_empty(self) -> None:
+        wait_until(lambda: not self.queue(), "an empty queue")
+
+    def is_idle(self) -> bool:
+        """Whether both nodes are up and have nothing to do."""
+        try:
+            return self.call("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * 2
+        except subprocess.CalledProcessError:  # the controller is not up yet
+            return False
+
+    def processes(self) -> list[int]:
+        """Every process that was started with this SLURM's configuration."""
+        mark, found = f"SLURM_CONF={self._folder}/slurm.conf".encode(), []
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mark in entry.read_bytes().split(b"\0"):
+                    found.append(int(entry.parent.name))
+            except OSError:  # it is gone, or another user's
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def running_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A SLURM of two nodes; afterwards, no process is left of it."""
+    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
+    for program, *_ in slurm.daemons:
+        if not shutil.which(program, path=slurm.environment["PATH"]):
+            pytest.skip(f"no {program}: apt-get install slurm-wlm munge")
+    slurm.configure()
+    try:
+        with ExitStack() as started:
+            for command in slurm.daemons:
+                daemon = slurm.start(command)
+                started.callback(daemon.wait, timeout=60)
+                started.callback(daemon.terminate)
+            wait_until(slurm.is_idle, "two idle nodes")
+            yield slurm
+            slurm.call("scancel", "--me")
+            slurm.until_empty()
+    except AssertionError as error:
+        error.add_note(slurm.log)
+        raise
+    wait_until(lambda: not slurm.processes(), "no process left")
+
+
+@pytest.fixture
+def slurm(running_slurm: Slurm) -> Iterator[Slurm]:
+    """SLURM with two idle nodes; the test leaves no job and no process of one behind."""
+    wait_until(running_slurm.is_idle, "two idle nodes")
+    before = set(running_slurm.processes())
+    yield running_slurm
+    assert running_slurm.queue() == [], "jobs were left in the queue"
+    wait_until(lambda: not set(running_slurm.processes()) - before, "no process of a job left")
+
+
+class Run:
+    """`python -m preprocess run data --store s.zarr` in a folder, as it goes on.
+
+    Attributes:
+        process: the command's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: str,
+        *settings: str,
+        environment: dict[str, str] | None = None,
+        inside: tuple[str, ...] = (),
+    ) -> None:
+        command = [*inside, sys.executable, "-m", "preprocess", "run", "data", "--store", "s.zarr"]
+        options = [word for setting in settings for word in ("--set", setting)]
+        self._store = folder / "s.zarr"
+        self._files = [folder / "stdout", folder / "stderr"]
+        with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
+            self.process = subprocess.Popen(
+                [*command, "--cluster", cluster, *options],
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return "".join(file.read_text() for file in self._files)
+
+    def until_it_says(self, words: str, times: int = 1) -> None:
+        wait_until(lambda: self.said.count(words) >= times, f"{words} in {self.said}")
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code."""
+        code = self.process.wait(timeout=seconds)
+        assert "Traceback" not in self.said, self.said
+        return code
+
+    def verified(self) -> int:
+        """How many cases are stored, each as it was written."""
+        store = Store.open(self._store)
+        for case_id in store.records():
+            store.verify(case_id)
+        return len(store.records())
+
+    def interrupt(self) -> int:
+        """As Ctrl-C does: every process of the terminal; its exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.wait(60)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Starts a run; none goes on after the test."""
+    runs: list[Run] = []
+
+    def start(cluster: str, *settings: str, **options: Any) -> Run:
+        runs.append(Run(tmp_path, cluster, *settings, **options))
+        return runs[-1]
+
+    yield start
+    for one in runs:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait(60)
+
+
+class Gate:
+    """Holds whoever reads a file until it is opened: a named pipe stands in the file's place."""
+
+    def __init__(self, path: Path, pipe: Path) -> None:
+        self._path, self._pipe = path, pipe
+        self._content = path.read_bytes()
+        os.mkfifo(pipe)
+        path.unlink()
+        path.hardlink_to(pipe)
+        self._end: int | None = None
+
+    def wait(self, seconds: float = 120) -> None:
+        """Until somebody has come to read."""
+        deadline = time.monotonic() + seconds
+        while not self._reached():
+            assert time.monotonic() < deadline, f"nobody reads {self._path}"
+            time.sleep(0.05)
+
+    def open(self) -> None:
+        """Give the file to whoever waits for it, and to everybody who comes later."""
+        real = self._pipe.with_suffix(".real")
+        real.write_bytes(self._content)
+        real.replace(self._path)
+        if self._end is not None or self._reached():
+            os.write(self._end, self._content)
+            self.expect_another()
+
+    def _reached(self) -> bool:
+        with suppress(OSError):  # a pipe that nobody reads cannot be opened so
+            self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
+        return self._end is not None
+
+    def expect_another(self) -> None:
+        """Wait for somebody new, once the one who came is dead."""
+        if self._end is not None:
+            os.close(self._end)
+            self._end = None
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Callable[[int], Gate]]:
+    """Makes a gate of a case's file; nobody is left waiting at it after the test."""
+    gates: list[Gate] = []
+
+    def make(case: int) -> Gate:
+        name = f"BraTS2021_{case:05d}"
+        file = tmp_path / "data" / name / f"{name}_flair.nii.gz"
+        gates.append(Gate(file, tmp_path / f"gate-{len(gates)}"))
+        return gates[-1]
+
+    yield make
+    for one in gates:
+        with suppress(BrokenPipeError):  # whoever waited is dead
+            one.open()
