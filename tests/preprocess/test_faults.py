@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 Cohort = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 VICTIM = "BraTS2021_00002"
 
@@ -142,13 +143,26 @@ def stored(path: Path) -> int:
         return 0
 
 
-def start(data: Path, path: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(path), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Begins `python -m preprocess run DATA --store PATH`; none outlives its test."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(data: Path, path: Path, *options: str) -> subprocess.Popen[str]:
+        arguments = ["run", str(data), "--store", str(path), *options]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "preprocess", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        begun.append(process)
+        return process
+
+    yield run
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -196,7 +210,7 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
 
 
 def test_a_killed_run_leaves_no_process_behind_and_goes_on(
-    cohort: Cohort, tmp_path: Path, command: Command
+    cohort: Cohort, tmp_path: Path, command: Command, start: Start
 ) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
@@ -208,7 +222,7 @@ def test_a_killed_run_leaves_no_process_behind_and_goes_on(
     family = psutil.Process(running.pid).children(recursive=True)
     assert len(family) >= 2
     os.kill(running.pid, signal.SIGKILL)
-    running.communicate()
+    running.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
     before = content(path)
@@ -327,7 +341,7 @@ def test_a_read_only_disk(
 
 
 def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
-    cohort: Cohort, tmp_path: Path, command: Command
+    cohort: Cohort, tmp_path: Path, command: Command, start: Start
 ) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
     flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
@@ -354,7 +368,7 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
 
 
 def test_a_worker_that_outlives_its_run_writes_nothing_more(
-    cohort: Cohort, tmp_path: Path, command: Command, cluster: LocalCluster
+    cohort: Cohort, tmp_path: Path, command: Command, start: Start, cluster: LocalCluster
 ) -> None:
     """It sits at a file while its run is killed and another one makes the store."""
     data, path = cohort(4), tmp_path / "s.zarr"
@@ -366,7 +380,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
     running = start(data, path, "--cluster", cluster.scheduler_address)
     wait_for(lambda: stored(path) == 3)
     running.kill()
-    running.communicate()
+    running.wait()
     (tmp_path / "real").write_bytes(whole)
     (tmp_path / "real").replace(flair)
     again = command("run", data, "--store", path)
