@@ -77,6 +77,8 @@ class Slurm:
         host, user = socket.gethostname().split(".")[0], getpass.getuser()
         text = CONFIGURATION.format(host=host, ports=ports, user=user, folder=self._folder)
         (self._folder / "slurm.conf").write_text(text)
+        # None is used, but a node asks what there is; version 2 would have it ask systemd.
+        (self._folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         (self._folder / "state").mkdir()
         key = self._folder / "munge.key-file"
         key.touch(mode=0o600)
