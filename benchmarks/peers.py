@@ -121,7 +121,7 @@ def main() -> None:
         "steps": [asdict(step) for step in steps],
     }
     arguments.out.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    title = f"{about['cpu']}: {processes} process(es), {len(cases)} cases ({len(few)} the few)"
+    title = f"{about['cpu']}: {processes} process(es), {len(cases)} cases, {len(few)} few"
     Console(width=110).print(table(steps, len(cases), len(few), title))
 
 
@@ -288,10 +288,7 @@ def table(steps: list[Step], cases: int, few: int, title: str) -> Table:
         for row in [[step] for step in single] + ([single] if len(single) > 1 else []):
             cells = ["all" if len(row) > 1 else row[0].name]
             for mine, theirs in zip(rates(row), ours, strict=True):
-                cells += [
-                    f"{mine:.3f}",
-                    f"{mine / theirs:.2f}" if min(mine, theirs) > 0 else "noise",
-                ]
+                cells += [f"{mine:.3f}", f"{mine / theirs:.2f}" if mine > 0 < theirs else "noise"]
             own = sum(min(s.own) for s in row) if all(s.own for s in row) else 0
             cells += [f"{own / cases:.3f}" if own else "", f"{max(s.peak_rss_mb for s in row):.0f}"]
             drawn.add_row(tool, *cells, f"{row[-1].disk_mb / cases:.1f}" if row[-1].output else "")
