@@ -1,12 +1,8 @@
 """`python -m preprocess phantom`: a cohort in BraTS format, made from nothing but a seed."""
 
-import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -17,7 +13,9 @@ from common.manifest import DEFAULT_NAME, Manifest
 from common.nifti import Geometry
 from common.splits import ListSplits
 from common.volume import Triple
+from preprocess.cluster import available_cores
 from preprocess.phantom_image import TUMOUR_FREE, synthesise
+from preprocess.processes import read_each
 
 Release = Literal["2021", "2023"]
 
@@ -66,16 +64,10 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
         ConfigError: the folder holds something, or there are too few cases or voxels.
     """
     _refuse(directory, cases, size)
-    from preprocess.cluster import available_cores
-
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = (repeat(directory), repeat(release), repeat(seed), range(cases), repeat(size))
-    workers = min(available_cores(), cases)
-    # Only this process answers to Ctrl-C; it then drops the cases that no worker has begun.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore) as pool:
-        for _ in pool.map(_write_case, *jobs):
-            on_case()
+    plan = _Plan(directory, release, seed, size)
+    for _ in read_each(_write_case, plan, range(cases), available_cores()):
+        on_case()
     described = describe([case_name(release, index) for index in range(cases)], size)
     introduction = INTRODUCTION.format(
         release=release, seed=seed, cases=cases, size=",".join(map(str, size))
@@ -125,7 +117,17 @@ def _refuse(directory: Path, cases: int, size: Triple) -> None:
         )
 
 
-def _write_case(directory: Path, release: Release, seed: int, index: int, size: Triple) -> None:
+class _Plan(NamedTuple):
+    """What the cases of a cohort share."""
+
+    directory: Path
+    release: Release
+    seed: int
+    size: Triple
+
+
+def _write_case(plan: _Plan, index: int) -> None:
+    directory, release, seed, size = plan
     phantom = synthesise(seed, index, size)
     case_id = case_name(release, index)
     # BraTS places its 240 rows so: voxel (0, 0, 0) at (0, -239, 0), LPS.
