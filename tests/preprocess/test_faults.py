@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -36,8 +37,10 @@ pytestmark = pytest.mark.slow
 Cohort = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
+MakeGate = Callable[[int], Any]
 
-VICTIM = "BraTS2021_00002"
+VICTIM_CASE = 2
+VICTIM = f"BraTS2021_{VICTIM_CASE:05d}"
 
 SUICIDE = """
 import os, signal, sys
@@ -210,13 +213,10 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
 
 
 def test_a_killed_run_leaves_no_process_behind_and_goes_on(
-    cohort: Cohort, tmp_path: Path, command: Command, start: Start
+    cohort: Cohort, tmp_path: Path, command: Command, start: Start, gate: MakeGate
 ) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
-    flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
-    whole = flair.read_bytes()
-    flair.unlink()
-    os.mkfifo(flair)  # nobody writes to it: whoever reads the case hangs there
+    held = gate(VICTIM_CASE)
     running = start(data, path)
     wait_for(lambda: stored(path) == 4)
     family = psutil.Process(running.pid).children(recursive=True)
@@ -226,8 +226,7 @@ def test_a_killed_run_leaves_no_process_behind_and_goes_on(
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
     before = content(path)
-    flair.unlink()
-    flair.write_bytes(whole)
+    held.restore()
     assert audit(path).missing == (VICTIM,)
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout
@@ -341,14 +340,10 @@ def test_a_read_only_disk(
 
 
 def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
-    cohort: Cohort, tmp_path: Path, command: Command, start: Start
+    cohort: Cohort, tmp_path: Path, command: Command, start: Start, gate: MakeGate
 ) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
-    flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
-    whole = flair.read_bytes()
-    flair.unlink()
-    os.mkfifo(flair)
-    os.link(flair, tmp_path / "pipe")
+    held = gate(VICTIM_CASE)
     running = start(data, path)
     wait_for(lambda: stored(path) == 3)
     for arguments in (("run", data, "--store", path), ("verify", path, "--repair")):
@@ -359,30 +354,28 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
     assert meanwhile.returncode == 1
     assert f"process {running.pid} is writing this store" in meanwhile.stdout
     assert f"1 case(s) missing: {VICTIM}" in meanwhile.stdout
-    (tmp_path / "real").write_bytes(whole)
-    (tmp_path / "real").replace(flair)
-    (tmp_path / "pipe").write_bytes(whole)  # to the worker that waits for it
+    held.open()
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 0, said
     assert_sound(path, 4)
 
 
 def test_a_worker_that_outlives_its_run_writes_nothing_more(
-    cohort: Cohort, tmp_path: Path, command: Command, start: Start, cluster: LocalCluster
+    cohort: Cohort,
+    tmp_path: Path,
+    command: Command,
+    start: Start,
+    gate: MakeGate,
+    cluster: LocalCluster,
 ) -> None:
     """It sits at a file while its run is killed and another one makes the store."""
     data, path = cohort(4), tmp_path / "s.zarr"
-    flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
-    whole = flair.read_bytes()
-    flair.unlink()
-    os.mkfifo(flair)
-    os.link(flair, tmp_path / "pipe")
+    held = gate(VICTIM_CASE)
     running = start(data, path, "--cluster", cluster.scheduler_address)
     wait_for(lambda: stored(path) == 3)
     running.kill()
     running.wait()
-    (tmp_path / "real").write_bytes(whole)
-    (tmp_path / "real").replace(flair)
+    held.restore()
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout
     assert "1 case(s) to do, 3 done before" in again.stdout
@@ -393,7 +386,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
             return sum(client.run(lambda dask_worker: dask_worker.state.executing_count).values())
 
         assert at_work() == 1
-        (tmp_path / "pipe").write_bytes(whole)
+        held.open()
         wait_for(lambda: at_work() == 0)
     assert content(path) == before
     assert_sound(path, 4)

@@ -1,4 +1,4 @@
-"""A real SLURM, runs that other processes watch, and files that make a run wait."""
+"""A real SLURM, and runs that other processes watch."""
 
 import getpass
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -232,59 +232,3 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait(60)
-
-
-class Gate:
-    """Holds whoever reads a file until it is opened: a named pipe stands in the file's place."""
-
-    def __init__(self, path: Path, pipe: Path) -> None:
-        self._path, self._pipe = path, pipe
-        self._content = path.read_bytes()
-        os.mkfifo(pipe)
-        path.unlink()
-        path.hardlink_to(pipe)
-        self._end: int | None = None
-
-    def wait(self, seconds: float = 120) -> None:
-        """Until somebody has come to read."""
-        deadline = time.monotonic() + seconds
-        while not self._reached():
-            assert time.monotonic() < deadline, f"nobody reads {self._path}"
-            time.sleep(0.05)
-
-    def open(self) -> None:
-        """Give the file to whoever waits for it, and to everybody who comes later."""
-        real = self._pipe.with_suffix(".real")
-        real.write_bytes(self._content)
-        real.replace(self._path)
-        if self._end is not None or self._reached():
-            os.write(self._end, self._content)
-            self.expect_another()
-
-    def _reached(self) -> bool:
-        with suppress(OSError):  # a pipe that nobody reads cannot be opened so
-            self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
-        return self._end is not None
-
-    def expect_another(self) -> None:
-        """Wait for somebody new, once the one who came is dead."""
-        if self._end is not None:
-            os.close(self._end)
-            self._end = None
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Callable[[int], Gate]]:
-    """Makes a gate of a case's file; nobody is left waiting at it after the test."""
-    gates: list[Gate] = []
-
-    def make(case: int) -> Gate:
-        name = f"BraTS2021_{case:05d}"
-        file = tmp_path / "data" / name / f"{name}_flair.nii.gz"
-        gates.append(Gate(file, tmp_path / f"gate-{len(gates)}"))
-        return gates[-1]
-
-    yield make
-    for one in gates:
-        with suppress(BrokenPipeError):  # whoever waited is dead
-            one.open()
