@@ -1,4 +1,4 @@
-"""One shard of an array, encoded and written here: the same format, a third of the time.
+"""One shard of an array, encoded and written here: the same format, three fifths of the time.
 
 zarr-python passes each inner chunk through some twenty coroutines and fills a buffer for it first;
 with the few hundred chunks of a case that takes longer than compressing them. What is written is
