@@ -11,7 +11,7 @@ from common.layout import CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import DecidedBy
 from preprocess.cluster import available_cores
-from preprocess.processes import read_each
+from preprocess.processes import at_each
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None
 
 
 def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Iterator[CheckedCase]:
-    for case in read_each(check_case, manifest, cases, available_cores()):
+    for case in at_each(check_case, manifest, cases, available_cores()):
         found = (_relative(finding, data.absolute()) for finding in case.findings)
         yield replace(case, findings=tuple(found))
 

@@ -15,7 +15,7 @@ from common.splits import ListSplits
 from common.volume import Triple
 from preprocess.cluster import available_cores
 from preprocess.phantom_image import TUMOUR_FREE, synthesise
-from preprocess.processes import read_each
+from preprocess.processes import at_each
 
 Release = Literal["2021", "2023"]
 
@@ -66,7 +66,7 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     _refuse(directory, cases, size)
     directory.mkdir(parents=True, exist_ok=True)
     plan = _Plan(directory, release, seed, size)
-    for _ in read_each(_write_case, plan, range(cases), available_cores()):
+    for _ in at_each(_write_case, plan, range(cases), available_cores()):
         on_case()
     described = describe([case_name(release, index) for index in range(cases)], size)
     introduction = INTRODUCTION.format(

@@ -1,4 +1,4 @@
-"""Cases read on several processes of this machine, for what needs no cluster."""
+"""Cases on several processes of this machine, for what needs no cluster."""
 
 import multiprocessing
 import os
@@ -22,15 +22,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_each(
-    look: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], workers: int
+def at_each(
+    work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], workers: int
 ) -> Iterator[Result]:
-    """What `look` says of each item, in their order, from several processes at a time.
+    """What `work` gives for each item, in their order, from several processes at a time.
 
     Args:
-        look: a function of a module.
-        shared: what it is given with each: a store, or a manifest.
-        items: cases, as `look` takes them.
+        work: a function of a module.
+        shared: what it is given with each, such as a store or a manifest.
+        items: cases, as `work` takes them.
         workers: processes.
 
     Raises:
@@ -43,11 +43,11 @@ def read_each(
         ProcessPoolExecutor(max(1, min(workers, len(items))), context, _begin) as pool,
     ):
         try:
-            yield from pool.map(look, repeat(shared), items)
+            yield from pool.map(work, repeat(shared), items)
         except BrokenProcessPool as error:
             raise FMNetError(
-                "a process that was reading cases died, as it does when memory runs out; "
-                "use fewer of them with --workers"
+                "a process died at a case, as it does when memory runs out; free some, or use "
+                "fewer processes where the command has --workers"
             ) from error
 
 

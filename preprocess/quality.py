@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.store import Store, is_remote
-from preprocess.processes import read_each
+from preprocess.processes import at_each
 from preprocess.report_cohort import Case, Cohort
 from preprocess.report_measure import measure
 from preprocess.report_page import render
@@ -46,7 +46,7 @@ def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
     failures = store.failures()
     placed = {case: name for name, members in store.splits().items() for case in members}
     cases = []
-    seen_of_each = read_each(measure, store, list(records.values()), workers)
+    seen_of_each = at_each(measure, store, list(records.values()), workers)
     for record, seen in zip(records.values(), seen_of_each, strict=True):
         split = placed.get(record.case_id, "")
         if isinstance(seen, str):

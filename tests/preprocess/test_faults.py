@@ -365,6 +365,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
     tmp_path: Path,
     command: Command,
     start: Start,
+    *,
     gate: MakeGate,
     cluster: LocalCluster,
 ) -> None:
