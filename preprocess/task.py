@@ -73,13 +73,15 @@ class Pulse:
 
     def _beat(self) -> None:
         told_stage, told_peak = "", 0.0
-        while not self._stop.wait(PULSE_SECONDS):
+        while True:  # first told, then waited: a worker may die before its first wait is over
             stage, peak = self.stage, peak_memory_mb() or 0.0
             if stage != told_stage or peak > 1.1 * told_peak:
                 process = (self._worker.address, os.getpid())
                 sign = {"process": process, "stage": stage, "peak_memory_mb": peak or None}
                 self._worker.log_event(self._topic, sign)
                 told_stage, told_peak = stage, peak
+            if self._stop.wait(PULSE_SECONDS):
+                return
 
 
 def pulse_topic(claim: Claim, case_id: str) -> str:
