@@ -1,5 +1,6 @@
 """What both command lines share: how they end, and how long work shows itself."""
 
+import errno
 import sys
 
 import typer
@@ -21,6 +22,9 @@ from common.errors import FMNetError
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of the system's that are a disk's or a folder's, and not this program's."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -32,6 +36,12 @@ def run(app: typer.Typer) -> None:
     except FMNetError as error:
         err.print("[bold red]error:[/]", end=" ")
         err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(USAGE_ERROR)
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        err.print("[bold red]error:[/]", end=" ")
+        err.print(f"{error}: make room, or make it writable", markup=False, soft_wrap=True)
         sys.exit(USAGE_ERROR)
     except ImportError as error:
         err.print("[bold red]error:[/] a package is missing:", end=" ")

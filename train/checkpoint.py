@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from common.errors import FMNetError
 
-Which = Literal["best", "last"]
+Which = Literal["best", "last", "previous"]
 
 FORMAT = 1
 METADATA_KEY = "fm_net"
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def checkpoint_path(run_dir: Path, which: Which) -> Path:
-    """Where a run keeps its best or its last checkpoint."""
+    """Where a run keeps its best checkpoint, its last, or the one before the last."""
     return run_dir / f"{which}.safetensors"
 
 
@@ -54,24 +54,47 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     """Write the run's last checkpoint, which is its best as well where `best` is true.
 
     The best is put in place first: a crash between the two leaves a last checkpoint from which the
-    same best is reached again. Both names share one file until the next save replaces the last.
+    same best is reached again. Both names share one file until the next save replaces the last. The
+    one before the last stays, in case the disk damages a file.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before is whole.
     """
+    try:
+        _save(run_dir, checkpoint, best=best)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+        free = shutil.disk_usage(run_dir).free if run_dir.is_dir() else 0
+        raise CheckpointError(
+            f"{run_dir}: a checkpoint of {size / 1e6:.0f} MB cannot be written ({error}), "
+            f"{free / 1e6:.0f} MB are free there; make room, or make the folder writable. What was "
+            "saved before is whole"
+        ) from error
+
+
+def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     temporary = run_dir / "last.safetensors.tmp"
-    save_file(_contiguous(checkpoint.tensors), temporary, {METADATA_KEY: _metadata(checkpoint)})
-    _flush(temporary)
+    try:
+        save_file(_contiguous(checkpoint.tensors), temporary, {METADATA_KEY: _metadata(checkpoint)})
+        _flush(temporary)
+    except (OSError, SafetensorError):
+        temporary.unlink(missing_ok=True)  # on a full disk nothing else would fit beside it
+        raise
     if best:
-        copy = run_dir / "best.safetensors.tmp"
-        copy.unlink(missing_ok=True)
-        _link_or_copy(temporary, copy)
-        _publish(copy, run_dir, "best", checkpoint.state)
-    _publish(temporary, run_dir, "last", checkpoint.state)
+        _publish(_linked(temporary, run_dir / "best.safetensors.tmp"), run_dir, "best")
+        write_json(run_dir / "best.json", checkpoint.state)
+    last = checkpoint_path(run_dir, "last")
+    if last.exists():
+        _publish(_linked(last, run_dir / "previous.safetensors.tmp"), run_dir, "previous")
+    _publish(temporary, run_dir, "last")
+    write_json(run_dir / "last.json", checkpoint.state)
 
 
 def load(run_dir: Path, which: Which) -> Checkpoint:
     """Read and verify a run's checkpoint.
 
     Raises:
-        CheckpointError: it is missing or damaged; the message names the other one if that is whole.
+        CheckpointError: it is missing or damaged; the message names another one that is whole.
     """
     try:
         return _read(checkpoint_path(run_dir, which))
@@ -185,27 +208,35 @@ def _verified_state(path: Path, metadata: str, tensors: Mapping[str, Tensor]) ->
 
 
 def _offer_other(run_dir: Path, which: Which) -> str:
-    other: Which = "last" if which == "best" else "best"
-    try:
-        _read(checkpoint_path(run_dir, other))
-    except CheckpointError:
-        return f"; there is no usable {other}.safetensors either"
-    if which == "best":
-        return "; last.safetensors is whole: use it with --checkpoint last"
-    return "; best.safetensors is whole: delete last.safetensors and --resume goes on from the best"
+    others: tuple[Which, ...] = ("last",) if which == "best" else ("previous", "best")
+    for other in others:
+        try:
+            _read(checkpoint_path(run_dir, other))
+        except CheckpointError:
+            continue
+        if which == "best":
+            return "; last.safetensors is whole: use it with --checkpoint last"
+        return (
+            f"; {other}.safetensors is whole: delete {which}.safetensors and --resume goes on from "
+            f"the {other}"
+        )
+    names = " and no ".join(f"{other}.safetensors" for other in others)
+    return f"; there is no usable {names} either"
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _linked(source: Path, target: Path) -> Path:
+    """A second name for a file, or a copy on a file system without hard links."""
+    target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copyfile(source, target)
         _flush(target)
+    return target
 
 
-def _publish(temporary: Path, run_dir: Path, which: Which, state: Mapping[str, Any]) -> None:
+def _publish(temporary: Path, run_dir: Path, which: Which) -> None:
     _rename(temporary, checkpoint_path(run_dir, which))
-    write_json(run_dir / f"{which}.json", state)
 
 
 def _rename(temporary: Path, path: Path) -> None:

@@ -66,7 +66,9 @@ def run(
 ) -> None:
     """Train a network; Ctrl-C or SIGTERM stops with a checkpoint that --resume goes on from."""
     from train.config import DEFAULT_PRESET
+    from train.loop import End
     from train.run import begin, execute, reopen
+    from train.summary import next_steps, run_summary
 
     name = preset or DEFAULT_PRESET
     folder = run_dir or Path("runs") / Path(name).stem
@@ -76,9 +78,11 @@ def run(
     else:
         session = begin(name, overrides or (), opened, folder)
     _announce(session, folder)
-    finished = execute(session)
-    _conclude(session, folder, finished=finished)
-    if not finished:
+    end = execute(session)
+    out.print(run_summary(session, end))
+    for line in next_steps(session, end):
+        out.print(line, markup=False, soft_wrap=True)
+    if end is End.STOPPED:
         raise typer.Exit(console.INTERRUPTED)
 
 
@@ -168,22 +172,3 @@ def _announce(session: "Session", folder: Path) -> None:
         err.print(f"note: {session.compute.note}", markup=False, soft_wrap=True)
     if session.at.epoch > 1 or session.at.samples:
         out.print(f"going on in epoch {session.at.epoch}, after {session.at.samples} of its cases")
-
-
-def _conclude(session: "Session", folder: Path, *, finished: bool) -> None:
-    at = session.at
-    if not finished:
-        out.print(
-            f"stopped in epoch {at.epoch} of {session.config.epochs}; go on with "
-            f"`python -m train run --store {session.store.path} --out {folder} --resume`",
-            soft_wrap=True,
-        )
-        return
-    seconds = sum(row["seconds"] for row in at.rows)
-    out.print(
-        f"{len(at.rows)} epoch(s), {seconds:.0f} s of training; best in epoch {at.best_epoch} "
-        f"({session.config.select_by} {abs(at.best_score or 0):.3f} on val)"
-    )
-    out.print(
-        f"next: `python -m train evaluate {folder} --store {session.store.path}`", soft_wrap=True
-    )

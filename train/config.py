@@ -63,6 +63,13 @@ class TrainConfig(BaseModel):
             its scores stay when the run goes on for more.
         select_by: what the best checkpoint is best in: `dice`, the mean over regions of the
             whole-volume Dice, or `loss`, the main head's over the same volumes.
+        patience: validations in a row without a better score after which the run is over; null
+            trains all epochs.
+        max_hours: after which the run is over, within an epoch if need be, and with a checkpoint:
+            training and validation, over all its sessions. Null sets no limit.
+        deterministic: reruns on one machine equal to the last bit, where torch can: on a CPU they
+            are; on a GPU, pooling and the heads' upsampling add up in an order of their own.
+        stuck_minutes: without a batch, after which the loader is taken for stuck and the run ends.
         checkpoint_minutes: time between checkpoints inside an epoch (each epoch ends with one).
         max_bad_steps: consecutive steps without a usable gradient before the run gives up; more
             than the handful that gradient scaling skips while it finds its scale.
@@ -87,6 +94,10 @@ class TrainConfig(BaseModel):
     clip_norm: Positive | None = None
     validate_every: Count = 1
     select_by: Literal["dice", "loss"] = "dice"
+    patience: Count | None = None
+    max_hours: Positive | None = None
+    deterministic: bool = False
+    stuck_minutes: Positive = 10.0
     checkpoint_minutes: Positive = 15.0
     max_bad_steps: Count = 25
     seed: int = Field(default=0, ge=0, lt=2**63)

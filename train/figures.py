@@ -115,6 +115,17 @@ def choose_samples(samples: Sequence[Sample]) -> list[tuple[str, Sample]]:
     return chosen
 
 
+def overlay(sample: Sample) -> NDArray[np.uint8]:
+    """A sample small and quick: FLAIR, the expert's regions, the predicted ones, (H, 3·W, 3)."""
+    panels = [_in_colour(sample.grey)]
+    for label in (sample.reference, sample.prediction):
+        panel = panels[0]
+        for region, mask in zip(REGIONS, to_regions(label), strict=True):  # each in the one before
+            panel = _painted(panel, mask, REGION_COLOURS[region])
+        panels.append(panel)
+    return np.concatenate(panels, axis=1)
+
+
 def evaluation_figure(
     samples: Sequence[tuple[str, Sample]], heading: str, mean_dice: Mapping[str, float]
 ) -> "Figure":
@@ -248,7 +259,18 @@ def _centred(plane: NDArray[T], side: int) -> NDArray[T]:
 
 def _tinted(grey: NDArray[np.uint8], mask: NDArray[np.bool_], colour: str) -> NDArray[np.uint8]:
     """A dimmed image (H, W) with a mask on it, as (H, W, 3)."""
-    picture = np.repeat(DIMMED * grey[..., None].astype(np.float32), 3, axis=2)
+    return _painted(_in_colour(DIMMED * grey.astype(np.float32)), mask, colour)
+
+
+def _in_colour(grey: NDArray[T]) -> NDArray[T]:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _painted(
+    picture: NDArray[np.generic], mask: NDArray[np.bool_], colour: str
+) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with a mask on it."""
     paint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-    picture[mask] = (1 - OPACITY) * picture[mask] + OPACITY * paint
-    return picture.astype(np.uint8)
+    painted = picture.astype(np.float32)
+    painted[mask] = (1 - OPACITY) * painted[mask] + OPACITY * paint
+    return painted.astype(np.uint8)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any
 
 import torch
@@ -16,17 +17,28 @@ from train.evaluate import ScoredCase, mean_scores, score_cases
 from train.loader import Batch
 from train.monitor import Monitor
 from train.precision import DTYPES
-from train.session import METRICS, Session, save
+from train.session import METRICS, Position, Session, save
 
 
 class DivergedError(FMNetError):
     """The loss or its gradients stayed non-finite."""
 
 
+class End(Enum):
+    """Why training ended."""
+
+    EPOCHS = "all epochs are done"
+    PATIENCE = "no better validation for as long as patience allows"
+    HOURS = "max_hours are over"
+    STOPPED = "stopped"
+
+
 def train(
     session: Session, batches: Iterator[Batch], monitor: Monitor, stopping: Callable[[], bool]
-) -> bool:
-    """Train until the configured epochs are done, or until somebody wants it to stop.
+) -> End:
+    """Train until the run is over, or until somebody wants it to stop.
+
+    Whatever ends it, a checkpoint holds all that was learnt.
 
     Args:
         session: what to train; its position moves.
@@ -34,34 +46,67 @@ def train(
         monitor: told what happens.
         stopping: asked after every step; true ends the run with a checkpoint to resume from.
 
-    Returns:
-        Whether all epochs are done.
-
     Raises:
-        DivergedError: too many steps in a row had no usable gradient.
+        DivergedError: too many steps in a row had no usable gradient; nothing is saved then.
         StoreError: a case cannot be read.
+        LoaderError: the batches cease to come.
+        CheckpointError: a checkpoint cannot be written.
     """
     saved = time.monotonic()
-    while session.at.epoch <= session.config.epochs:
+    start = saved - session.at.spent_seconds
+    while (end := ended(session)) is None:
         began = time.perf_counter()
-        batch = next(batches)
-        if session.compute.device.type == "cuda":  # else the device would be waited for in the step
-            torch.cuda.current_stream(session.compute.device).synchronize()
+        batch = _next(session, batches)
         waited = time.perf_counter() - began
         loss, usable = step(session, batch)
         _advance(session, batch, loss, usable=usable)
         session.at.seconds += time.perf_counter() - began
         session.at.waited_seconds += waited
+        session.at.spent_seconds = time.monotonic() - start
         monitor.step(session.at, loss)
         if batch.last:
             end_epoch(session, monitor)
             saved = time.monotonic()
-        elif stopping() or time.monotonic() - saved > 60 * session.config.checkpoint_minutes:
+        elif (
+            stopping()
+            or ended(session)
+            or time.monotonic() - saved > 60 * session.config.checkpoint_minutes
+        ):
             save(session)
             saved = time.monotonic()
         if stopping():
-            break
-    return session.at.epoch > session.config.epochs
+            return ended(session) or End.STOPPED
+    return end
+
+
+def ended(session: Session) -> End | None:
+    """Why there is nothing more to train, as the configuration is; None if there is."""
+    at, config = session.at, session.config
+    if at.epoch > config.epochs:
+        return End.EPOCHS
+    if config.patience is not None and _since_best(at) >= config.patience:
+        return End.PATIENCE
+    if config.max_hours is not None and at.spent_seconds >= 3600 * config.max_hours:
+        return End.HOURS
+    return None
+
+
+def _since_best(at: Position) -> int:
+    """Validations after the best one."""
+    validated = [row["epoch"] for row in at.rows if row["val_loss"] is not None]
+    return sum(epoch > (at.best_epoch or 0) for epoch in validated)
+
+
+def _next(session: Session, batches: Iterator[Batch]) -> Batch:
+    """The next batch, there on the device; if none comes, what was learnt is saved first."""
+    try:
+        batch = next(batches)
+    except FMNetError:
+        save(session)
+        raise
+    if session.compute.device.type == "cuda":  # else the device would be waited for in the step
+        torch.cuda.current_stream(session.compute.device).synchronize()
+    return batch
 
 
 def step(session: Session, batch: Batch) -> tuple[float, bool]:
@@ -127,10 +172,13 @@ def end_epoch(session: Session, monitor: Monitor) -> None:
         "seconds": at.seconds,
         "volumes_per_second": at.samples / at.seconds,
         "wait_share": at.waited_seconds / at.seconds,
+        "peak_memory_gb": session.compute.peak_memory_gb(),
     }
     best = False
     if validating:
+        began = time.monotonic()
         row |= _validate(session, monitor)
+        at.spent_seconds += time.monotonic() - began
         score = _score(row, config)
         best = at.best_score is None or score > at.best_score
         if best:
@@ -153,8 +201,9 @@ def _validate(session: Session, monitor: Monitor) -> dict[str, float]:
     cases, done = session.validation, 0
     monitor.validating(done, len(cases))
 
-    def on_case(_: ScoredCase) -> None:
+    def on_case(scored: ScoredCase) -> None:
         nonlocal done
+        monitor.case(session.at, done, scored)
         done += 1
         monitor.validating(done, len(cases))
 

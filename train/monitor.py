@@ -1,51 +1,55 @@
-"""What a run shows while it goes on: a progress bar, a line an epoch, and TensorBoard."""
+"""What a run shows while it goes on: a live panel, a line an epoch, and TensorBoard."""
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from common.console import out
 from common.labels import REGIONS
-from train.session import Position
+from common.palette import REGION_COLOURS
+from train.evaluate import ScoredCase
+from train.figures import overlay, sample_of
+from train.session import Position, Session
+
+OVERLAYS = 3
+"""Cases whose picture goes to TensorBoard at each validation: always the same, to see them grow."""
 
 
 class Monitor:
     """Shows training as it goes; a context manager.
 
     Args:
-        run_dir: TensorBoard's files go into its folder `tensorboard`.
-        epochs: how many there will be.
+        session: the run, where it begins; what TensorBoard has from beyond that is hidden.
         samples: how many an epoch has.
-        at: where the run begins; what TensorBoard has from beyond it is hidden.
     """
 
-    def __init__(self, run_dir: Path, epochs: int, samples: int, at: Position) -> None:
-        self._samples = samples
-        self._dice = "–"
+    def __init__(self, session: Session, samples: int) -> None:
+        at, run_dir = session.at, session.run_dir
+        self._session, self._samples = session, samples
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step + 1)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
+        self._bars = Progress(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=out,
         )
-        done = (at.epoch - 1) * samples + at.samples
-        self._task = self._bar.add_task(
-            f"epoch {at.epoch}", total=epochs * samples, completed=done, numbers=""
+        epochs = session.config.epochs
+        self._task = self._bars.add_task(
+            _epoch_of(at, epochs), total=epochs * samples, completed=self._done(at), numbers="left"
         )
-        self._validation = self._bar.add_task("validating", visible=False, numbers="")
+        self._validation = self._bars.add_task("validating", visible=False, numbers="")
+        self._live = Live(console=out, refresh_per_second=4, get_renderable=self._panel)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._live.start()
         return self
 
     def __exit__(
@@ -54,32 +58,38 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._live.stop()
         self._writer.close()
 
     def step(self, at: Position, loss: float) -> None:
-        """After a step: how far the epoch is, and its loss, rate and wait so far."""
+        """After a step: how far the run is, and the loss."""
         self._writer.add_scalar("train/loss_step", loss, at.step)
-        numbers = (
-            f"loss {_shown(at.mean_loss)} · Dice {self._dice} · "
-            f"{at.samples / at.seconds:.1f}/s · wait {at.waited_seconds / at.seconds:.1%}"
-        )
-        self._bar.update(
+        self._bars.update(
             self._task,
-            description=f"epoch {at.epoch}",
-            completed=(at.epoch - 1) * self._samples + at.samples,
-            numbers=numbers + (f" · {at.skipped} skipped" if at.skipped else ""),
+            description=_epoch_of(at, self._session.config.epochs),
+            completed=self._done(at),
         )
 
     def validating(self, done: int, total: int) -> None:
         """How many of the validation cases are scored."""
-        self._bar.update(
+        self._bars.update(
             self._validation,
             completed=done,
             total=total,
             numbers=f"{done} of {total} cases",
             visible=done < total,
         )
+
+    def case(self, at: Position, index: int, scored: ScoredCase) -> None:
+        """A validated case: TensorBoard gets a picture of the first few, image, expert, network."""
+        if index >= OVERLAYS:
+            return
+        score = scored.score
+        sample = sample_of(
+            score.case_id, score.dice, scored.image, scored.reference, scored.prediction
+        )
+        name = f"val/{index + 1} {score.case_id} (FLAIR, expert, prediction)"
+        self._writer.add_image(name, overlay(sample), at.step, dataformats="HWC")
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
         """A finished epoch's row: one line that stays, and TensorBoard's curves."""
@@ -90,12 +100,48 @@ class Monitor:
         line = f"epoch {row['epoch']:>3}  loss {_shown(row['train_loss'])}"
         if row["val_loss"] is not None:
             scores = [f"{region.upper()} {row[f'val_dice_{region}']:.3f}" for region in REGIONS]
-            self._dice = " ".join(f"{row[f'val_dice_{region}']:.2f}" for region in REGIONS)
             line += f"  val loss {row['val_loss']:.3f}  Dice {' '.join(scores)}"
         line += f"  {row['volumes_per_second']:.1f} volumes/s  wait {row['wait_share']:.1%}"
         if row["skipped_steps"]:
             line += f"  {row['skipped_steps']} step(s) skipped"
-        self._bar.print(line + ("  ★ best" if best else ""), soft_wrap=True)
+        out.print(line + ("  ★ best" if best else ""), soft_wrap=True)
+
+    def _done(self, at: Position) -> int:
+        return (at.epoch - 1) * self._samples + at.samples
+
+    def _panel(self) -> Panel:
+        """The numbers as they are now; drawn by a thread of its own, four times a second."""
+        session, at = self._session, self._session.at
+        rate = at.samples / at.seconds if at.seconds else 0.0
+        wait = at.waited_seconds / at.seconds if at.seconds else 0.0
+        numbers = Table.grid(padding=(0, 3))
+        numbers.add_row(
+            Text.assemble("loss ", (_shown(at.mean_loss) if at.judged else "–", "bold")),
+            Text.assemble((f"{rate:.1f}", "bold"), " volumes/s"),
+            Text.assemble("wait ", (f"{wait:.1%}", "bold" if wait < 0.02 else "bold yellow")),
+            Text.assemble("memory ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),
+            Text(f"{at.skipped} step(s) skipped" if at.skipped else "", "yellow"),
+        )
+        parts = (self._bars, numbers, _dice_line(at))
+        title = f"{session.run_dir.name} · {session.compute.describe()}"
+        return Panel(Group(*parts), title=Text(title), title_align="left", expand=False)
+
+
+def _dice_line(at: Position) -> Text:
+    """The last validation's Dice per region, and which epoch is the best so far."""
+    validated = [row for row in at.rows if row["val_loss"] is not None]
+    if not validated:
+        return Text("whole-volume Dice: not validated yet", "dim")
+    line = Text("whole-volume Dice")
+    for region in REGIONS:
+        value = f"{validated[-1][f'val_dice_{region}']:.3f}"
+        line.append(f"  {region.upper()} ").append(value, REGION_COLOURS[region])
+    line.append(f"  in epoch {validated[-1]['epoch']}; best in epoch {at.best_epoch}", "dim")
+    return line
+
+
+def _epoch_of(at: Position, epochs: int) -> str:
+    return f"epoch {min(at.epoch, epochs)} of {epochs}"
 
 
 def _shown(loss: float | None) -> str:

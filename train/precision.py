@@ -4,6 +4,8 @@ A run asks for a device and a precision in its configuration; what the machine c
 it gets. Every substitution comes with one line that says so, for people to read at the start.
 """
 
+import os
+import resource
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -45,6 +47,25 @@ class Compute:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
         return f"CPU ({torch.get_num_threads()} threads), {self.precision}"
+
+    def peak_memory_gb(self) -> float:
+        """The most that the run held: of the GPU's memory, or of the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def settle(compute: Compute, *, deterministic: bool) -> None:
+    """Set for this process whether torch may add up in any order and try out its algorithms.
+
+    All shapes are the same in every step, so trying them out pays. For a CPU torch has a fixed
+    order of everything; on a GPU it warns of what has none.
+    """
+    on_gpu = compute.device.type == "cuda"
+    if deterministic and on_gpu:  # read when cuBLAS starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=on_gpu)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -21,13 +21,16 @@ from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
 from train.loader import Stream, open_feed
 from train.monitor import Monitor
-from train.precision import choose_compute
+from train.precision import choose_compute, settle
 from train.session import Session, new_session, restore, save
 from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
 
 CHANGEABLE = frozenset(
     {
         "epochs",
+        "patience",
+        "max_hours",
+        "stuck_minutes",
         "validate_every",
         "loader",
         "workers",
@@ -104,22 +107,23 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     return session
 
 
-def execute(session: Session) -> bool:
-    """Train until all epochs are done or an interrupt asks for a stop.
+def execute(session: Session) -> loop.End:
+    """Train until the run is over or an interrupt asks for a stop.
 
     Returns:
-        Whether all epochs are done; if not, `--resume` goes on from the checkpoint just written.
+        Why it ended; unless all epochs are done, `--resume` goes on from the checkpoint just
+        written.
 
     Raises:
         FMNetError: as `train.loop.train`, or the loader cannot start.
     """
     config, cases = session.config, session.store.split("train")
     if session.at.samples == len(cases):  # it ended while it was validating
-        with Monitor(session.run_dir, config.epochs, len(cases), session.at) as monitor:
+        with Monitor(session, len(cases)) as monitor:
             loop.end_epoch(session, monitor)
     at = session.at
-    if at.epoch > config.epochs:
-        return True
+    if end := loop.ended(session):
+        return end
     stream = Stream(
         store=session.store,
         case_ids=tuple(cases),
@@ -133,13 +137,14 @@ def execute(session: Session) -> bool:
     with (
         _interrupts_noted() as stopping,
         open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
-        Monitor(session.run_dir, config.epochs, len(cases), at) as monitor,
+        Monitor(session, len(cases)) as monitor,
     ):
         return loop.train(session, batches, monitor, stopping)
 
 
 def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
     compute = choose_compute(config.device, config.precision)
+    settle(compute, deterministic=config.deterministic)
     return new_session(run_dir, config, compute, store, store.split("val"))
 
 

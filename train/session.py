@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from common.store import Store
 from train import checkpoint
-from train.checkpoint import Checkpoint
+from train.checkpoint import Checkpoint, Which
 from train.config import TrainConfig
 from train.loss import RegionLoss
 from train.model import FMNet
@@ -32,6 +32,7 @@ class Position:
         step: optimiser steps tried, over all epochs.
         skipped: steps of this epoch without a usable gradient.
         skipped_in_a_row: likewise, up to now without one that was usable.
+        spent_seconds: of the run so far, with validation, over all its sessions.
         seconds: training time of this epoch, validation apart.
         waited_seconds: of them, spent waiting for data.
         best_score: of the best validation so far; more is better.
@@ -46,6 +47,7 @@ class Position:
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    spent_seconds: float = 0.0
     seconds: float = 0.0
     waited_seconds: float = 0.0
     best_score: float | None = None
@@ -63,6 +65,7 @@ class Position:
             epoch=self.epoch + 1,
             step=self.step,
             skipped_in_a_row=self.skipped_in_a_row,
+            spent_seconds=self.spent_seconds,
             best_score=self.best_score,
             best_epoch=self.best_epoch,
             rows=self.rows,
@@ -146,13 +149,14 @@ def save(session: Session, *, best: bool = False) -> None:
 
 
 def restore(session: Session) -> None:
-    """Put a session where its last checkpoint was, or its best where that is the only one.
+    """Put a session where its last checkpoint was; where that is gone, at the one before or best.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    has_last = checkpoint.checkpoint_path(session.run_dir, "last").exists()
-    found = checkpoint.load(session.run_dir, "last" if has_last else "best")
+    kept: tuple[Which, ...] = ("last", "previous", "best")
+    there = [which for which in kept if checkpoint.checkpoint_path(session.run_dir, which).exists()]
+    found = checkpoint.load(session.run_dir, there[0] if there else "last")
     checkpoint.restore(found.tensors, session.model, session.optimizer)
     state = dict(found.state)
     scaler = state.pop("scaler")

@@ -89,7 +89,8 @@ def test_the_best_stays_when_the_last_is_replaced(tmp_path: Path) -> None:
     save(tmp_path, some_checkpoint(2.0), best=False)
     assert load(tmp_path, "best").tensors["model.w"][0, 0] == 1.0
     assert load(tmp_path, "last").tensors["model.w"][0, 0] == 2.0
-    names = {"best.json", "best.safetensors", "last.json", "last.safetensors"}
+    names = {f"{which}.safetensors" for which in ("best", "last", "previous")}
+    names |= {"best.json", "last.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -117,12 +118,18 @@ def test_no_changed_byte_goes_unnoticed(tmp_path: Path, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
-def test_a_truncated_last_offers_the_best(tmp_path: Path, length: int) -> None:
-    save(tmp_path, some_checkpoint(), best=True)
-    save(tmp_path, some_checkpoint(), best=False)
-    path = checkpoint_path(tmp_path, "last")
+def test_a_truncated_last_offers_the_one_before_else_the_best(tmp_path: Path, length: int) -> None:
+    save(tmp_path, some_checkpoint(1.0), best=True)
+    save(tmp_path, some_checkpoint(2.0), best=False)
+    save(tmp_path, some_checkpoint(3.0), best=False)
+    path, previous = (checkpoint_path(tmp_path, which) for which in ("last", "previous"))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=r"last\.safetensors: damaged.*best\.safetensors is"):
+    damage = r"last\.safetensors: damaged.*"
+    with pytest.raises(CheckpointError, match=rf"{damage}previous\.safetensors is whole: delete"):
+        load(tmp_path, "last")
+    assert load(tmp_path, "previous").tensors["model.w"][0, 0] == 2.0
+    previous.write_bytes(previous.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=rf"{damage}best\.safetensors is whole: delete"):
         load(tmp_path, "last")
 
 
@@ -135,7 +142,9 @@ def test_a_damaged_best_offers_the_last(tmp_path: Path) -> None:
 
 
 def test_nothing_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no such checkpoint; .*no usable best"):
+    with pytest.raises(
+        CheckpointError, match=r"no such checkpoint; .*no usable previous.* and no best"
+    ):
         load(tmp_path, "last")
 
 

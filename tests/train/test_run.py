@@ -21,6 +21,7 @@ from common.store import Store
 from train import loop
 from train.checkpoint import load
 from train.loader import Stream, open_feed
+from train.loop import End
 from train.loss import RegionLoss
 from train.monitor import Monitor
 from train.precision import Compute
@@ -42,7 +43,7 @@ SMALL = [
         for kind in ("zoom", "flip", "noise", "blur", "brightness")
     ),
 ]
-TIMINGS = {"seconds", "volumes_per_second", "wait_share"}
+TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
 
 
-def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> bool:
+def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> End:
     """Train and ask for a stop after so many further steps."""
     stream = Stream(
         store=session.store,
@@ -73,7 +74,7 @@ def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambd
         skip=session.at.samples,
     )
     last = session.at.step + steps
-    monitor = Monitor(session.run_dir, session.config.epochs, 5, session.at)
+    monitor = Monitor(session, 5)
     with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
         return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
 
@@ -82,7 +83,7 @@ def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambd
 def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four epochs without a break."""
     folder = tmp_path_factory.mktemp("runs") / "at-once"
-    assert execute(begun(five, folder, "epochs=4"))
+    assert execute(begun(five, folder, "epochs=4")) is End.EPOCHS
     return folder
 
 
@@ -99,7 +100,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
     names = {path.name for path in at_once.iterdir()}
     assert names == {
         *("config.yaml", "manifest.yaml", "run.json", "metrics.jsonl", "tensorboard"),
-        *("best.json", "best.safetensors", "last.json", "last.safetensors"),
+        *("best.json", "best.safetensors", "last.json", "last.safetensors", "previous.safetensors"),
     }
     run = json.loads((at_once / "run.json").read_text())
     assert run["store_fingerprint"] == five.fingerprint
@@ -116,7 +117,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
 
 
 def test_the_same_seed_gives_the_same_run(at_once: Path, five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "again", "epochs=4"))
+    assert execute(begun(five, tmp_path / "again", "epochs=4")) is End.EPOCHS
     assert_equal_runs(at_once, tmp_path / "again")
 
 
@@ -124,10 +125,10 @@ def test_going_on_for_more_epochs_equals_all_at_once(
     at_once: Path, five: Store, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert execute(begun(five, folder, "epochs=2"))
+    assert execute(begun(five, folder, "epochs=2")) is End.EPOCHS
     session = reopen("fm_net", ["epochs=4"], five, folder)
     assert session.at.epoch == 3
-    assert execute(session)
+    assert execute(session) is End.EPOCHS
     assert_equal_runs(at_once, folder)
     assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 2
 
@@ -137,29 +138,29 @@ def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
     at_once: Path, five: Store, tmp_path: Path, steps: int
 ) -> None:
     folder = tmp_path / "run"
-    assert not train_until(begun(five, folder, "epochs=4"), steps)
+    assert train_until(begun(five, folder, "epochs=4"), steps) is End.STOPPED
     session = reopen(None, [], five, folder)
     assert session.at.samples == 2
-    assert not train_until(session, 3)
-    assert execute(reopen(None, [], five, folder))
+    assert train_until(session, 3) is End.STOPPED
+    assert execute(reopen(None, [], five, folder)) is End.EPOCHS
     assert_equal_runs(at_once, folder)
 
 
 def test_the_torch_loader_trains_to_the_same_numbers_but_for_rounding(
     at_once: Path, five: Store, tmp_path: Path
 ) -> None:
-    assert execute(begun(five, tmp_path / "torch", "epochs=1", "loader=torch"))
+    assert execute(begun(five, tmp_path / "torch", "epochs=1", "loader=torch")) is End.EPOCHS
     ours = rows(tmp_path / "torch")[0]
     assert ours["train_loss"] == pytest.approx(rows(at_once)[0]["train_loss"], rel=2e-3)
 
 
 def test_validation_every_n_epochs_and_always_the_last(five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "run", "epochs=3", "validate_every=2"))
+    assert execute(begun(five, tmp_path / "run", "epochs=3", "validate_every=2")) is End.EPOCHS
     assert [row["val_loss"] is not None for row in rows(tmp_path / "run")] == [False, True, True]
 
 
 def test_the_best_by_loss(five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "run", "epochs=3", "select_by=loss"))
+    assert execute(begun(five, tmp_path / "run", "epochs=3", "select_by=loss")) is End.EPOCHS
     best = min(rows(tmp_path / "run"), key=lambda row: row["val_loss"])
     assert json.loads((tmp_path / "run" / "best.json").read_text())["best_epoch"] == best["epoch"]
 
@@ -219,9 +220,9 @@ def test_a_copied_store_trains_and_a_deleted_last_checkpoint_falls_back_to_the_b
     shutil.copytree(five.path, tmp_path / "elsewhere.zarr")
     copy = Store.open(tmp_path / "elsewhere.zarr")
     folder = tmp_path / "run"
-    assert execute(begun(copy, folder, "epochs=1"))
+    assert execute(begun(copy, folder, "epochs=1")) is End.EPOCHS
     (folder / "last.safetensors").unlink()
-    assert execute(reopen(None, ["epochs=2"], five, folder))
+    assert execute(reopen(None, ["epochs=2"], five, folder)) is End.EPOCHS
     assert [row["epoch"] for row in rows(folder)] == [1, 2]
 
 
@@ -262,7 +263,7 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(
     done = len(rows(tmp_path / "run"))
     session = reopen(None, [f"epochs={done + 1}"], five, tmp_path / "run")
     assert session.at.epoch == done + 1
-    assert execute(session)
+    assert execute(session) is End.EPOCHS
 
 
 def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
@@ -299,7 +300,7 @@ def test_a_validation_that_fails_costs_no_training(
         execute(begun(store, folder, "epochs=4"))
     assert reopen(None, [], store, folder).at.samples == 5
     (tmp_path / "label").rename(shard)
-    assert execute(reopen(None, [], Store.open(store.path), folder))
+    assert execute(reopen(None, [], Store.open(store.path), folder)) is End.EPOCHS
     assert_equal_runs(at_once, folder)
 
 
@@ -323,7 +324,7 @@ def test_checkpoints_within_an_epoch_come_by_the_clock(
     with pytest.raises(KilledError):
         train_until(session, 100, killed)
     assert load(folder, "last").state["samples"] == 2
-    assert execute(reopen(None, [], five, folder))
+    assert execute(reopen(None, [], five, folder)) is End.EPOCHS
     assert_equal_runs(at_once, folder)
 
 
