@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterator
+import subprocess
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -68,3 +69,22 @@ def _ctrl_c_is_heard() -> None:
     """A shell starts what runs in its background deaf to Ctrl-C, and so would be every child."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A disk of its own: mounted with these options, and again with others."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        remount = "remount," if place.is_mount() else ""
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", remount + options, "tmpfs", str(place)], check=True
+        )
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], check=True)

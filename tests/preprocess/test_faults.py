@@ -73,25 +73,6 @@ def kills(tmp_path: Path) -> Callable[[str, int], dict[str, str]]:
     return make
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A disk of its own: mounted with these options, and again with others."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk")
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(options: str) -> Path:
-        remount = "remount," if place.is_mount() else ""
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", remount + options, "tmpfs", str(place)], check=True
-        )
-        return place
-
-    yield mount
-    subprocess.run(["umount", str(place)], check=True)
-
-
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
     """A disk on which every page that anybody lets go of is taken at once."""

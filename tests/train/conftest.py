@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from runs import begun
 
 from common import nifti
 from common.case import prepare
@@ -17,7 +18,9 @@ from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
 from train.config import TrainConfig
+from train.loop import End
 from train.precision import choose_compute
+from train.run import execute
 from train.trained import TrainedModel
 
 # On tensors as small as these, threads cost more than they give; on busy cores 30 times more.
@@ -71,6 +74,20 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
 def store(make_store: MakeStore) -> Store:
     """A labelled store that is only read: crop 16×16×16; four cases train, one val, one test."""
     return make_store()
+
+
+@pytest.fixture(scope="session")
+def five(make_store: MakeStore) -> Store:
+    """Five cases to train on, which batches of two do not divide, and one to validate."""
+    return make_store(splits=ListSplits(kind="lists", train=tuple(IDS[:5]), val=(IDS[5],)))
+
+
+@pytest.fixture(scope="session")
+def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs without a break."""
+    folder = tmp_path_factory.mktemp("runs") / "at-once"
+    assert execute(begun(five, folder, "epochs=4")) is End.EPOCHS
+    return folder
 
 
 class Copy(torch.nn.Module):

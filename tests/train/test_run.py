@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,86 +13,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
 from common.errors import ConfigError, StoreError
 from common.splits import ListSplits
 from common.store import Store
 from train import loop
 from train.checkpoint import load
-from train.loader import Stream, open_feed
 from train.loop import End
 from train.loss import RegionLoss
-from train.monitor import Monitor
 from train.precision import Compute
-from train.run import begin, execute, reopen
-from train.session import Session, new_session, restore
+from train.run import execute, reopen
+from train.session import new_session, restore
 from train.trained import RunError
 
 MakeStore = Callable[..., Store]
 IDS = [f"BraTS2021_{index:05d}" for index in range(6)]
-SMALL = [
-    "model.widths=[4,6,8]",
-    "device=cpu",
-    "precision=fp32",
-    "workers=1",
-    "batch_size=2",
-    "epochs=2",
-    *(
-        f"augment.{kind}_probability=0.5"
-        for kind in ("zoom", "flip", "noise", "blur", "brightness")
-    ),
-]
-TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
-
-
-@pytest.fixture(scope="module")
-def five(make_store: MakeStore) -> Store:
-    """Five cases to train on, which batches of two do not divide, and one to validate."""
-    return make_store(splits=ListSplits(kind="lists", train=tuple(IDS[:5]), val=(IDS[5],)))
-
-
-def begun(store: Store, folder: Path, *overrides: str) -> Session:
-    return begin("fm_net", [*SMALL, *overrides], store, folder)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
-
-
-def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> End:
-    """Train and ask for a stop after so many further steps."""
-    stream = Stream(
-        store=session.store,
-        case_ids=tuple(session.store.split("train")),
-        modalities=session.config.modalities,
-        augment=session.config.augment,
-        seed=session.config.seed,
-        batch_size=session.config.batch_size,
-        first_epoch=session.at.epoch,
-        skip=session.at.samples,
-    )
-    last = session.at.step + steps
-    monitor = Monitor(session, 5)
-    with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
-        return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
-
-
-@pytest.fixture(scope="module")
-def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four epochs without a break."""
-    folder = tmp_path_factory.mktemp("runs") / "at-once"
-    assert execute(begun(five, folder, "epochs=4")) is End.EPOCHS
-    return folder
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    assert rows(one) == rows(other)
-    for which in ("last", "best"):
-        ours, theirs = load(one, which), load(other, which)
-        assert ours.tensors.keys() == theirs.tensors.keys()
-        for name, tensor in ours.tensors.items():
-            assert torch.equal(tensor, theirs.tensors[name]), (which, name)
 
 
 def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store) -> None:
@@ -224,10 +159,6 @@ def test_a_copied_store_trains_and_a_deleted_last_checkpoint_falls_back_to_the_b
     (folder / "last.safetensors").unlink()
     assert execute(reopen(None, ["epochs=2"], five, folder)) is End.EPOCHS
     assert [row["epoch"] for row in rows(folder)] == [1, 2]
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "train", *map(str, arguments)]
 
 
 @pytest.fixture

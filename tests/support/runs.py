@@ -1,0 +1,72 @@
+"""Runs of a small network, begun and compared."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.store import Store
+from train import loop
+from train.checkpoint import load
+from train.loader import Stream, open_feed
+from train.loop import End
+from train.monitor import Monitor
+from train.run import begin
+from train.session import Session
+
+SMALL = [
+    "model.widths=[4,6,8]",
+    "device=cpu",
+    "precision=fp32",
+    "workers=1",
+    "batch_size=2",
+    "epochs=2",
+    *(
+        f"augment.{kind}_probability=0.5"
+        for kind in ("zoom", "flip", "noise", "blur", "brightness")
+    ),
+]
+TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
+
+
+def begun(store: Store, folder: Path, *overrides: str) -> Session:
+    return begin("fm_net", [*SMALL, *overrides], store, folder)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> End:
+    """Train and ask for a stop after so many further steps."""
+    stream = Stream(
+        store=session.store,
+        case_ids=tuple(session.store.split("train")),
+        modalities=session.config.modalities,
+        augment=session.config.augment,
+        seed=session.config.seed,
+        batch_size=session.config.batch_size,
+        first_epoch=session.at.epoch,
+        skip=session.at.samples,
+    )
+    last = session.at.step + steps
+    monitor = Monitor(session, 5)
+    with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
+        return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    for which in ("last", "best"):
+        ours, theirs = load(one, which), load(other, which)
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        for name, tensor in ours.tensors.items():
+            assert torch.equal(tensor, theirs.tensors[name]), (which, name)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "train", *map(str, arguments)]
