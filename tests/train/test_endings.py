@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from runs import assert_equal_runs, begun, rows, train_until
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.store import Store
 from train.checkpoint import load
@@ -73,19 +76,14 @@ def metrics(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("end", [End.EPOCHS, End.HOURS, End.STOPPED])
 def test_the_end_says_what_came_of_it_and_what_to_do(at_once: Path, five: Store, end: End) -> None:
-    from rich.console import Console
-
     session = reopen(None, ["max_hours=2"], five, at_once)
     console = Console(record=True, width=200)
     console.print(run_summary(session, end))
     text = console.export_text()
     best = json.loads((at_once / "best.json").read_text())["best_epoch"]
     wt = next(row["val_dice_wt"] for row in rows(at_once) if row["epoch"] == best)
-    assert (
-        f"best     epoch {best}, by dice: whole-volume Dice  WT {wt:.3f}"
-        in " ".join(text.replace("Dice ", "Dice  ").split(" "))
-        or f"WT {wt:.3f}" in text
-    )
+    assert f"epoch {best}, by dice" in text
+    assert f"WT {wt:.3f}" in text
     assert "4 of 4" in text
     assert str(at_once / "best.safetensors") in text
     steps = "\n".join(next_steps(session, end))
@@ -102,8 +100,6 @@ def test_a_deterministic_run_is_the_same_again(five: Store, tmp_path: Path) -> N
 
 
 def test_determinism_is_kept_when_a_run_goes_on(five: Store, tmp_path: Path) -> None:
-    import torch
-
     begun(five, tmp_path / "run", "deterministic=true")
     begun(five, tmp_path / "other")
     assert not torch.are_deterministic_algorithms_enabled()
@@ -112,16 +108,17 @@ def test_determinism_is_kept_when_a_run_goes_on(five: Store, tmp_path: Path) -> 
     begun(five, tmp_path / "last")
 
 
-def test_pictures_of_the_same_cases_and_curves_are_on_tensorboard(at_once: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+def test_pictures_of_the_same_cases_and_curves_are_on_tensorboard(
+    at_once: Path, five: Store
+) -> None:
     events = EventAccumulator(str(at_once / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
     tags = events.Tags()
     assert len(tags["images"]) == 1
     assert "BraTS2021_00005" in tags["images"][0]
     pictures = events.Images(tags["images"][0])
     assert [picture.step for picture in pictures] == [3, 6, 9, 12]
-    assert all(picture.width == 3 * 24 for picture in pictures)  # image, expert, prediction
+    image, _ = five.read_volume("BraTS2021_00005")
+    assert {picture.width for picture in pictures} == {3 * image.shape[3]}
     curves = set(tags["scalars"])
     assert {"train/loss_step", "val/dice_wt", "run/wait_share", "run/peak_memory_gb"} <= curves
     assert len(events.Scalars("train/loss_step")) == 12
