@@ -10,8 +10,7 @@ from common.labels import MODALITIES, Convention
 from common.layout import CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import DecidedBy
-from preprocess.cluster import available_cores
-from preprocess.processes import at_each
+from preprocess.processes import at_each, available_cores
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,9 @@ def _execute(
     workers: int | None,
 ) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
-    from preprocess.cluster import available_cores, connect
+    from preprocess.cluster import connect
     from preprocess.pipeline import execute, stored
+    from preprocess.processes import available_cores
 
     section = work.manifest.cluster
     processes = min(workers or available_cores(), len(work.todo))
@@ -216,8 +217,8 @@ def verify(
 ) -> None:
     """Read every byte again and compare it with what was written and with the contract."""
     from common.store.audit import repair as drop
-    from preprocess.cluster import available_cores
     from preprocess.lock import LockFile
+    from preprocess.processes import available_cores
     from preprocess.summary import audit_lines, audit_table
     from preprocess.verify import audit as look
 
@@ -253,7 +254,7 @@ def report(
 ) -> None:
     """Write the quality report: one HTML page to open before training."""
     from preprocess import quality
-    from preprocess.cluster import available_cores
+    from preprocess.processes import available_cores
 
     opened = Store.open(store)
     page = out_file or quality.default_path(store)

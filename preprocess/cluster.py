@@ -1,7 +1,6 @@
 """Where the tasks run: local processes, a Dask scheduler at an address, or SLURM jobs."""
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,28 +11,18 @@ from types import ModuleType
 import dask
 from distributed import Client, LocalCluster
 
+from common import __version__
 from common.console import out
 from common.errors import ConfigError
 from common.manifest import ClusterSection
+from preprocess.processes import WORKER_ENVIRONMENT
+from preprocess.task import installed_version
 
 SILENT = logging.CRITICAL + 1
 """Dask logs even a connection that an interrupt closes as critical, with a traceback.
 
 What goes wrong with a case comes back as its failure, with the cluster as an exception.
 """
-
-WORKER_ENVIRONMENT = {
-    # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
-    "ZARR_THREADING__MAX_WORKERS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
-    # A case's arrays are used again for the next one: Dask's own setting gives each back to the
-    # system at once, and fetching fresh pages then takes two fifths of a worker's time.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-}
 
 DASK_SETTINGS = {
     # A worker is given a task only when it is free to begin, so that a dying worker takes down
@@ -53,9 +42,8 @@ WATCH_SECONDS = 5.0
 """How often the workers are looked after: the least that a SLURM controller should be asked."""
 
 
-def available_cores() -> int:
-    """Cores that this process may use; a container or a scheduler may have bound it to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+Look = Callable[[dict[str, str]], str]
+"""From the workers that are there, address to name, what there is to say of them."""
 
 
 @contextmanager
@@ -72,8 +60,8 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
             here, or it refuses such a job.
     """
     dask.config.set(DASK_SETTINGS)
-    for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.worker"):
-        logging.getLogger(name).setLevel(SILENT)
+    for part in ("", ".client", ".scheduler", ".nanny", ".worker"):
+        logging.getLogger(f"distributed{part}").setLevel(SILENT)
     if cluster == "local":
         with _local(workers) as local, Client(local) as client:
             yield client
@@ -82,7 +70,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
         with (
             slurm.start(section, WORKER_ENVIRONMENT) as jobs,
             Client(jobs.cluster) as client,
-            _watched(client, jobs.look),
+            _watched(client, lambda workers: jobs.look(list(workers.values()))),
         ):
             yield client
     elif "://" in cluster:
@@ -95,13 +83,13 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
 
 
 @contextmanager
-def _watched(client: Client, look: Callable[[list[str]], str], usual: str = "") -> Iterator[None]:
+def _watched(client: Client, look: Look, usual: str = "") -> Iterator[None]:
     """While the caller waits for results, say how the workers are, and end it if none can come.
 
     Args:
         client: whose workers they are.
-        look: given the names of the workers that are there, what there is to say of them; it
-            raises what is to end the caller's wait.
+        look: given the workers that are there, what there is to say of them; it raises what is
+            to end the caller's wait.
         usual: what needs no saying.
 
     Raises:
@@ -113,8 +101,7 @@ def _watched(client: Client, look: Callable[[list[str]], str], usual: str = "") 
         said = usual
         while not over.wait(WATCH_SECONDS):
             try:
-                workers = client.scheduler_info()["workers"].values()
-                told = look([str(worker["name"]) for worker in workers])
+                told = look(_workers(client))
             except ConfigError as error:
                 errors.append(error)
                 client.close()  # whoever waits for its futures waits no longer
@@ -134,6 +121,12 @@ def _watched(client: Client, look: Callable[[list[str]], str], usual: str = "") 
     finally:
         over.set()
         thread.join()
+
+
+def _workers(client: Client) -> dict[str, str]:
+    """Address to name; nothing where the client has given the scheduler up."""
+    workers = client.scheduler_info(n_workers=-1).get("workers", {})
+    return {address: str(worker["name"]) for address, worker in workers.items()}
 
 
 def _local(workers: int) -> LocalCluster:
@@ -177,5 +170,35 @@ def _existing(address: str) -> Iterator[Client]:
         ) from error
     present = f"there are workers at {address}"
     none = f"waiting for workers at {address}: start some with `dask worker {address}`"
-    with client, _watched(client, lambda workers: present if workers else none, present):
-        yield client
+    known = set[str]()
+
+    def look(workers: dict[str, str]) -> str:
+        if new := sorted(workers.keys() - known):
+            _refuse_unfit(client, address, new)
+        known.update(workers)
+        return present if workers else none
+
+    with client:
+        look(_workers(client))
+        with _watched(client, look, present):
+            yield client
+
+
+def _refuse_unfit(client: Client, address: str, workers: list[str]) -> None:
+    """Before they are given a case: a worker that cannot import its task ends without a word.
+
+    Raises:
+        ConfigError: a worker lacks this package, or has another version of it.
+    """
+    try:
+        found = client.run(installed_version, workers=workers, on_error="return")
+    except OSError:
+        return  # no scheduler answers, which whoever waits for its tasks is told
+    for worker, version in found.items():
+        if isinstance(version, OSError) or version == __version__:
+            continue  # it is gone meanwhile, or it is fit
+        told = f"version {version}" if isinstance(version, str) else str(version)
+        raise ConfigError(
+            f"--cluster {address}: the worker at {worker} needs this package of version "
+            f"{__version__}, with its extra preprocess; found {told}"
+        )

@@ -13,9 +13,8 @@ from common.manifest import DEFAULT_NAME, Manifest
 from common.nifti import Geometry
 from common.splits import ListSplits
 from common.volume import Triple
-from preprocess.cluster import available_cores
 from preprocess.phantom_image import TUMOUR_FREE, synthesise
-from preprocess.processes import at_each
+from preprocess.processes import at_each, available_cores
 
 Release = Literal["2021", "2023"]
 

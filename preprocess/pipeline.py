@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 
 from common.errors import ConfigError, Finding, InputError, StoreError
 from common.layout import LABEL, CaseFiles, Discovery, discover
@@ -16,8 +16,8 @@ from common.splits import assign, require
 from common.store import Store, StoreWriter, is_current
 from common.store.place import is_taken, reachable, resolved
 from common.store.writer import refuse_other_arrays
-from preprocess.cluster import available_cores
 from preprocess.lock import Claim, Lock
+from preprocess.processes import available_cores
 from preprocess.task import Outcome, process_case, pulse_topic
 
 
@@ -144,22 +144,46 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     rows = store.allocate(len(work.todo))
     futures = {
         client.submit(
-            process_case, case, lock.claim, row, key=f"case-{case.case_id}", pure=False
+            process_case,
+            case,
+            lock.claim,
+            row,
+            # A worker that is still at a killed run's task takes one of the same key for it.
+            key=f"case-{case.case_id}-{lock.claim.token}",
         ): (case, row)
         for case, row in zip(work.todo, rows, strict=True)
     }
     for future in as_completed(futures):
         case, row = futures[future]
-        error = future.exception()
-        if error is not None and not isinstance(error, KilledWorker):
+        try:
+            outcome = _outcome(client, lock.claim, case, future)
+        except (CancelledError, OSError) as error:  # all that is asked here goes by the scheduler
             raise ConfigError(
-                f"the cluster cannot run the tasks: {type(error).__name__}: {error}; its workers "
-                "need this package, of this version, and the scheduler must be there"
+                "the Dask scheduler is gone, or the network to it; what was stored stays: with a "
+                "scheduler that answers, the same command goes on with the others"
             ) from error
-        outcome = future.result() if error is None else _lost(client, lock.claim, case, error)
         future.release()
         lock.check()
         yield _set_aside(store, outcome, row) if outcome.failure else outcome
+
+
+def _outcome(client: Client, claim: Claim, case: CaseFiles, future: Future[Outcome]) -> Outcome:
+    """What came of a case whose task is over.
+
+    Raises:
+        ConfigError: the cluster cannot run the task.
+        CancelledError, OSError: the scheduler is gone.
+    """
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return _lost(client, claim, case, error)
+    if error is not None:
+        told = " ".join(str(error).split())
+        raise ConfigError(
+            f"the cluster cannot run the tasks ({type(error).__name__}: {told}); its scheduler and "
+            "its workers need this package, in one version"
+        ) from error
+    return future.result()
 
 
 def _set_aside(store: StoreWriter, outcome: Outcome, row: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""Cases on several processes of this machine, for what needs no cluster."""
+"""Cases on several processes of this machine, for what needs no cluster; Dask is not imported."""
 
 import multiprocessing
 import os
@@ -12,7 +12,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 from common.errors import FMNetError
-from preprocess.cluster import WORKER_ENVIRONMENT
+
+WORKER_ENVIRONMENT = {
+    # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
+    "ZARR_THREADING__MAX_WORKERS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+    # A case's arrays are used again for the next one: Dask's own setting gives each back to the
+    # system at once, and fetching fresh pages then takes two fifths of a worker's time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 
 ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
 """zarrs reads with a pool of its own, which Rayon sizes."""
@@ -20,6 +32,11 @@ ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use; a container or a scheduler may have bound it to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def at_each(

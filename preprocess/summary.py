@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
 from rich.table import Table
@@ -13,7 +14,10 @@ from common.splits import SPLITS
 from common.store import Store
 from common.store.audit import Audit
 from common.store.contents import Contents
-from preprocess.pipeline import Report
+
+if TYPE_CHECKING:
+    # It brings Dask, which only a run needs.
+    from preprocess.pipeline import Report
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
@@ -35,7 +39,7 @@ def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:
         yield Text.assemble(("✗ ", "bold red"), case, where, " ".join(failure.reason.split("\n")))
 
 
-def run_table(report: Report, store: Store, contents: Contents) -> Table:
+def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     """A run in a few lines, and the store that it left."""
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)

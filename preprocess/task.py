@@ -9,6 +9,7 @@ from typing import Self
 
 from distributed import get_worker
 
+from common import __version__
 from common.case import prepare
 from common.errors import FMNetError
 from common.layout import CaseFiles
@@ -87,6 +88,11 @@ class Pulse:
 def pulse_topic(claim: Claim, case_id: str) -> str:
     """Where the scheduler keeps a case's signs of life in one run."""
     return f"fmnet-{claim.token}-{case_id}"
+
+
+def installed_version() -> str:
+    """This package's version where it is called; whoever can import this can do the work."""
+    return __version__
 
 
 def process_case(files: CaseFiles, claim: Claim, row: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""A real SLURM, and runs that other processes watch."""
+"""A real SLURM, and runs as they go on."""
 
 import getpass
 import os
@@ -48,6 +48,12 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Waits until a condition holds, and fails by its description where that takes too long."""
+    return wait_until
 
 
 class Slurm:

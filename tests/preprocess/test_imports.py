@@ -1,0 +1,28 @@
+"""What each command waits for before it begins."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Cohort = Callable[..., Path]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path, command: Command) -> None:
+    data, store = cohort(3), tmp_path / "s.zarr"
+    settings = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}  # in its worker processes too
+
+    def imported(*arguments: object) -> set[str]:
+        done = command(*arguments, env=settings)
+        assert done.returncode == 0, done.stdout
+        return set(re.findall(r"^import time: .*\| *(\w+)", done.stderr, re.MULTILINE))
+
+    assert {"preprocess", "dask", "distributed"} <= imported("run", data, "--store", store)
+    phantoms = ("phantom", tmp_path / "phantoms", "--cases", 3, "--size", "32,32,32")
+    readers = ((name, store) for name in ("status", "verify", "report"))
+    for arguments in (phantoms, ("check", data), *readers):
+        found = imported(*arguments)
+        assert {"preprocess", "numpy"} <= found
+        assert not {"dask", "distributed"} & found, arguments
