@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from nvidia.dali import fn
 from nvidia.dali.pipeline import pipeline_def
@@ -21,10 +20,11 @@ from torch import Tensor
 from common.labels import MODALITIES
 from common.store import Store
 from train.augment import NOISE, AugmentConfig, generator, noise_field
-from train.loader import Stream, open_feed
+from train.bench_loader import NOTHING, Source
+from train.loader import LoaderKind, Stream, open_feed
 
 CPU = torch.device("cpu")
-LOADERS = ("dali", "torch")
+LOADERS: tuple[LoaderKind, ...] = ("dali", "torch")
 WORKERS = 2
 SAMPLES = 33
 
@@ -35,26 +35,12 @@ EVERYTHING = AugmentConfig(
     blur_probability=1,
     brightness_probability=1,
 )
-NOTHING = AugmentConfig(
-    zoom_probability=0,
-    flip_probability=0,
-    noise_probability=0,
-    blur_probability=0,
-    brightness_probability=0,
-)
 
 
 def stream_of(path: Path, augment: AugmentConfig) -> Stream:
     store = Store.open(path)
     labelled = tuple(case_id for case_id, record in store.records().items() if record.has_label)
     return Stream(store, labelled, MODALITIES, augment, seed=0, batch_size=1)
-
-
-def cpu_seconds() -> float:
-    """Of this process and its workers."""
-    here = psutil.Process()
-    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
 
 
 def speed(path: Path) -> None:
@@ -64,15 +50,10 @@ def speed(path: Path) -> None:
         ("all five", EVERYTHING),
     ):
         for loader in LOADERS:
-            with open_feed(loader, stream_of(path, augment), CPU, WORKERS) as batches:
-                for _ in islice(batches, 5):
-                    pass
-                began, used = time.perf_counter(), cpu_seconds()
-                for _ in islice(batches, SAMPLES):
-                    pass
-                wall = (time.perf_counter() - began) / SAMPLES
-                cpu = (cpu_seconds() - used) / SAMPLES
-            print(f"{name}, {loader}: {1e3 * cpu:.0f} ms of CPU, {1e3 * wall:.0f} ms a sample")
+            source = Source(loader, stream_of(path, augment), CPU)
+            spent = source.rate(WORKERS, steps=SAMPLES)
+            wall = 1e3 / spent.volumes_per_second
+            print(f"{name}, {loader}: {spent.cpu_ms:.0f} ms of CPU, {wall:.0f} ms a sample")
 
 
 def agree(path: Path) -> None:

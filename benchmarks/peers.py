@@ -95,7 +95,7 @@ class Step:
 def main() -> None:
     arguments = parse()
     cache, processes = arguments.cache.resolve(), arguments.processes
-    pythons = {OURS: sys.executable} | {tool: install(cache, tool) for tool in PINS}
+    pythons = {OURS: sys.executable} | {tool: install(cache, tool, PINS[tool]) for tool in PINS}
     commit = output("git", "-C", str(ROOT), "describe", "--always", "--dirty")
     nvidia = clone(arguments.nvidia, cache / "DeepLearningExamples")
     cases = labelled(arguments.data)[: arguments.cases] * arguments.copies
@@ -139,12 +139,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def install(cache: Path, tool: str) -> str:
+def install(cache: Path, tool: str, packages: str) -> str:
     """The Python of a peer's environment, which is made where it is not there."""
     python = cache / tool.replace(" ", "-") / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-    pip = f"-m pip install --quiet {PINS[tool]} -c constraints.txt".split()
+    pip = f"-m pip install --quiet {packages} -c constraints.txt".split()
     subprocess.run([python, *pip], check=True, cwd=ROOT)
     return str(python)
 

@@ -1,0 +1,157 @@
+"""FM-Net's loaders and those of others, side by side on the same crops, on a CPU.
+
+python benchmarks/loaders.py STORE --out loaders.json [--processes N] [--samples K] [--turns T]
+
+Each way is a process of its own, in an environment of its own below --cache, with N worker
+processes (NVIDIA's: threads), batches of one, the same augmentations at the same probabilities
+(`loader_ways.py`), and nothing that learns. The ways take turns; of each figure the best stands,
+for whatever else runs on the machine only ever spoils one.
+
+"First epoch" is timed from before the way opens anything: starting processes, and filling a cache
+where there is one. "Later" is the rate of the epochs after it. Files are in the system's cache.
+
+What differs beside the code: FM-Net and NVIDIA's interpolate with a cubic kernel, the others
+linearly. NVIDIA's computes every augmentation for every case and then chooses by a coin, which a
+GPU does not feel. MONAI's zooms by enlarging the whole crop, and always into its centre, as
+NVIDIA's and nnU-Net's do. MONAI's keeps all cases in memory. FM-Net's give float16, the others
+float32, but for plain torch. FM-Net's samples depend on seed, epoch and case alone.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from peers import ENVIRONMENT, ROOT, install, output, versions
+from rich.console import Console
+from rich.table import Table
+
+from common.case import PreparedCase
+from common.store import Store, StoreWriter
+
+OURS = "fm_net_dali"
+WAYS = {
+    OURS: "FM-Net, DALI",
+    "fm_net_torch": "FM-Net, torch",
+    "nvidia": "NVIDIA nnU-Net",
+    "nnunet": "nnU-Net v2",
+    "monai": "MONAI CacheDataset",
+    "plain": "plain torch",
+}
+PINS = {
+    "nnunet": "batchgeneratorsv2==0.3.6 batchgenerators==0.25.5 blosc2==4.14.1 torch psutil",
+    "monai": "monai==1.6.1 torch psutil",
+}
+SCRIPT = Path(__file__).with_name("loader_ways.py")
+
+
+def main() -> None:
+    arguments = parse()
+    cache = arguments.cache.resolve()
+    pythons = dict.fromkeys(WAYS, sys.executable)
+    pythons |= {way: install(cache, f"loader-{way}", pins) for way, pins in PINS.items()}
+    turns: dict[str, list[dict[str, object]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        lay_out(Store.open(arguments.store), Path(folder), arguments.epoch)
+        run(pythons["nnunet"], "prepare", folder)
+        for number in range(arguments.turns):
+            for way, name in WAYS.items():
+                numbers = (str(arguments.processes), str(arguments.samples))
+                told = json.loads(run(pythons[way], way, folder, *numbers).splitlines()[-1])
+                turns[way].append(told)
+                print(f"turn {number + 1}: {name}", flush=True)
+    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+    about = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "commit": output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "cpu": processor[1] if processor else "unknown",
+        "cores": len(os.sched_getaffinity(0)),
+        "processes": arguments.processes,
+        "epoch": arguments.epoch,
+        "samples": arguments.samples,
+        "versions": {way: versions(python) for way, python in pythons.items()},
+        "turns": turns,
+    }
+    arguments.out.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    title = f"{about['cpu']}: {about['cores']} core(s), {arguments.processes} worker(s), on the CPU"
+    Console(width=110).print(table(turns, title))
+
+
+def parse() -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("store", type=Path, help="a store with crops of 128³")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--epoch", type=int, default=24, help="cases; the store's come repeatedly")
+    parser.add_argument("--samples", type=int, default=96, help="of later epochs, in each turn")
+    parser.add_argument("--turns", type=int, default=3, help="of each way")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "peers"))
+    return parser.parse_args()
+
+
+def run(python: str, *arguments: str) -> str:
+    """What `loader_ways.py` prints."""
+    env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        (python, str(SCRIPT), *arguments), env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr[-5000:]}")
+    return done.stdout
+
+
+def lay_out(store: Store, folder: Path, epoch: int) -> None:
+    """The store's labelled crops, so often that an epoch is full, as each way wants them.
+
+    store.zarr; float16/ID-image.npy (4, 128, 128, 128), float16/ID-label.npy (1, 128, 128, 128)
+    uint8; float32/ likewise, for those whose operators refuse float16.
+    """
+    records = [record for record in store.records().values() if record.has_label]
+    manifest = store.manifest.model_copy(update={"volumes": ()})
+    ids = [f"case-{number:03d}" for number in range(epoch)]
+    writer = StoreWriter.create(folder / "store.zarr", manifest, tuple(ids))
+    for number, (case_id, row) in enumerate(zip(ids, writer.allocate(epoch), strict=True)):
+        source = records[number % len(records)]
+        image, label = store.read_crop(source.case_id)
+        record = source.model_copy(update={"case_id": case_id, "patient": case_id})
+        writer.write(PreparedCase(record, image, label, image, label), row)
+        for kind in ("float16", "float32"):
+            (folder / kind).mkdir(exist_ok=True)
+            np.save(folder / kind / f"{case_id}-image.npy", image.astype(kind))
+            np.save(folder / kind / f"{case_id}-label.npy", label[np.newaxis])
+
+
+def rate(spent: dict[str, object]) -> float:
+    """Volumes a second."""
+    return spent["samples"] / sum(spent["batch_seconds"])
+
+
+def table(turns: dict[str, list[dict[str, object]]], title: str) -> Table:
+    drawn = Table(title=title, title_justify="left", box=None)
+    drawn.caption = (
+        "volumes a second, and CPU time of all processes together; ×: times FM-Net, DALI"
+    )
+    for heading in ("", "first epoch", "×", "later", "×", "CPU ms a sample", "×"):
+        drawn.add_column(heading, justify="right" if heading else "left")
+    figures = {}
+    for way, told in turns.items():
+        cpu = min(1e3 * t["later"]["cpu_seconds"] / t["later"]["samples"] for t in told)
+        figures[way] = [max(rate(t[part]) for t in told) for part in ("first", "later")] + [cpu]
+    for way, mine in figures.items():
+        cells = []
+        for figure, ours in zip(mine, figures[OURS], strict=True):
+            cells += [f"{figure:.0f}" if figure > 20 else f"{figure:.1f}", f"{figure / ours:.2f}"]
+        drawn.add_row(WAYS[way], *cells)
+    return drawn
+
+
+if __name__ == "__main__":
+    main()
