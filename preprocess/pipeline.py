@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
@@ -16,9 +17,10 @@ from common.splits import assign, require
 from common.store import Store, StoreWriter, is_current
 from common.store.place import is_taken, reachable, resolved
 from common.store.writer import refuse_other_arrays
-from preprocess.lock import Claim, Lock
+from preprocess.lock import Lock
 from preprocess.processes import available_cores
-from preprocess.task import Outcome, process_case, pulse_topic
+from preprocess.pulse import Signs
+from preprocess.task import Outcome, process_case
 
 
 @dataclass
@@ -44,9 +46,9 @@ class Report:
         return sorted(failures, key=lambda failure: failure.case_id)
 
     @property
-    def stored(self) -> list[CaseRecord]:
-        """The records that this run wrote."""
-        return [outcome.record for outcome in self.outcomes if outcome.record]
+    def stored(self) -> list[str]:
+        """Ids of the cases that this run stored."""
+        return [outcome.case_id for outcome in self.outcomes if not outcome.failure]
 
     @property
     def clean(self) -> bool:
@@ -142,6 +144,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     """
     store = begin(work)
     rows = store.allocate(len(work.todo))
+    signs = Signs(client, lock.claim)
     futures = {
         client.submit(
             process_case,
@@ -156,7 +159,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     for future in as_completed(futures):
         case, row = futures[future]
         try:
-            outcome = _outcome(client, lock.claim, case, future)
+            outcome = _outcome(client, signs.take(case.case_id), case, future)
         except (CancelledError, OSError) as error:  # all that is asked here goes by the scheduler
             raise ConfigError(
                 "the Dask scheduler is gone, or the network to it; what was stored stays: with a "
@@ -167,7 +170,9 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
         yield _set_aside(store, outcome, row) if outcome.failure else outcome
 
 
-def _outcome(client: Client, claim: Claim, case: CaseFiles, future: Future[Outcome]) -> Outcome:
+def _outcome(
+    client: Client, signs: list[dict[str, Any]], case: CaseFiles, future: Future[Outcome]
+) -> Outcome:
     """What came of a case whose task is over.
 
     Raises:
@@ -176,7 +181,7 @@ def _outcome(client: Client, claim: Claim, case: CaseFiles, future: Future[Outco
     """
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return _lost(client, claim, case, error)
+        return _lost(client, signs, case, error)
     if error is not None:
         told = " ".join(str(error).split())
         raise ConfigError(
@@ -198,13 +203,14 @@ def _set_aside(store: StoreWriter, outcome: Outcome, row: int) -> Outcome:
     return outcome
 
 
-def _lost(client: Client, claim: Claim, case: CaseFiles, error: KilledWorker) -> Outcome:
+def _lost(
+    client: Client, signs: list[dict[str, Any]], case: CaseFiles, error: KilledWorker
+) -> Outcome:
     """The outcome of a case whose worker died over it again and again.
 
     The worker's last signs of life tell how far it came, its nanny whether it ended it for the
     memory that it took.
     """
-    signs = [sign for _, sign in client.get_events(pulse_topic(claim, case.case_id))]
     ended = [event for _, event in client.get_events("worker-restart-memory")]
     processes = {tuple(sign["process"]) for sign in signs}
     bytes_held = [event["rss"] for event in ended if (event["worker"], event["pid"]) in processes]
@@ -222,7 +228,7 @@ def _lost(client: Client, claim: Claim, case: CaseFiles, error: KilledWorker) ->
         reason=reason,
         peak_memory_mb=max(peaks, default=None),
     )
-    return Outcome(case.case_id, None, failure, 0.0, failure.peak_memory_mb, 0)
+    return Outcome(case.case_id, failure, 0.0, failure.peak_memory_mb, 0)
 
 
 def _refuse_empty_splits(discovery: Discovery, manifest: Manifest) -> None:
