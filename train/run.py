@@ -19,11 +19,12 @@ from common.store import Store
 from train import loop
 from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
-from train.loader import Stream, open_feed
+from train.loader import open_feed
 from train.monitor import Monitor
 from train.precision import choose_compute, settle
 from train.session import Session, new_session, restore, save
 from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
+from train.watch import Watch
 
 CHANGEABLE = frozenset(
     {
@@ -124,19 +125,10 @@ def execute(session: Session) -> loop.End:
     at = session.at
     if end := loop.ended(session):
         return end
-    stream = Stream(
-        store=session.store,
-        case_ids=tuple(cases),
-        modalities=config.modalities,
-        augment=config.augment,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        first_epoch=at.epoch,
-        skip=at.samples,
-    )
     with (
         _interrupts_noted() as stopping,
-        open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
+        open_feed(config.loader, session.stream(), session.compute.device, config.workers) as feed,
+        Watch(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
         Monitor(session, len(cases)) as monitor,
     ):
         return loop.train(session, batches, monitor, stopping)
