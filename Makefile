@@ -11,6 +11,7 @@ OUT    ?= predictions
 SET    ?=
 RESUME ?=
 REPAIR ?=
+DEVICE ?= auto
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
@@ -18,8 +19,11 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
+# An option for a variable, unless that has its default: $(call if-given,STORE,--store)
+if-given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2) "$($(1))")
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo preprocess check status verify report train evaluate predict test test-slow lint format clean
+.PHONY: help setup demo preprocess check status verify report train evaluate predict bench test test-slow lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +71,9 @@ evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STO
 
 predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
 	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)"
+
+bench: $(READY)  ## Where a training step's time goes here: [PRESET=fm_net] [DEVICE=auto] [STORE=…] [OUT=figures.json] [SET='key=value …']
+	$(PY) -m train bench $(PRESET) --device $(DEVICE) $(call if-given,STORE,--store) $(call if-given,OUT,--out) $(foreach item,$(SET),--set '$(item)')
 
 test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
 	$(PY) -m pytest -m "not slow"

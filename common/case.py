@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common import __version__
+from common.errors import Finding
 from common.fitness import foreground
 from common.grid import ToLPS
 from common.intake import load
@@ -17,7 +19,7 @@ from common.labels import MODALITIES, REGIONS, from_canonical, region_voxels
 from common.layout import CaseFiles
 from common.manifest import Manifest
 from common.nifti import Geometry
-from common.record import CaseRecord, TumourVoxels, hash_of, parameters
+from common.record import CaseRecord, Note, TumourVoxels, hash_of, parameters
 from common.volume import (
     Box,
     bounding_box,
@@ -90,6 +92,7 @@ def prepare(
         tumour_voxels=None if label is None else _tumour_voxels(label, tumour, box, crop, centred),
         parameter_hash=hash_of(parameters(manifest)),
         software=_software(),
+        notes=tuple(_note(finding) for finding in loaded.notes),
     )
     return PreparedCase(
         record,
@@ -171,6 +174,10 @@ def _tumour_voxels(
         crop=region_voxels(extract(label, tumour.overlap(crop))),
         centred_crop=region_voxels(extract(label, tumour.overlap(centred))),
     )
+
+
+def _note(finding: Finding) -> Note:
+    return Note(file=Path(finding.file).name, found=finding.found, action=finding.action)
 
 
 @cache

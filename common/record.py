@@ -58,6 +58,16 @@ class TumourVoxels(BaseModel):
         return 1 - kept["wt"] / self.native["wt"] if self.native["wt"] else 0.0
 
 
+class Note(BaseModel):
+    """Something odd about a file that does not keep its case out, as `check` says it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    found: str
+    action: str
+
+
 class CaseRecord(BaseModel):
     """Everything needed to use, check, and undo the preprocessing of one case.
 
@@ -80,6 +90,7 @@ class CaseRecord(BaseModel):
         checksums: array to CRC-32 of its bytes, filled in when stored.
         parameter_hash: what the arrays depend on beside the sources.
         software: versions that made them.
+        notes: what was odd about the files; stores from before there were notes have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,6 +113,7 @@ class CaseRecord(BaseModel):
     checksums: dict[str, str] = {}
     parameter_hash: str
     software: dict[str, str]
+    notes: tuple[Note, ...] = ()
 
 
 class CaseFailure(BaseModel):

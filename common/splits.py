@@ -5,6 +5,7 @@ and the patient, so adding cases moves nobody.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self
 
@@ -90,8 +91,8 @@ class ListSplits(BaseModel):
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
-        everyone = [*self.train, *self.val, *self.test]
-        doubled = sorted({case for case in everyone if everyone.count(case) > 1})
+        counts = Counter((*self.train, *self.val, *self.test))
+        doubled = sorted(case for case, count in counts.items() if count > 1)
         if doubled:
             raise ValueError(f"cases listed twice: {', '.join(doubled[:5])}")
         return self

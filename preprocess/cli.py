@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
+    from common.store.contents import Contents
     from preprocess.lock import Lock
     from preprocess.pipeline import Plan, Report
 
@@ -149,8 +150,9 @@ def run(
     _print_lines(finding_lines(report.findings))
     _print_lines(failure_lines(report.failures))
     opened = Store.open(path)
-    out.print(run_table(report, opened))
-    if _print_leaks(opened) or not report.clean:
+    contents = opened.contents()
+    out.print(run_table(report, opened, contents))
+    if _print_leaks(contents) or not report.clean:
         err.print("the cohort is not clean: see above; the good cases are stored")
         raise typer.Exit(UNCLEAN)
 
@@ -196,11 +198,11 @@ def status(store: StoreArgument) -> None:
     from preprocess.summary import failure_lines, status_table
 
     opened = Store.open(store)
-    out.print(status_table(opened))
-    failures = list(opened.failures().values())
-    _print_lines(failure_lines(failures))
-    leaks = _print_leaks(opened)
-    if leaks or failures or set(opened.expected) - set(opened.records()):
+    contents = opened.contents()
+    out.print(status_table(opened, contents))
+    _print_lines(failure_lines(list(contents.failures.values())))
+    leaks = _print_leaks(contents)
+    if leaks or contents.failures or set(opened.expected) - set(contents.records):
         raise typer.Exit(UNCLEAN)
 
 
@@ -298,11 +300,10 @@ def _print_lines(lines: "Iterator[Text]") -> None:
         out.print(line, soft_wrap=True)
 
 
-def _print_leaks(store: Store) -> bool:
-    leaks = store.leaks()
-    for leak in leaks:
+def _print_leaks(contents: "Contents") -> bool:
+    for leak in contents.leaks:
         err.print(f"✗ {leak}", markup=False, soft_wrap=True)
-    return bool(leaks)
+    return bool(contents.leaks)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -14,8 +14,7 @@ from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source
 from common.splits import assign, require
 from common.store import Store, StoreWriter, is_current
-from common.store.arrays import is_taken
-from common.store.place import reachable, resolved
+from common.store.place import is_taken, reachable, resolved
 from common.store.writer import refuse_other_arrays
 from preprocess.cluster import available_cores
 from preprocess.lock import Claim, Lock

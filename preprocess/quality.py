@@ -42,9 +42,9 @@ def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
     Raises:
         ConfigError: the manifest's splits divide a patient.
     """
-    records = store.records()
-    failures = store.failures()
-    placed = {case: name for name, members in store.splits().items() for case in members}
+    contents = store.contents()
+    records, failures = contents.records, contents.failures
+    placed = {case: name for name, members in contents.splits.items() for case in members}
     cases = []
     seen_of_each = at_each(measure, store, list(records.values()), workers)
     for record, seen in zip(records.values(), seen_of_each, strict=True):

@@ -106,6 +106,7 @@ def _case(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, Any]:
             [source.role, source.file, source.size_bytes, source.sha256]
             for source in record.sources
         ],
+        "notes": [[note.file, note.found, note.action] for note in record.notes],
     }
 
 

@@ -12,6 +12,7 @@ from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
 from common.store import Store
 from common.store.audit import Audit
+from common.store.contents import Contents
 from preprocess.pipeline import Report
 
 
@@ -34,8 +35,8 @@ def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:
         yield Text.assemble(("✗ ", "bold red"), case, where, " ".join(failure.reason.split("\n")))
 
 
-def run_table(report: Report, store: Store) -> Table:
-    """A run in a few lines."""
+def run_table(report: Report, store: Store, contents: Contents) -> Table:
+    """A run in a few lines, and the store that it left."""
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
     table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
@@ -47,22 +48,22 @@ def run_table(report: Report, store: Store) -> Table:
         peaks = [o.peak_memory_mb for o in report.outcomes if o.peak_memory_mb is not None]
         if peaks:
             table.add_row("peak memory", f"{max(peaks):.0f} MB a worker")
-    _add_store_rows(table, store, store.records())
+    _add_store_rows(table, store, contents)
     return table
 
 
-def status_table(store: Store) -> Table:
+def status_table(store: Store, contents: Contents) -> Table:
     """A store in a few lines."""
-    records = store.records()
+    records, failures = contents.records, contents.failures
     table = _plain(f"Store {store.path}")
-    missing = set(store.expected) - set(records) - set(store.failures())
-    table.add_row("cases", f"{len(records)} done, {len(store.failures())} failed")
+    missing = set(store.expected) - set(records) - set(failures)
+    table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
     table.add_row("missing", f"{len(missing)}: not tried yet" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
     table.add_row("arrays", f"4×{crop} {manifest.dtype}, whole volumes: {manifest.volumes}")
     table.add_row("parameters", store.parameter_hash)
-    _add_store_rows(table, store, records)
+    _add_store_rows(table, store, contents)
     return table
 
 
@@ -110,16 +111,18 @@ def _plain(title: str) -> Table:
     return table
 
 
-def _add_store_rows(table: Table, store: Store, records: dict[str, CaseRecord]) -> None:
+def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
+    records = contents.records
     if not records:
         return
+    if noted := sum(bool(record.notes) for record in records.values()):
+        table.add_row("notes", f"on {noted} case(s), which `check` and the report tell")
     labelled = [record for record in records.values() if record.tumour_voxels]
     conventions = sorted({str(record.convention) for record in records.values()})
     table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
     if not labelled:
         table.add_row("", "no case has a label: the store can be predicted on, not trained from")
-    placed = store.splits()
-    table.add_row("splits", ", ".join(f"{name} {len(placed[name])}" for name in SPLITS))
+    table.add_row("splits", ", ".join(f"{name} {len(contents.splits[name])}" for name in SPLITS))
     if labelled:
         table.add_row("tumour outside", _lost(labelled))
     disk = disk_bytes(store)

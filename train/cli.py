@@ -142,6 +142,53 @@ def predict(
         raise typer.Exit(UNCLEAN)
 
 
+@app.command()
+def bench(
+    preset: Annotated[
+        str, typer.Argument(metavar="[PRESET]", help="A preset, or a YAML file.")
+    ] = "fm_net",
+    store: Annotated[
+        str | None,
+        typer.Option(help="The store's path or URL; without, cases are made for the time being."),
+    ] = None,
+    crop: Annotated[
+        int, typer.Option(min=16, help="Side of the crops of such cases, in voxels.")
+    ] = 128,
+    device: DeviceOption = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key of the preset, as in workers=4."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="That each of about ten measurements takes.")
+    ] = 10.0,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="A JSON file for all figures, each step's too.")
+    ] = None,
+) -> None:
+    """Measure where a training step's time goes on this machine: loader, step, end to end."""
+    from train.bench import begun, measure, stages
+    from train.bench_table import bench_table
+    from train.checkpoint import write_json
+
+    opened = _store(store) if store else None
+    if out_file:
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+    changes = [f"device={device}", *(overrides or ())]
+    with console.progress("stages") as bar:
+        task = bar.add_task("beginning a run", total=stages())
+        with begun(preset, changes, opened, crop) as session:
+            for note in filter(None, [session.compute.note]):
+                err.print(f"note: {note}", markup=False, soft_wrap=True)
+            measured = measure(
+                session, seconds, lambda what: bar.update(task, advance=1, description=what)
+            )
+    out.print(bench_table(measured))
+    if out_file:
+        write_json(out_file, measured.to_json())
+        out.print(f"figures: {out_file}", soft_wrap=True)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, brought to this machine if it is elsewhere."""
     chosen = path or load_manifest(manifest_path(None, Path())).store

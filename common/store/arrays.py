@@ -11,7 +11,6 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from common.errors import StoreError
 from common.labels import MODALITIES
 from common.manifest import Manifest
 
@@ -34,66 +33,11 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def open_root(path: str) -> zarr.Group:
-    """The store's root for reading.
-
-    Raises:
-        StoreError: no store is there.
-    """
-    try:
-        root = zarr.open_group(path, mode="r")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _no_store(path) from error
-    if not _is_finished(root):
-        raise _no_store(path)
-    return root
-
-
-def _no_store(path: str) -> StoreError:
-    return StoreError(
-        f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
-        "or name another with STORE="
-    )
-
-
-def _is_finished(root: zarr.Group) -> bool:
-    """Whether `create` came to its end: it writes the root's attributes last."""
-    return "schema_version" in root.attrs
-
-
 def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
     """An array as it is read: by zarrs where the store is local, since it is faster."""
     pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
     with zarr.config.set(pipeline):
         return root[name]
-
-
-def is_taken(path: str | Path) -> bool:
-    """Whether a store is there; one that a crash left without its attributes is not.
-
-    Raises:
-        StoreError: something else is.
-    """
-    try:
-        root = zarr.open_group(str(path), mode="r")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        place = Path(path)
-        if not is_remote(path) and place.is_file():
-            raise StoreError(f"{path}: a file; name another path with --store") from error
-        if not is_remote(path) and place.is_dir() and any(map(_is_foreign, place.iterdir())):
-            raise StoreError(
-                f"{path}: a folder that is no store; name another path with --store"
-            ) from error
-        return False
-    if not _is_finished(root) and (dict(root.attrs) or {*root.keys()} - {"crops", "cases"}):
-        raise StoreError(
-            f"{path}: a Zarr group that is no store of this program; name another path with --store"
-        )
-    return _is_finished(root)
-
-
-def _is_foreign(path: Path) -> bool:
-    return path.suffix != ".partial"  # what zarr leaves of a file whose writing was killed
 
 
 def checksum(array: NDArray[Any]) -> str:

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import zarr
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from zarr.errors import ContainsArrayError
 
 from common.errors import FMNetError, StoreError
-from common.store.arrays import is_remote, open_root
+from common.store.arrays import is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
 
@@ -44,19 +45,50 @@ def open_store(path: str) -> zarr.Group:
         if is_remote(path):
             _ask_once(path)
         try:
-            return open_root(path)
-        except StoreError as error:
-            found = _what_is_there(path)
-            if found:
-                raise StoreError(
-                    f"{path}: no store is there, but {found}; name a store with STORE="
-                ) from error
-            raise
+            root = _node(path)
         except (ValueError, LookupError) as error:
             raise StoreError(
                 f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
                 "store, or preprocess into a new one"
             ) from error
+        if isinstance(root, zarr.Group) and _is_finished(root):
+            return root
+        if found := _what_else(path, root):
+            raise StoreError(f"{path}: no store is there, but {found}; name a store with STORE=")
+        raise StoreError(
+            f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
+            "or name another with STORE="
+        )
+
+
+def is_taken(path: str) -> bool:
+    """Whether a store is there; one that a crash left without its attributes is not.
+
+    Raises:
+        StoreError: something else is.
+        ValueError, LookupError: its zarr.json is damaged.
+    """
+    root = _node(path)
+    if isinstance(root, zarr.Group) and _is_finished(root):
+        return True
+    if found := _what_else(path, root):
+        raise StoreError(f"{path}: {found}, and no store; name another path with --store")
+    return False
+
+
+def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
+    """What Zarr finds at a path."""
+    try:
+        return zarr.open_group(path, mode="r")
+    except ContainsArrayError:
+        return zarr.open_array(path, mode="r")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_finished(root: zarr.Group) -> bool:
+    """Whether the making of a store came to its end: it writes the root's attributes last."""
+    return "schema_version" in root.attrs
 
 
 def refuse_secrets(path: str) -> None:
@@ -156,19 +188,24 @@ def _ask_once(path: str) -> None:
         refuse_missing_bucket(path, filesystem, root)
 
 
-def _what_is_there(path: str) -> str | None:
-    """What else is at a path where no store is; None for nothing, or a store only begun."""
-    if is_remote(path):
-        return None
-    place = Path(path)
-    if place.is_file():
-        return "a file"
-    if not place.is_dir():
-        return None
-    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != ".partial")
-    if set(names) <= {"zarr.json", "crops", "cases"}:
-        return None
-    if "zarr.json" in names:
+def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | None:
+    """What else is at a path where no store is; None for nothing, or a store only begun.
+
+    Args:
+        path: where.
+        root: what Zarr finds there.
+    """
+    if isinstance(root, zarr.Array):
         return "other Zarr data"
+    if root is not None:
+        begun = not dict(root.attrs) and {*root.keys()} <= {"crops", "cases"}
+        return None if begun else "other Zarr data"
+    place = Path(path)
+    if is_remote(path) or not place.exists():
+        return None
+    if not place.is_dir():
+        return "a file"
+    # Zarr leaves a .partial of a file whose writing was killed.
+    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != ".partial")
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"a folder with {shown}"
+    return f"a folder with {shown}" if names else None

@@ -1,34 +1,30 @@
 """Reading a store."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from common.errors import ConfigError, StoreError
-from common.labels import MODALITIES
+from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import assign, require, shared
 from common.store.arrays import (
     READ_ERRORS,
     UNWRITTEN_LABEL,
     checksum,
     open_for_reading,
 )
+from common.store.contents import Contents, parsed
 from common.store.contract import case_faults
 from common.store.files import StoreFiles
 from common.store.place import damaged, open_store, reachable, remedy
 
 SCHEMA_VERSION = 1
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class Store:
@@ -85,21 +81,23 @@ class Store:
         splits = self.manifest.splits.model_dump(mode="json")
         return hash_of([parameters(self.manifest), splits, cases])
 
+    def contents(self) -> Contents:
+        """All cases at this moment, from one reading: for whoever asks more than one thing of them.
+
+        Raises:
+            StoreError: a case's attributes are damaged, or cannot be read.
+        """
+        with reachable(self.path, "read"):
+            folders = self.files.case_folders()
+        return Contents(self.path, self.manifest.splits, self.files.attributes(folders))
+
     def records(self) -> dict[str, CaseRecord]:
         """The committed cases by id, sorted: the only list of cases there is."""
-        return {
-            case_id: self._parsed(CaseRecord, attributes["record"], case_id)
-            for case_id, attributes in self._case_attributes().items()
-            if "record" in attributes
-        }
+        return self.contents().records
 
     def failures(self) -> dict[str, CaseFailure]:
         """The cases that were tried and are not in the store, by id, sorted."""
-        return {
-            case_id: self._parsed(CaseFailure, attributes["failure"], case_id)
-            for case_id, attributes in self._case_attributes().items()
-            if "failure" in attributes and "record" not in attributes
-        }
+        return self.contents().failures
 
     def record(self, case_id: str) -> CaseRecord:
         """The record of one committed case.
@@ -110,7 +108,7 @@ class Store:
         attributes = self.attributes(case_id)
         if not attributes or "record" not in attributes:
             raise StoreError(f"{self.path}: case {case_id} is not in this store")
-        return self._parsed(CaseRecord, attributes["record"], case_id)
+        return parsed(self.path, CaseRecord, attributes["record"], case_id)
 
     def attributes(self, case_id: str) -> dict[str, Any] | None:
         """What stands in a case's folder, `record` or `failure`; None where nothing does.
@@ -127,11 +125,7 @@ class Store:
 
     def splits(self) -> dict[str, list[str]]:
         """Labelled cases by split, sorted."""
-        return self._placed(self._labelled())
-
-    def leaks(self) -> list[str]:
-        """What makes a score worthless: an image that is in two splits, a line for each pair."""
-        return self._leaks(self._labelled())
+        return self.contents().splits
 
     def split(self, name: str) -> list[str]:
         """Ids of the labelled cases of one split, sorted.
@@ -140,11 +134,7 @@ class Store:
             ConfigError: the split is empty, and the message holds lists to paste; or an image is
                 in two splits.
         """
-        labelled = self._labelled()
-        leaks = self._leaks(labelled)
-        if leaks:
-            raise ConfigError(f"{self.path}: " + "\n".join(leaks))
-        return require(name, self._placed(labelled), _patients(labelled))
+        return self.contents().split(name)
 
     def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
         """A case's training crop: image (4, *crop) and label (*crop).
@@ -246,27 +236,6 @@ class Store:
             self._rows[case_id] = self.record(case_id).row
         return self._rows[case_id]
 
-    def _case_attributes(self) -> dict[str, dict[str, Any]]:
-        with reachable(self.path, "read"):
-            folders = self.files.case_folders()
-        return self.files.attributes(folders)
-
-    def _labelled(self) -> dict[str, CaseRecord]:
-        return {c: record for c, record in self.records().items() if record.has_label}
-
-    def _placed(self, labelled: Mapping[str, CaseRecord]) -> dict[str, list[str]]:
-        return assign(self.manifest.splits, _patients(labelled))
-
-    def _leaks(self, labelled: Mapping[str, CaseRecord]) -> list[str]:
-        images = {
-            case_id: [source.sha256 for source in record.sources if source.role in MODALITIES]
-            for case_id, record in labelled.items()
-        }
-        return [
-            f"{one} and {other} have the same image: keep one of the cases, or both in one split"
-            for one, other in shared(self._placed(labelled), images)
-        ]
-
     def _read(self, array: Any, case_id: str, row: int | None = None) -> NDArray[Any]:  # noqa: ANN401
         try:
             return np.asarray(array[...] if row is None else array[row])
@@ -284,14 +253,3 @@ class Store:
                 f"{self.path}: case {case_id}: its label was never written; cases without a label "
                 "cannot be trained on"
             )
-
-    def _parsed(self, model: type[M], value: object, case_id: str) -> M:
-        try:
-            return model.model_validate(value)
-        except ValidationError as error:
-            what = f"its record is not readable: {explain(error)}"
-            raise damaged(self.path, case_id, what) from error
-
-
-def _patients(records: Mapping[str, CaseRecord]) -> dict[str, str]:
-    return {case_id: record.patient for case_id, record in records.items()}

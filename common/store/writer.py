@@ -11,14 +11,9 @@ from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
-from common.store.arrays import (
-    checksum,
-    create_arrays,
-    create_volume,
-    is_taken,
-)
+from common.store.arrays import checksum, create_arrays, create_volume
 from common.store.files import ROW_ARRAYS
-from common.store.place import reachable
+from common.store.place import is_taken, reachable
 from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import write_shard
 
@@ -53,7 +48,7 @@ class StoreWriter(Store):
             "expected": list(expected),
         }
         with reachable(str(path), "written"):
-            if is_taken(path):
+            if is_taken(str(path)):
                 refuse_other_arrays(cls(path), manifest)
             else:
                 create_arrays(str(path), manifest)

@@ -80,6 +80,8 @@
     return made;
   };
 
+  const titles = [...table.tHead.rows[0].cells].map((header) => header.textContent);
+
   const row = (entry, index) => {
     const made = make("tr");
     made.setAttribute("role", "row");
@@ -103,6 +105,8 @@
       ...["lost", "centred"].map((key) => cell("number", entry[key] === null ? null : percent(entry[key]))),
       flags,
     );
+    // Where the screen is too narrow for a header, each value stands under its own.
+    [...made.cells].slice(2, -1).forEach((one, column) => (one.dataset.title = titles[column + 2]));
     return made;
   };
 
@@ -154,6 +158,7 @@
       if (button.dataset.sort !== column) header.removeAttribute("aria-sort");
       else header.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
     }
+    byId("order").value = `${column} ${direction}`;
     body.append(...order.map((index) => rows[index]));
     filter();
   };
@@ -194,6 +199,15 @@
     const sorted = button.closest("th").getAttribute("aria-sort");
     const first = button.dataset.sort === "flags" ? -1 : 1;
     sort(button.dataset.sort, sorted === null ? first : sorted === "ascending" ? -1 : 1);
+  });
+  for (const button of table.querySelectorAll("[data-sort]")) {
+    for (const [direction, arrow] of [[1, "↑"], [-1, "↓"]]) {
+      byId("order").append(new Option(`${button.textContent} ${arrow}`, `${button.dataset.sort} ${direction}`));
+    }
+  }
+  byId("order").addEventListener("change", ({ target }) => {
+    const [column, direction] = target.value.split(" ");
+    sort(column, Number(direction));
   });
   byId("find").addEventListener("input", filter);
   for (const id of ["split", "label", "flag"]) byId(id).addEventListener("change", filter);
@@ -291,6 +305,17 @@
     return list;
   };
 
+  const notes = (entry) => {
+    const list = make("table", "plain");
+    const head = list.createTHead().insertRow();
+    head.append(...["File", "Found", "What to do"].map((t) => make("th", "", t)));
+    const rest = list.createTBody();
+    for (const [file, found, action] of entry.notes) {
+      rest.insertRow().append(make("td", "mono", file), make("td", "", found), make("td", "", action));
+    }
+    return list;
+  };
+
   const sources = (entry) => {
     const list = make("table", "plain");
     const head = list.createTHead().insertRow();
@@ -326,6 +351,7 @@
     const charts = make("div", "charts four");
     charts.append(...Object.entries(entry.curves).map(([name, bytes]) => chart(name, bytes)));
     if (charts.childElementCount) content.push(make("h3", "", "Normalised intensities: this case over the cohort's band"), charts);
+    if (entry.notes.length) content.push(make("h3", "", "Notes on its files"), notes(entry));
     content.push(make("h3", "", "Files"), sources(entry));
     dialog.querySelector(".body").replaceChildren(...content);
     if (!dialog.open) dialog.showModal();

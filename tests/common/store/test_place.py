@@ -7,27 +7,51 @@ import pytest
 import zarr
 
 from common.errors import StoreError
-from common.store import Store
+from common.manifest import Manifest
+from common.store import Store, StoreWriter
 
+NOTHING = "no store is there; make one with `make preprocess DATA="
 THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing": (lambda path: None, "no store is there; make one with `make preprocess DATA="),
-    "a file": (lambda path: path.write_text("x"), "no store is there, but a file; name"),
+    "a file": (lambda path: path.write_text("x"), "a file"),
     "a folder": (
         lambda path: [(path / name).mkdir(parents=True) for name in "dbac"],
-        "no store is there, but a folder with a, b, c, …; name a store with STORE=",
+        "a folder with a, b, c, …",
+    ),
+    "a folder of the store's own names": (
+        lambda path: (path / "cases").mkdir(parents=True),
+        "a folder with cases",
     ),
     "other Zarr data": (
         lambda path: zarr.open_group(path, mode="w").create_group("plate"),
-        "no store is there, but other Zarr data; name",
+        "other Zarr data",
+    ),
+    "a group with attributes": (
+        lambda path: zarr.open_group(path, mode="w", attributes={"plate": 1}),
+        "other Zarr data",
+    ),
+    "an array": (
+        lambda path: zarr.create_array(path, shape=(2,), dtype="i4"),
+        "other Zarr data",
     ),
 }
 
 
+def test_nothing_is_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=NOTHING):
+        Store.open(tmp_path / "s.zarr")
+
+
 @pytest.mark.parametrize("name", THINGS)
-def test_what_is_there_instead_is_said(name: str, tmp_path: Path) -> None:
-    make, text = THINGS[name]
+def test_what_is_there_instead_is_said_and_never_written_over(name: str, tmp_path: Path) -> None:
+    make, found = THINGS[name]
     path = tmp_path / "s.zarr"
     make(path)
+    before = sorted(path.rglob("*"))
     with pytest.raises(StoreError) as refused:
         Store.open(path)
-    assert str(refused.value).startswith(f"{path}: {text}")
+    text = f"{path}: no store is there, but {found}; name a store with STORE="
+    assert str(refused.value) == text
+    with pytest.raises(StoreError) as refused:
+        StoreWriter.create(path, Manifest())
+    assert str(refused.value) == f"{path}: {found}, and no store; name another path with --store"
+    assert sorted(path.rglob("*")) == before

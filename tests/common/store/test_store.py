@@ -1,5 +1,6 @@
 """Writing a store and reading it back."""
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -175,6 +176,29 @@ def test_a_failure_is_kept_until_the_case_is_stored(make_store: MakeStore, cases
     assert list(store.records()) == ["one"]
     store.remove("two")
     assert store.failures() == {}
+
+
+def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -> None:
+    store = make_store("one")
+    store.set_aside(CaseFailure(case_id="two", stage="read", reason="no", peak_memory_mb=None))
+    before = store.contents()
+    assert (list(before.records), list(before.failures)) == (["one"], ["two"])
+    store.write(cases["two"], store.allocate(1)[0])
+    assert (list(before.records), list(before.failures)) == (["one"], ["two"])
+    now = store.contents()
+    assert (list(now.records), list(now.failures)) == (["one", "two"], [])
+    assert now.split("train") == ["one", "two"] == now.splits["train"]
+    assert now.leaks == []
+
+
+def test_a_record_from_before_there_were_notes_is_read(make_store: MakeStore) -> None:
+    store = make_store("one")
+    metadata = Path(store.path, "cases/one/zarr.json")
+    content = json.loads(metadata.read_text())
+    assert content["attributes"]["record"].pop("notes") == []
+    metadata.write_text(json.dumps(content))
+    assert store.record("one").notes == ()
+    store.verify("one")
 
 
 def test_splits_are_of_the_labelled_cases_stored(make_store: MakeStore) -> None:

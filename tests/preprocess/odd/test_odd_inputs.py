@@ -81,6 +81,8 @@ def test_what_is_only_remarked_on_is_prepared(note: tuple[Build, str], tmp_path:
     for files in discover(tmp_path, COHORT).cases:
         case = prepare(files, COHORT)
         assert np.isfinite(case.image).all()
+        kept = [(note.found, note.action) for note in case.record.notes]
+        assert kept == [(f.found, f.action) for f in check_case(COHORT, files).findings]
 
 
 def divided(lists: Lists) -> Manifest:

@@ -1,0 +1,111 @@
+"""The benchmark of training, dry: tiny crops, the small network, a CPU."""
+
+import json
+from statistics import median
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from common.store import Store
+from train.bench import begun, worker_counts
+from train.bench_loader import busy_ms
+from train.cli import app
+
+FACTOR = 3
+"""Within which a step's phases add up to a whole step, whatever else the machine is at."""
+
+
+def bench(*options: str) -> Result:
+    return CliRunner().invoke(app, ["bench", "demo", "--device", "cpu", *options])
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict[str, Any]]:
+    file = tmp_path_factory.mktemp("bench") / "new" / "figures.json"
+    result = bench("--crop", "16", "--seconds", "0.5", "--out", str(file))
+    assert result.exit_code == 0, result.output
+    return result, json.loads(file.read_text("utf-8"))
+
+
+def test_the_figures_say_what_they_hold_for(ran: tuple[Result, dict[str, Any]]) -> None:
+    _, figures = ran
+    store = {"name": "synthetic", "crop": [16, 16, 16], "dtype": "float16", "cases": 4}
+    assert figures["store"] == store
+    assert figures["device"].startswith("CPU")
+    assert figures["driver"] is None
+    assert figures["preset"] == "demo"
+    assert figures["config"]["batch_size"] == 2
+    assert {"torch", "nvidia-dali-cuda120", "zarr", "python"} <= figures["versions"].keys()
+    assert figures["commit"]
+    assert figures["cores"] >= 1
+    assert figures["date"].startswith("20")
+
+
+def test_a_samples_parts_add_up_to_the_whole(ran: tuple[Result, dict[str, Any]]) -> None:
+    loader = ran[1]["loader"]
+    parts, cpu_ms = loader["parts"], loader["cpu_ms"]
+    assert list(cpu_ms) == ["read", "decode", "draw", "transport", "augment"]
+    whole = 1e3 * parts["augmented"]["cpu_seconds"] / parts["augmented"]["samples"]
+    assert sum(cpu_ms.values()) == pytest.approx(whole)
+    assert cpu_ms["read"] > 0
+    assert cpu_ms["decode"] > 0
+    assert cpu_ms["read"] + cpu_ms["decode"] < whole
+    compared = {name: parts[name]["samples"] for name in ("drawn", "handed_over", "augmented")}
+    assert len(set(compared.values())) == 1
+    assert parts["augment_device_ms"] is parts["copy_device_ms"] is None
+
+
+def test_the_loader_is_measured_with_as_many_workers_as_there_are_cores(
+    ran: tuple[Result, dict[str, Any]],
+) -> None:
+    by_workers = ran[1]["loader"]["by_workers"]
+    assert [int(workers) for workers in by_workers] == worker_counts()
+    for rate in by_workers.values():
+        seconds = sum(rate["batch_seconds"])
+        assert seconds >= 0.5
+        assert rate["volumes_per_second"] == pytest.approx(rate["samples"] / seconds)
+        assert rate["volumes_per_cpu_second"] == pytest.approx(
+            rate["samples"] / rate["cpu_seconds"]
+        )
+
+
+def test_a_steps_phases_are_those_of_a_whole_step(ran: tuple[Result, dict[str, Any]]) -> None:
+    step = ran[1]["step"]
+    phases = step["phases_ms"]
+    assert list(phases) == ["input", "forward", "loss", "backward", "optimiser"]
+    assert len({len(times) for times in phases.values()}) == 1
+    assert all(time > 0 for times in phases.values() for time in times)
+    together = sum(median(times) for times in phases.values())
+    assert together / FACTOR < median(step["whole_ms"]) < together * FACTOR
+    assert median(phases["backward"]) > median(phases["loss"])
+    assert step["skipped"] == 0
+    assert step["peak_memory_gb"] > 0.1
+
+
+def test_the_loop_with_its_loader(ran: tuple[Result, dict[str, Any]]) -> None:
+    loop = ran[1]["end_to_end"]
+    assert loop["workers"] == 1
+    assert len(loop["step_seconds"]) == len(loop["wait_seconds"]) >= 3
+    assert loop["samples"] == 2 * len(loop["step_seconds"])
+    assert 0 < loop["wait_share"] < 1
+    assert loop["volumes_per_second"] == pytest.approx(loop["samples"] / sum(loop["step_seconds"]))
+
+
+def test_the_table_has_a_line_for_every_figure(ran: tuple[Result, dict[str, Any]]) -> None:
+    table = ran[0].output
+    for part in ("demo", "synthetic", "read", "decode", "transport", "1 worker(s)", "backward"):
+        assert part in table
+    assert "waiting for data" in table
+
+
+def test_a_store_of_ones_own(store: Store) -> None:
+    with begun("demo", ("device=cpu", "batch_size=1"), store, 16) as session:
+        assert session.store.path == store.path
+        assert session.config.batch_size == 1
+    assert not session.run_dir.exists()
+
+
+def test_what_a_gpu_did_is_told_apart_by_name() -> None:
+    events = [("Memcpy HtoD (Pinned -> Device)", 1500.0), ("resample", 200.0), ("fill", 50.0)]
+    assert busy_ms([*events, ("Memcpy HtoD (Pageable -> Device)", 500.0)]) == (2.0, 0.25)

@@ -1,0 +1,90 @@
+"""What `python -m train bench` prints."""
+
+from statistics import median
+
+from rich.table import Table
+
+from train.bench import Measured
+from train.bench_loader import Parts
+from train.bench_step import LoopTimes, StepTimes
+from train.bench_timing import Spent
+
+
+def bench_table(measured: Measured) -> Table:
+    """All figures, with what they were measured on above them."""
+    table = Table(title=_title(measured), title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "ms", "volumes/s", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    _add_parts(table, measured.parts)
+    _add_rates(table, measured.rates)
+    _add_step(table, measured)
+    _add_loop(table, measured.loop)
+    return table
+
+
+def _title(measured: Measured) -> str:
+    about, config, store = measured.about, measured.config, measured.about["store"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    driver = f", driver {about['driver']}" if about["driver"] else ""
+    crop = "×".join(str(side) for side in store["crop"])
+    lines = (
+        f"{about['preset']}, batches of {config.batch_size}; {store['cases']} cases of "
+        f"{store['name']}, crops {len(config.modalities)}×{crop}, {store['dtype']}",
+        f"{about['device']}{driver}; {about['processor']}, {about['cores']} core(s)",
+        f"{about['date']}, commit {about['commit']}; {versions}",
+    )
+    return "\n".join((*lines, ""))
+
+
+def _add_parts(table: Table, parts: Parts) -> None:
+    """Processor time of a sample, and beside it the device's, where it has its own."""
+    device_ms = {"augment": parts.augment_device_ms, "transport": parts.copy_device_ms}
+    what = {"transport": "copying to it", "augment": "augmenting"}
+    _head(table, "a sample, CPU time")
+    for part, cpu_ms in parts.cpu_ms.items():
+        on_device = device_ms.get(part)
+        note = "" if on_device is None else f"and {on_device:.2f} ms of the device, {what[part]}"
+        table.add_row(part, f"{cpu_ms:.1f}" if cpu_ms > 0 else "noise", "", note)
+    table.add_row("all, one worker", f"{parts.augmented.cpu_ms:.1f}")
+
+
+def _add_rates(table: Table, rates: dict[int, Spent]) -> None:
+    """The loader by itself, against itself with one worker."""
+    _head(table, "loader alone, CPU time a sample")
+    alone = rates[1].volumes_per_second
+    for workers, spent in rates.items():
+        rate = spent.volumes_per_second
+        note = f"{1e3 / spent.cpu_ms:.1f} volumes a CPU second"
+        if workers > 1:
+            note += f"; {rate / alone:.2f} times one worker's"
+        table.add_row(f"{workers} worker(s)", f"{spent.cpu_ms:.1f}", f"{rate:.2f}", note)
+
+
+def _add_step(table: Table, measured: Measured) -> None:
+    """Medians; shares are of all phases together."""
+    step: StepTimes = measured.step
+    _head(table, "step")
+    phases = {phase: median(ms) for phase, ms in step.phases_ms.items()}
+    for phase, ms in phases.items():
+        table.add_row(phase, f"{ms:.1f}", "", f"{ms / sum(phases.values()):.0%}")
+    whole = median(step.whole_ms)
+    memory = f"peak {step.peak_memory_gb:.2f} GB"
+    skipped = f"; {step.skipped} without a finite gradient" if step.skipped else ""
+    rate = f"{1e3 * measured.config.batch_size / whole:.2f}"
+    table.add_row("whole", f"{whole:.1f}", rate, memory + skipped)
+
+
+def _add_loop(table: Table, loop: LoopTimes) -> None:
+    """Steps with their loader."""
+    _head(table, "steps with their loader")
+    table.add_row(
+        f"{loop.workers} worker(s)",
+        f"{1e3 * median(loop.step_seconds):.1f}",
+        f"{loop.volumes_per_second:.2f}",
+        f"{loop.wait_share:.1%} of it waiting for data",
+    )
+
+
+def _head(table: Table, what: str) -> None:
+    """A line for what the rows below it are of."""
+    table.add_row(f"[bold]{what}[/]")
