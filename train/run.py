@@ -2,7 +2,9 @@
 
 import json
 import platform
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -200,6 +202,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
     config, store = session.config, session.store
     now = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
         "epoch": session.at.epoch,
         "compute": session.compute.describe(),
         "loader": config.loader,

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
-from common.errors import LoaderError, StoreError
+from common.errors import FMNetError as LoaderError, StoreError
 from common.store import Store
 from train.checkpoint import CheckpointError, load
 from train.loop import End
@@ -151,6 +151,7 @@ def run_of(store: str, folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as here: other threads add up otherwise
     )
 
 
