@@ -12,6 +12,10 @@ class StoreError(FMNetError):
     """The store is missing, incomplete, corrupt, or held by another run."""
 
 
+class LoaderError(FMNetError):
+    """The processes that read training's samples died, or were ended since they were stuck."""
+
+
 class ConfigError(FMNetError, ValueError):
     """A manifest, a preset or a `--set` override does not say what it must."""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import repeat
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from common.errors import FMNetError
 from preprocess.cluster import WORKER_ENVIRONMENT
@@ -29,7 +29,7 @@ def at_each(
 
     Args:
         work: a function of a module.
-        shared: what it is given with each, such as a store or a manifest.
+        shared: what it is given with each, such as a store or a manifest; a process gets it once.
         items: cases, as `work` takes them.
         workers: processes.
 
@@ -40,10 +40,12 @@ def at_each(
     context = multiprocessing.get_context("spawn")
     with (
         _environment(ONE_THREAD),
-        ProcessPoolExecutor(max(1, min(workers, len(items))), context, _begin) as pool,
+        ProcessPoolExecutor(
+            max(1, min(workers, len(items))), context, _begin, (work, shared)
+        ) as pool,
     ):
         try:
-            yield from pool.map(work, repeat(shared), items)
+            yield from pool.map(_do, items)
         except BrokenProcessPool as error:
             raise FMNetError(
                 "a process died at a case, as it does when memory runs out; free some, or use "
@@ -51,10 +53,19 @@ def at_each(
             ) from error
 
 
-def _begin() -> None:
+_bound: list[Callable[[Any], Any]] = []
+"""In a process of the pool, its work, bound to what is shared."""
+
+
+def _begin(work: Callable[[Shared, Item], Result], shared: Shared) -> None:
     """A process leaves Ctrl-C to its parent, and ends when the parent was killed."""
+    _bound.append(partial(work, shared))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _do(item: Item) -> Any:  # noqa: ANN401 - as the work gives it
+    return _bound[0](item)
 
 
 def _end_with_parent() -> None:

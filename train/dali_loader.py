@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,37 @@ from nvidia.dali.types import DALIDataType, DALIInterpType
 from torch.utils.dlpack import from_dlpack
 
 from common.errors import StoreError
-from train.loader import Batch
+from train.crew import Crew, board
+from train.loader import Batch, Feed
 from train.stream import DaliSource, Stream
-from train.workers import interrupts_held_back, refuse_small_memory
+from train.workers import refuse_small_memory
 
 QUEUE = 2
 """Batches that workers read ahead, and as many again that the graph computes ahead."""
+CLOSING_SECONDS = 5.0
+"""How long DALI may take to end its workers."""
 
 
 @contextmanager
-def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
+def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Feed]:
     """As `train.loader.open_feed`."""
     refuse_small_memory(2 * QUEUE * stream.batch_size * stream.sample_bytes)
+    with board() as desks:
+        crew = Crew(desks, stream.store.path)
+        pipeline = _pipeline(stream, device, workers, desks)
+        with crew.starting():
+            pipeline.start_py_workers()
+        try:
+            with crew.on_duty(pipeline._py_pool.pool._processes):
+                yield Feed(_batches(pipeline, stream, device), crew)
+        finally:
+            _close(pipeline)
+
+
+def _pipeline(stream: Stream, device: torch.device, workers: int, desks: Path) -> Any:  # noqa: ANN401 - DALI is untyped
     pipeline: Any = _graph(
         stream,
+        desks,
         on_gpu=device.type == "cuda",
         batch_size=stream.batch_size,
         num_threads=workers,
@@ -35,20 +54,27 @@ def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[It
         py_start_method="spawn",  # zarrs hangs in a forked child
         prefetch_queue_depth=QUEUE,
     )
-    with interrupts_held_back():
-        pipeline.start_py_workers()
-    try:
-        yield _batches(pipeline, stream, device)
-    finally:
-        # DALI ends them when the pipeline is collected, which the traceback of an error delays.
-        pipeline._py_pool.close()
+    return pipeline
+
+
+def _close(pipeline: Any) -> None:  # noqa: ANN401 - as above
+    """End the workers; DALI does when the pipeline is collected, which an error's traceback delays.
+
+    A process that was killed may have held a lock of DALI's queues; nobody waits for that.
+    """
+    pool = pipeline._py_pool
+    closing = Thread(target=pool.close, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
+    if closing.is_alive():
+        pool.pool._observer = None  # or it would be waited for at exit
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(stream: Stream, *, on_gpu: bool) -> tuple[Any, ...]:
+def _graph(stream: Stream, desks: Path, *, on_gpu: bool) -> tuple[Any, ...]:
     """Augmentation of one batch: zoom, flips, noise, blur, brightness."""
     inputs: Any = fn.external_source(
-        source=DaliSource(stream),
+        source=DaliSource(stream, desks),
         num_outputs=8,
         layout=["CDHW", "CDHW", "CDHW", "", "", "", "", ""],
         parallel=True,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigError
+from train.crew import Crew
 from train.stream import Stream
 
-__all__ = ["Batch", "LoaderKind", "Stream", "open_feed"]
+__all__ = ["Batch", "Feed", "LoaderKind", "Stream", "open_feed"]
 
 LoaderKind = Literal["dali", "torch"]
 
@@ -35,10 +36,48 @@ class Batch:
     last: bool
 
 
+class Feed(Iterator[Batch]):
+    """Batches without end, and what can be known of the processes that read them.
+
+    Args:
+        batches: as a loader makes them.
+        crew: its processes.
+    """
+
+    def __init__(self, batches: Iterator[Batch], crew: Crew) -> None:
+        self._batches, self._crew = batches, crew
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            StoreError: a case cannot be read.
+            LoaderError: a worker process died, or `kill` was called.
+        """
+        with self._crew.waited_for():
+            return next(self._batches)
+
+    def at(self) -> dict[int, str]:
+        """Ids of the worker processes, and the sample that each is at; empty between two."""
+        return self._crew.at()
+
+    def stacks(self) -> str:
+        """Where the threads of each worker are, as text; from any thread, in a second or two."""
+        return self._crew.stacks()
+
+    def kill(self, reason: str) -> None:
+        """End the workers, so that whoever waits for a batch gets a LoaderError; any thread.
+
+        Args:
+            reason: the error's message.
+        """
+        self._crew.kill(reason)
+
+
 def open_feed(
     kind: LoaderKind, stream: Stream, device: torch.device, workers: int
-) -> AbstractContextManager[Iterator[Batch]]:
-    """The stream's batches, endlessly: epochs follow each other without a pause.
+) -> AbstractContextManager[Feed]:
+    """The stream's batches, endlessly: epochs follow each other without a pause. Main thread only.
 
     Args:
         kind: `dali`, or `torch` where DALI cannot be installed; both give the same samples.
@@ -47,11 +86,11 @@ def open_feed(
         workers: processes that read the store.
 
     Returns:
-        A context manager; leaving it ends the workers. Its iterator raises StoreError where a case
-        cannot be read.
+        A context manager; leaving it ends the workers.
 
     Raises:
         ConfigError: DALI is not installed, or shared memory is too small for the batches.
+        LoaderError: a worker process did not start.
     """
     if kind == "torch":
         from train.torch_loader import torch_feed

@@ -6,6 +6,7 @@ neither.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -114,6 +115,11 @@ class Stream:
             epoch, first = self.first_epoch + 1 + later, within * size
         return Step(epoch, self.order(epoch)[first : first + size], first + size >= total)
 
+    def name(self, index: int, position: int) -> str:
+        """The sample at a position of batch `index`, for people; empty beyond a batch's end."""
+        cases = self.step(index).case_ids
+        return f"case {cases[position]}" if position < len(cases) else ""
+
     @property
     def sample_bytes(self) -> int:
         """What one sample takes on its way from a worker: image, noise field, label."""
@@ -167,9 +173,11 @@ class DaliSource:
 
     Attributes:
         stream: the samples.
+        board: where workers say what they are at.
     """
 
     stream: Stream
+    board: Path
 
     def __call__(self, info: SampleInfo) -> tuple[NDArray[np.generic], ...]:
         """One sample as DALI takes it.
@@ -179,8 +187,9 @@ class DaliSource:
             int32[3] (z, y, x); which of zoom, noise, blur and brightness are on, int32[4]; the
             amounts of the last three, float32[3]; the error as UTF-8 bytes.
         """
-        set_up_worker()
-        sample = self.stream.sample(info.iteration, info.idx_in_batch)
+        place = info.iteration, info.idx_in_batch
+        with set_up_worker(self.board).at(self.stream.name(*place)):
+            sample = self.stream.sample(*place)
         drawn, crop = sample.draw, np.asarray(self.stream.store.crop)
         start = np.asarray(drawn.zoom.start if drawn.zoom else (0, 0, 0))
         stop = start + crop * (drawn.zoom.scale if drawn.zoom else 1)

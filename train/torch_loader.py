@@ -6,7 +6,10 @@ It repeats DALI's arithmetic: cubic and Gaussian filters as products with one ma
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.errors import StoreError
 from train.augment import Zoom
-from train.loader import Batch
+from train.crew import Crew, board
+from train.loader import Batch, Feed
 from train.stream import Sample, Stream
-from train.workers import interrupts_held_back, refuse_small_memory, set_up_worker
+from train.workers import refuse_small_memory, set_up_worker
 
 QUEUE = 2
 """Batches that each worker keeps ready."""
@@ -36,40 +40,44 @@ Place = tuple[int, int]
 
 
 @contextmanager
-def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Iterator[Batch]]:
+def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Feed]:
     """As `train.loader.open_feed`."""
     # Beside those that are ready, one batch is being learnt from and one is on its way.
     refuse_small_memory((QUEUE * workers + 2) * stream.batch_size * stream.sample_bytes)
-    loader = DataLoader(
-        Augmented(stream),
-        batch_sampler=_places(stream),
-        num_workers=workers,
-        collate_fn=_together,
-        prefetch_factor=QUEUE,
-        multiprocessing_context="spawn",  # zarrs hangs in a forked child
-        worker_init_fn=_set_up_worker,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # nothing uses it; without it the global one moves on
-    )
-    with interrupts_held_back():
-        items = iter(loader)
-    try:
-        yield _batches(items, stream, device)
-    finally:
-        # torch ends them when `items` is collected, which the traceback of an error delays.
-        items._shutdown_workers()  # type: ignore[attr-defined]
+    with board() as desks:
+        crew = Crew(desks, stream.store.path)
+        loader = DataLoader(
+            Augmented(stream, desks),
+            batch_sampler=_places(stream),
+            num_workers=workers,
+            collate_fn=_together,
+            prefetch_factor=QUEUE,
+            worker_init_fn=partial(_set_up, desks),
+            multiprocessing_context="spawn",  # zarrs hangs in a forked child
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # nothing uses it; without it the global one moves on
+        )
+        with crew.starting():
+            items: Any = iter(loader)
+        try:
+            with crew.on_duty(items._workers):
+                yield Feed(_batches(items, stream, device), crew)
+        finally:
+            # torch ends them when `items` is collected, which the traceback of an error delays.
+            items._shutdown_workers()
 
 
 class Augmented(Dataset[Item]):
     """The stream's samples, augmented; a place beyond an epoch's end is never asked for."""
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream, desks: Path) -> None:
+        self.stream, self._desks = stream, desks
 
     def __getitem__(self, place: Place) -> Item:
         """The sample at a place."""
-        sample = self.stream.sample(*place)
-        return (*augmented(sample), sample.error)
+        with set_up_worker(self._desks).at(self.stream.name(*place)):
+            sample = self.stream.sample(*place)
+            return (*augmented(sample), sample.error)
 
 
 def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
@@ -154,8 +162,8 @@ def _places(stream: Stream) -> Iterator[list[Place]]:
         yield [(index, position) for position in range(len(stream.step(index).case_ids))]
 
 
-def _set_up_worker(_: int) -> None:
-    set_up_worker()
+def _set_up(desks: Path, _: int) -> None:
+    set_up_worker(desks)
 
 
 def _together(items: list[Item]) -> Item:

@@ -1,8 +1,10 @@
-"""Worker processes of a loader: the memory they share, and when they end."""
+"""Worker processes of a loader: the memory they share, what each is at, and when they end."""
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from common.errors import ConfigError
 SHARED = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 MARGIN_BYTES = 16 * 2**20
 """For the queues, and for whatever else of this process lies there."""
+NOTE_BYTES = 256
+"""Of a worker's note; longer names are cut."""
 
 
 def refuse_small_memory(needed_bytes: int) -> None:
@@ -54,22 +58,60 @@ def interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class Desk:
+    """What one worker process says of itself, in two files of a folder that its feed watches.
+
+    The file named by its process id says which sample it is at, and is there as soon as the
+    stacks of its threads can be asked for by SIGUSR1, which go into the other file.
+    """
+
+    def __init__(self, board: Path) -> None:
+        self._stacks = stacks_file(board, os.getpid()).open("w")
+        faulthandler.register(signal.SIGUSR1, self._stacks)
+        self._note = note_file(board, os.getpid()).open("wb", buffering=0)
+
+    @contextmanager
+    def at(self, sample: str) -> Iterator[None]:
+        """Say that this process is at a sample, until it is done."""
+        self._say(sample)
+        try:
+            yield
+        finally:
+            self._say("")
+
+    def _say(self, sample: str) -> None:
+        # One write of one length: whoever reads meanwhile sees this sample or the one before.
+        os.pwrite(self._note.fileno(), sample.encode()[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0"), 0)
+
+
+def note_file(board: Path, pid: int) -> Path:
+    """Where a worker says which sample it is at, padded with zero bytes."""
+    return board / str(pid)
+
+
+def stacks_file(board: Path, pid: int) -> Path:
+    """Where a worker's stacks are written when they are asked for."""
+    return board / f"{pid}.stacks"
+
+
 @cache
-def set_up_worker() -> None:
-    """Make this worker end at once, and when the process that started it does.
+def set_up_worker(board: Path) -> Desk:
+    """Make this worker end at once, and when the process that started it does; its desk.
 
     An interpreter that shuts down orderly can abort in a thread that hands a sample over, and takes
     its time; there is nothing to put in order. And DALI's own workers would wait for their next
     task for ever if the process that started them was killed. A second call does nothing.
     """
     atexit.register(os._exit, 0)
-    Thread(target=_wait_for_parent, daemon=True).start()
+    Thread(target=_wait_for_parent, args=[board], daemon=True).start()
+    return Desk(board)
 
 
-def _wait_for_parent() -> None:
+def _wait_for_parent(board: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(board, ignore_errors=True)  # it was killed, or it would have done so itself
         os._exit(1)
 
 

@@ -1,0 +1,227 @@
+"""Cases with something odd about them, made for the tables of odd inputs."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from common import nifti
+from common.nifti import Geometry
+
+SHAPE = (20, 26, 24)
+PLAIN = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+NAMES = ("flair", "t1", "t1ce", "t2", "seg")
+Array = NDArray[np.generic]
+Build = Callable[[Path], object]
+"""Makes a folder of cases with something odd about it."""
+
+
+def arrays(seed: int = 0) -> dict[str, Array]:
+    """Four images of a brain, and a tumour of all three tissues in it."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.ogrid[:20, :26, :24]
+    brain = ((z - 10) / 8) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
+    distance = (z - 10) ** 2 + (y - 10) ** 2 + (x - 9) ** 2
+    label = np.select([distance < 3, distance < 6, distance < 14], [1, 4, 2], 0) * brain
+    images = {n: (generator.integers(50, 900, SHAPE) * brain).astype(np.int16) for n in NAMES[:4]}
+    return images | {"seg": label.astype(np.uint8)}
+
+
+def written(
+    data: Path,
+    files: dict[str, Array],
+    grids: dict[str, Geometry] | None = None,
+    case_id: str = "odd",
+) -> Path:
+    folder = data / case_id
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, voxels in files.items():
+        path = folder / f"{case_id}_{name}.nii.gz"
+        nifti.write(path, voxels, (grids or {}).get(name, PLAIN))
+    return folder
+
+
+def with_arrays(**changes: Callable[[dict[str, Array]], Array]) -> Build:
+    """One case, some of whose arrays are made of the good ones."""
+    return lambda data: written(data, arrays() | {n: f(arrays()) for n, f in changes.items()})
+
+
+def with_grids(grids: dict[str, Geometry]) -> Build:
+    """One case, some of whose files say that they are elsewhere."""
+    return lambda data: written(data, arrays(), grids)
+
+
+def everywhere(grid: Geometry) -> Build:
+    """One case, all of it on this grid."""
+    return lambda data: written(data, arrays(), dict.fromkeys(NAMES, grid))
+
+
+def with_bytes(name: str, change: Callable[[bytes], bytes], *, unzipped: bool = False) -> Build:
+    """One case, the bytes of one of whose files are changed."""
+
+    def build(data: Path) -> None:
+        path = written(data, arrays()) / f"odd_{name}.nii.gz"
+        content = path.read_bytes()
+        if unzipped:
+            path.write_bytes(gzip.compress(change(gzip.decompress(content))))
+        else:
+            path.write_bytes(change(content))
+
+    return build
+
+
+def with_header(offset: int, kind: str, *values: float, names: tuple[str, ...] = ("t1",)) -> Build:
+    """One case, some of whose headers hold other values at an offset."""
+
+    def build(data: Path) -> None:
+        folder = written(data, arrays())
+        for name in names:
+            path = folder / f"odd_{name}.nii.gz"
+            content = bytearray(gzip.decompress(path.read_bytes()))
+            struct.pack_into(f"<{len(values)}{kind}", content, offset, *values)
+            path.write_bytes(gzip.compress(bytes(content)))
+
+    return build
+
+
+AXES, SIZES, TYPE, SPACINGS, CODES, QFORM, ROWS = 40, 42, 70, 80, 252, 256, 280
+"""Offsets in a NIfTI-1 header."""
+
+
+def with_nibabel(name: str, image: Callable[[Array], nibabel.spatialimages.SpatialImage]) -> Build:
+    """One case, one of whose files is written by nibabel."""
+
+    def build(data: Path) -> None:
+        folder = written(data, arrays())
+        nibabel.save(image(arrays()[name].T), folder / f"odd_{name}.nii.gz")
+
+    return build
+
+
+def with_files(**contents: bytes) -> Build:
+    """A good case, and further files beside it: `__` in a name stands for a dot."""
+
+    def build(data: Path) -> None:
+        folder = written(data, arrays())
+        for name, content in contents.items():
+            (folder / name.replace("__", ".")).write_bytes(content)
+
+    return build
+
+
+def renamed(old: str, new: str) -> Build:
+    return lambda data: (written(data, arrays()) / old).rename(data / "odd" / new)
+
+
+def dangling(data: Path) -> None:
+    path = written(data, arrays()) / "odd_t1.nii.gz"
+    path.unlink()
+    path.symlink_to(data / "nowhere")
+
+
+def without(*names: str) -> Build:
+    return lambda data: written(data, {n: v for n, v in arrays().items() if n not in names})
+
+
+def copied(source: str, *targets: str) -> Build:
+    """A case and copies of one of its files."""
+
+    def build(data: Path) -> None:
+        folder = written(data, arrays())
+        for target in targets:
+            (data / target).parent.mkdir(parents=True, exist_ok=True)
+            (data / target).write_bytes((folder / source).read_bytes())
+
+    return build
+
+
+def stacked(channels: int | None = 4, *, images: bool = True, name: str = "BRATS_001") -> Build:
+    """A case of the Decathlon's layout."""
+
+    def build(data: Path) -> None:
+        for folder in ("imagesTr", "labelsTr"):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+        files = [arrays()[n] for n in NAMES[:4]]
+        voxels = np.stack((files * 2)[:channels]) if channels else files[0]
+        if images:
+            nibabel.save(
+                nibabel.Nifti1Image(voxels.T, np.diag([-1, -1, 1, 1])),
+                data / "imagesTr" / f"{name}.nii.gz",
+            )
+        label = np.where(arrays()["seg"] == 4, 3, arrays()["seg"]).astype(np.uint8)
+        nifti.write(
+            data / "labelsTr" / f"{name}.nii.gz", label, Geometry(SHAPE, (1, 1, 1), (0, 0, 0))
+        )
+
+    return build
+
+
+def several(*cases: tuple[str, int, int]) -> Build:
+    """Cases of an id, a seed of their images and a value for enhancing tumour."""
+
+    def build(data: Path) -> None:
+        for case_id, seed, enhancing in cases:
+            files = arrays(seed)
+            files["seg"] = np.where(files["seg"] == 4, enhancing, files["seg"]).astype(np.uint8)
+            written(data, files, case_id=case_id)
+
+    return build
+
+
+def flipped(voxels: Array) -> Array:
+    """The voxels as RAS+ has them, where PLAIN is LPS."""
+    return np.ascontiguousarray(np.flip(voxels, (1, 2)))
+
+
+RAS = Geometry(SHAPE, (1.0, 1.0, 1.0), (23.0, 0.0, 0.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+
+
+def turned(*names: str) -> Build:
+    """One case, some of whose files are stored as RAS+; all are of one place."""
+
+    def build(data: Path) -> None:
+        files = {n: flipped(v) if n in names else v for n, v in arrays().items()}
+        written(data, files, dict.fromkeys(names, RAS))
+
+    return build
+
+
+def tilt(degrees: float) -> Geometry:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return Geometry(SHAPE, (1.0, 1.0, 1.0), (0, 0, 0), (cos, -sin, 0, sin, cos, 0, 0, 0, 1))
+
+
+def spaced(*spacing_mm: float) -> Geometry:
+    z, y, x = spacing_mm
+    return Geometry(SHAPE, (z, y, x), (0.0, 0.0, 0.0))
+
+
+def thin(data: Path) -> None:
+    files = arrays()
+    for name in NAMES[:4]:
+        line = np.zeros_like(files[name])
+        line[:, 12, 11] = files[name][:, 12, 12]
+        files[name] = line
+    files["seg"][:] = 0
+    written(data, files, dict.fromkeys(NAMES, spaced(1.0, 0.35, 0.35)))
+
+
+def binary(files: dict[str, Array]) -> Array:
+    return (files["seg"] > 0).astype(np.uint8)
+
+
+def no_enhancing(files: dict[str, Array]) -> Array:
+    return np.where(files["seg"] == 4, 1, files["seg"]).astype(np.uint8)
+
+
+def as_float(name: str, value: float) -> Callable[[dict[str, Array]], Array]:
+    def change(files: dict[str, Array]) -> Array:
+        voxels = files[name].astype(np.float64)
+        voxels[10, 13, 10:13] = value
+        return voxels
+
+    return change

@@ -1,0 +1,207 @@
+"""Every kind of odd input: how it comes about, and what is said of it."""
+
+import nibabel
+import numpy as np
+
+from common.nifti import Geometry
+from tests.preprocess.odd.build import (
+    CODES,
+    NAMES,
+    QFORM,
+    RAS,
+    ROWS,
+    SHAPE,
+    SIZES,
+    SPACINGS,
+    TYPE,
+    Build,
+    arrays,
+    as_float,
+    binary,
+    copied,
+    dangling,
+    everywhere,
+    no_enhancing,
+    renamed,
+    several,
+    spaced,
+    stacked,
+    thin,
+    tilt,
+    turned,
+    with_arrays,
+    with_bytes,
+    with_files,
+    with_grids,
+    with_header,
+    with_nibabel,
+    without,
+    written,
+)
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+
+ERRORS: dict[str, tuple[Build, str]] = {
+    "truncated": (with_bytes("t1", lambda b: b[:-40]), "damaged: incomplete or truncated stream"),
+    "cut in its header": (with_bytes("t1", lambda b: b[:90]), "damaged: incomplete or truncated"),
+    "empty file": (with_bytes("t1", lambda _: b""), "an empty file"),
+    "checksum": (with_bytes("t1", lambda b: b[:-8] + bytes(8)), "damaged: "),
+    "link to nothing": (dangling, "unreadable: No such file or directory"),
+    "gzip in disguise": (renamed("odd_t1.nii.gz", "odd_t1.nii"), "gzip under a name without .gz"),
+    "mixed case": (renamed("odd_t1.nii.gz", "odd_t1.Nii.gz"), "no readable image (sitk"),
+    "pointer": (with_bytes("t1", lambda _: POINTER), "a git-LFS pointer"),
+    "web page": (with_bytes("t1", lambda _: b"<html>" * 99), "no NIfTI header, it begins with"),
+    "magic": (with_header(344, "B", 0, 0, 0, 0), "a header with the magic b''"),
+    "pair": (with_header(344, "B", *b"ni1\0"), "a header with the magic b'ni1'"),
+    "second version": (
+        with_nibabel("t1", lambda v: nibabel.Nifti2Image(v, np.eye(4))),
+        "a NIfTI-2",
+    ),
+    "short": (with_bytes("t1", lambda b: b[:-9], unzipped=True), "damaged: 25303 bytes for"),
+    "absurd": (with_header(SIZES, "h", 32000, 32000, 32000), "65,536.0 GB for (32000, "),
+    "too large for the file": (with_header(SIZES, "h", 900, 900, 900), "bytes for (900, 900, 900)"),
+    "no size": (with_header(SIZES, "h", 0), "damaged: 3 axes of (0, "),
+    "bomb": (
+        with_bytes("t1", lambda b: b + bytes(1 << 25), unzipped=True),
+        "damaged: it goes on beyond what its header speaks of",
+    ),
+    "slice": (
+        with_nibabel("t1", lambda v: nibabel.Nifti1Image(v[:, :, 0], np.eye(4))),
+        "2 axes of (26, 24)",
+    ),
+    "series": (
+        with_nibabel("t1", lambda v: nibabel.Nifti1Image(np.stack([v, v], -1), np.eye(4))),
+        "4 axes of (2, 20, 26, 24)",
+    ),
+    "colours": (with_header(TYPE, "h", 128), "voxels of type RGB"),
+    "complex": (
+        with_nibabel("t1", lambda v: nibabel.Nifti1Image(v.astype(np.complex64), np.eye(4))),
+        "voxels of type complex64",
+    ),
+    "spacing": (with_header(SPACINGS, "f", -1, -1, -1), "spacing ("),
+    "nowhere": (with_header(ROWS, "f", *[float("nan")] * 12), "spacing ("),
+    "sheared": (
+        with_nibabel("t1", lambda v: nibabel.Nifti1Image(v, np.eye(4) + np.eye(4, k=1) / 3)),
+        "sheared axes in its sform, and no qform",
+    ),
+    "NaN": (with_arrays(t1=as_float("t1", float("nan"))), "3 voxels that are NaN or infinite"),
+    "infinity": (with_arrays(t1=as_float("t1", float("inf"))), "3 voxels that are NaN or infinite"),
+    "beyond float32": (with_arrays(t1=as_float("t1", 1e300)), "intensities up to 1e+300"),
+    "zeros": (with_arrays(t1=lambda f: np.zeros_like(f["t1"])), "only zeros"),
+    "constant": (
+        with_arrays(t1=lambda f: np.where(f["t1"], 700, 0).astype(np.int16)),
+        "the same value, 700, in all of the brain",
+    ),
+    "constant everywhere": (
+        with_arrays(t1=lambda f: np.full_like(f["t1"], 5)),
+        "the same value, 5, in all of the brain",
+    ),
+    "moved": (
+        with_grids({"t2": Geometry(SHAPE, (1, 1, 1), (0, -24, 0))}),
+        "a grid of (20, 26, 24)",
+    ),
+    "other spacing": (with_grids({"t2": Geometry(SHAPE, (1, 1, 1.2), (0, -25, 0))}), "a grid of"),
+    "turned elsewhere": (
+        with_grids({"seg": Geometry(SHAPE, (1, 1, 1), (0, -25, 0), RAS.direction)}),
+        "a grid of",
+    ),
+    "metres": (everywhere(spaced(0.001, 0.001, 0.001)), "a volume of 0.02 × 0.026 × 0.024 mm"),
+    "thin": (thin, "a brain of 15 × 1 × 1 voxels of 1 × 0.35 × 0.35 mm"),
+    "interpolated": (with_arrays(seg=lambda f: f["seg"] * np.float32(0.5)), "label values such as"),
+    "other values": (with_arrays(seg=lambda f: f["seg"] * 2), "label values [0, 2, 4, 8]"),
+    "mixed values": (
+        with_arrays(seg=lambda f: np.where(f["flair"] > 800, 3, f["seg"]).astype(np.uint8)),
+        "label values [0, 1, 2, 3, 4]",
+    ),
+    "brain mask": (
+        with_arrays(seg=lambda f: (f["flair"] > 0).astype(np.uint8)),
+        "looks like a brain mask: 1 in 100% of the brain",
+    ),
+    "ones": (with_arrays(seg=lambda f: np.ones_like(f["seg"])), "looks like a brain mask"),
+    "binary": (
+        with_arrays(seg=binary),
+        "a mask of 1 alone, which would be read as necrotic core and nothing else",
+    ),
+    "five channels": (stacked(5), "5 channel(s), 4 axes of (5, 20, 26, 24)"),
+    "three channels": (stacked(3), "3 channel(s), 4 axes of (3, 20, 26, 24)"),
+    "no channels": (stacked(None), "1 channel(s), 3 axes of (20, 26, 24)"),
+}
+"""What keeps a case out when its files are read."""
+
+LEFT_OUT: dict[str, tuple[Build, str]] = {
+    "missing": (without("t1", "t2"), "has flair, t1ce ("),
+    "doubled": (copied("odd_t1ce.nii.gz", "odd/odd_t1gd.nii.gz"), "2 candidates for t1ce: "),
+    "two labels": (copied("odd_seg.nii.gz", "odd/odd_seg.nii"), "2 candidates for label: "),
+    "two folders": (
+        lambda data: [written(data / d, arrays()) for d in ("a", "b")],
+        "2 folders make this case id",
+    ),
+    "no images": (stacked(images=False), "has no modality (BRATS_001.nii.gz)"),
+    "unknown": (copied("odd_t1.nii.gz", "odd/odd_pd.nii.gz"), "name ends in 'pd', which the man"),
+    "torn and unknown": (
+        with_files(odd_pd__nii__gz=b"\x1f\x8b\x08\0"),
+        "damaged: incomplete or truncated stream; also, name ends in 'pd'",
+    ),
+    "other format": (with_files(odd_t1__mha=b"ObjectType = Image"), "file of type '.mha'"),
+    "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image itself was"),
+}
+"""What is found before any case is read."""
+
+NOTES: dict[str, tuple[Build, str]] = {
+    "table": (with_files(survival__csv=b"id,days"), "file of type '.csv'"),
+    "turned label": (turned("seg"), "another order of axes than odd_flair.nii.gz"),
+    "turned image": (turned("t2"), "another order of axes than odd_flair.nii.gz"),
+    "oblique": (everywhere(tilt(17)), "an oblique grid, 17° off the body's axes"),
+    "thick slices": (everywhere(spaced(3, 1, 1)), "voxels of 3 × 1 × 1 mm (z, y, x)"),
+    "fine": (everywhere(spaced(0.8, 0.8, 0.8)), "voxels of 0.8 × 0.8 × 0.8 mm (z, y, x)"),
+    "no codes": (
+        with_header(CODES, "h", 0, 0, names=NAMES),
+        "no orientation in its header: the codes of sform and qform are 0 (and 4 more file(s)",
+    ),
+    "two places": (
+        with_header(QFORM + 12, "f", 5.0, names=("t1",)),
+        "placed by its sform; its qform is up to 5 mm off",
+    ),
+    "no rotation": (with_header(QFORM, "f", 2.0, 2.0, 2.0), "a qform that is no rotation"),
+    "shared values": (
+        with_arrays(seg=no_enhancing),
+        "label values [0, 1, 2], which brats2021 and brats2023 share; taken as brats2021 by its",
+    ),
+    "no tumour": (with_arrays(seg=lambda f: np.zeros_like(f["seg"])), "no tumour, only zeros"),
+    "twice": (with_arrays(t2=lambda f: f["t1"]), "the same voxels for t2 as for t1"),
+    "skull": (
+        with_arrays(t2=lambda f: f["t2"] + np.int16(7)),
+        "hardly any background: 0.0% of its voxels are 0",
+    ),
+    "stacked": (stacked(), "1 case(s) of one 4-D file, read as flair, t1, t1ce, t2, and their lab"),
+    "mixed": (
+        several(("a", 1, 4), ("b", 2, 4), ("c", 3, 3)),
+        "labels of 2 brats2021 (by values), 1 brats2023 (by values)",
+    ),
+    "copies": (several(("a", 1, 4), ("b", 1, 4)), "flair, t1, t1ce, t2 have the same bytes as tho"),
+}
+"""What keeps nothing out."""
+
+VISITS = ("BraTS-GLI-00000-000", "BraTS-GLI-00000-001")
+Lists = dict[str, tuple[str, ...]]
+SPLITS: dict[str, tuple[Build, Lists, str, str]] = {
+    "copies in two splits": (
+        several(("a", 1, 4), ("b", 1, 4)),
+        {"train": ("a",), "test": ("b",)},
+        "flair, t1, t1ce, t2 have the same bytes as those of a",
+        "error",
+    ),
+    "an empty split": (
+        several(("a", 1, 4)),
+        {"train": ("a",), "val": ("gone",)},
+        "split 'val' is empty: 1 labelled case(s)",
+        "note",
+    ),
+    "a divided patient": (
+        several((VISITS[0], 1, 4), (VISITS[1], 2, 4)),
+        {"train": VISITS[:1], "test": VISITS[1:]},
+        "splits: patient BraTS-GLI-00000 is in train and in test",
+        "note",
+    ),
+}
+"""What depends on the manifest's splits."""

@@ -1,0 +1,163 @@
+"""Worker processes that die or are stuck, as both loaders' users see it."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+import torch
+
+from common.errors import LoaderError
+from common.labels import MODALITIES
+from common.store import Store
+from train.augment import AugmentConfig
+from train.loader import Feed, LoaderKind, Stream, open_feed
+
+MakeStore = Callable[..., Store]
+CPU = torch.device("cpu")
+KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
+both = pytest.mark.parametrize("kind", KINDS)
+SOON = 20.0
+"""Seconds; far below any timeout that would end a wait anyway."""
+
+
+def stream_of(store: Store) -> Stream:
+    cases = tuple(store.split("train"))
+    return Stream(store, cases, MODALITIES, AugmentConfig(), seed=3, batch_size=1)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def idle(feed: Feed) -> bool:
+    """Whether no worker is at a sample, for long enough to be waiting for the next."""
+    for _ in range(10):
+        if any(feed.at().values()):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_dead(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+Blocked = tuple[Stream, str]
+
+
+@pytest.fixture
+def blocked(make_store: MakeStore, tmp_path: Path) -> Iterator[Blocked]:
+    """A stream, and its third case, whose image holds whoever reads it for ever."""
+    stream = stream_of(make_store())
+    case_id = stream.order(1)[2]
+    row = stream.store.record(case_id).row
+    shard = Path(stream.store.path) / f"crops/image/c/{row}/0/0/0/0"
+    shard.unlink()
+    os.mkfifo(shard)
+    yield stream, case_id
+    with suppress(OSError):  # nobody is left reading
+        os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def the_end_of(feed: Feed) -> str:
+    """The message that ends a feed, which comes soon and leaves no process."""
+    began = time.monotonic()
+    with pytest.raises(LoaderError) as raised:
+        deque(islice(feed, 20), maxlen=0)
+    assert time.monotonic() - began < SOON
+    return str(raised.value)
+
+
+def when_at(feed: Feed, case_id: str, do: Callable[[], None]) -> None:
+    """Do it once a worker has been at the case for half a second, from another thread."""
+
+    def wait() -> None:
+        until(lambda: f"case {case_id}" in feed.at().values())
+        time.sleep(0.5)
+        do()
+
+    Thread(target=wait).start()
+
+
+@both
+def test_a_worker_that_is_killed_ends_the_feed(store: Store, kind: LoaderKind) -> None:
+    with open_feed(kind, stream_of(store), CPU, 2) as feed:
+        next(feed)
+        until(lambda: idle(feed))
+        victim, other = feed.at()
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: is_dead(victim))
+        message = the_end_of(feed)
+    assert multiprocessing.active_children() == []
+    assert message.startswith(f"{store.path}: a loader's worker process ({victim}) died between")
+    assert "SIGKILL from outside ended it, as the system does when memory runs out" in message
+    assert f"({other})" not in message
+
+
+@both
+def test_a_worker_that_is_killed_at_a_case_names_it(blocked: Blocked, kind: LoaderKind) -> None:
+    stream, case_id = blocked
+    with open_feed(kind, stream, CPU, 1) as feed:
+        (victim,) = feed.at()
+        when_at(feed, case_id, lambda: os.kill(victim, signal.SIGKILL))
+        message = the_end_of(feed)
+    assert multiprocessing.active_children() == []
+    assert f"({victim}) died while it read case {case_id}: SIGKILL" in message
+    assert "--resume" in message
+
+
+@both
+def test_a_stuck_worker_is_seen_and_can_be_ended(blocked: Blocked, kind: LoaderKind) -> None:
+    stream, case_id = blocked
+    stacks: list[str] = []
+
+    def watch() -> None:
+        stacks.append(feed.stacks())
+        feed.kill(f"no batch since then, at {set(feed.at().values())}")
+
+    with open_feed(kind, stream, CPU, 1) as feed:
+        when_at(feed, case_id, watch)
+        message = the_end_of(feed)
+    assert multiprocessing.active_children() == []
+    assert message.startswith("no batch since then, at {")
+    assert f"'case {case_id}'" in message
+    assert f", at case {case_id}:" in stacks[0]
+    assert "read_crop" in stacks[0]
+    assert stacks[0].count("worker ") == 1
+
+
+@both
+def test_a_worker_that_cannot_start_ends_the_feed(make_store: MakeStore, kind: LoaderKind) -> None:
+    stream = stream_of(make_store())
+    Path(stream.store.path).rename(f"{stream.store.path}.gone")
+
+    def learn() -> None:
+        with open_feed(kind, stream, CPU, 1) as feed:
+            next(feed)
+
+    with pytest.raises(LoaderError, match="worker process"):
+        learn()
+    assert multiprocessing.active_children() == []
+
+
+@both
+def test_the_board_is_gone_with_the_feed(
+    store: Store, kind: LoaderKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with open_feed(kind, stream_of(store), CPU, 1) as feed:
+        next(feed)
+        assert list(tmp_path.glob("fmnet-*"))
+    assert not list(tmp_path.glob("fmnet-*"))

@@ -1,0 +1,196 @@
+"""A loader's worker processes as their feed sees them: what each is at, and that one has died."""
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from common.errors import LoaderError
+from train.workers import interrupts_held_back, note_file, stacks_file
+
+STACKS_SECONDS = 2.0
+"""How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""
+REMEDY = (
+    "as the system does when memory runs out; go on with --resume, with lower workers, or begin "
+    "again with a lower batch_size"
+)
+HINTS = {
+    signal.SIGKILL: REMEDY,
+    signal.SIGBUS: "as the system does when shared memory (/dev/shm) or a mapped file ends early",
+}
+
+
+class Crew:
+    """The worker processes of one feed.
+
+    Args:
+        board: the folder where each says what it is at (`train.workers.Desk`).
+        store: path of what they read, for messages.
+    """
+
+    def __init__(self, board: Path, store: str) -> None:
+        self.board = board
+        self._store = store
+        self._processes: Sequence[BaseProcess] = ()
+        self._reason = ""
+        self._waited_for = False
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around what starts the processes.
+
+        Raises:
+            LoaderError: one ended meanwhile.
+        """
+        try:
+            with interrupts_held_back():
+                yield
+        except RuntimeError as error:
+            raise LoaderError(
+                f"{self._store}: a loader's worker process did not start ({error})"
+            ) from error
+
+    @contextmanager
+    def on_duty(self, processes: Sequence[BaseProcess]) -> Iterator[None]:
+        """Watch these, which have started, until the context ends.
+
+        Main thread only, as what wakes it when a worker dies is a signal.
+        """
+        self._processes = processes
+        before = signal.signal(signal.SIGCHLD, self._on_death)
+        try:
+            yield
+        finally:
+            if self._dead():  # the others may be stuck, or wait for what the dead one held
+                self._end()
+            signal.signal(signal.SIGCHLD, before)
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Where the main thread waits for a batch: a worker that is dead or dies ends it.
+
+        A loader's own queues can hold their reader for ever when a process dies at them.
+
+        Raises:
+            LoaderError: one is, or does.
+        """
+        self._waited_for = True
+        try:
+            self.refuse_dead()
+            yield
+        except RuntimeError:  # what both loaders raise on it, if they come first
+            self.refuse_dead()
+            raise
+        finally:
+            self._waited_for = False
+
+    def at(self) -> dict[int, str]:
+        """Ids of the processes and the sample each is at; empty between two."""
+        return {pid: self._note(pid) for pid in self._pids()}
+
+    def stacks(self) -> str:
+        """Where each worker's threads are, as text; from any thread."""
+        asked = [pid for pid in self._pids() if note_file(self.board, pid).exists()]
+        sizes = {pid: stacks_file(self.board, pid).stat().st_size for pid in asked}
+        for pid in asked:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        return "\n".join(
+            f"worker {pid}, at {self._note(pid) or 'no sample'}:\n{self._written(pid, size)}"
+            for pid, size in sizes.items()
+        )
+
+    def kill(self, reason: str) -> None:
+        """End all of them, so that whoever waits for a batch gets a LoaderError; any thread.
+
+        Args:
+            reason: the error's message.
+        """
+        self._reason = reason
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def refuse_dead(self) -> None:
+        """Make sure that all are alive.
+
+        Raises:
+            LoaderError: one is not.
+        """
+        dead = self._dead()
+        if self._reason and dead:
+            raise LoaderError(self._reason)
+        # When one dies, DALI asks the others to end.
+        first = [process for process in dead if _code(process) != -signal.SIGTERM] or dead
+        if first:
+            raise LoaderError("; ".join(self._obituary(process) for process in first))
+
+    def _on_death(self, _: int, __: FrameType | None) -> None:
+        if self._waited_for:
+            self.refuse_dead()
+
+    def _obituary(self, process: BaseProcess) -> str:
+        code, pid = _code(process), process.pid or 0
+        sample = self._note(pid)
+        where = f"while it read {sample}" if sample else "between two samples"
+        how = f"it ended with exit code {code}"
+        if code < 0:
+            number = signal.Signals(-code)
+            how = f"{number.name} from outside ended it"
+            how += f", {HINTS[number]}" if number in HINTS else ""
+        return f"{self._store}: a loader's worker process ({pid}) died {where}: {how}"
+
+    def _dead(self) -> list[BaseProcess]:
+        # Not by `is_alive`: a thread of DALI's asks as well, and only one of both is told at once.
+        ended = wait([process.sentinel for process in self._processes], 0)
+        return [process for process in self._processes if process.sentinel in ended]
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def _pids(self) -> list[int]:
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def _note(self, pid: int) -> str:
+        try:
+            note = note_file(self.board, pid).read_bytes()
+        except FileNotFoundError:  # it has not come to its first sample
+            return ""
+        return note.rstrip(b"\0").decode(errors="replace")
+
+    def _written(self, pid: int, before: int) -> str:
+        """What was added to a file of stacks, once nothing more is."""
+        file, deadline = stacks_file(self.board, pid), time.monotonic() + STACKS_SECONDS
+        size = before
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            last, size = size, file.stat().st_size
+            if before < last == size:
+                break
+        with file.open("rb") as stacks:
+            stacks.seek(before)
+            return stacks.read().decode(errors="replace")
+
+
+@contextmanager
+def board() -> Iterator[Path]:
+    """A folder for workers' desks."""
+    with tempfile.TemporaryDirectory(prefix="fmnet-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _code(process: BaseProcess) -> int:
+    """Of a process that has ended; another thread may be about to write it down."""
+    deadline = time.monotonic() + 1
+    while process.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return process.exitcode or 0
