@@ -124,7 +124,6 @@ def execute(session: Session) -> loop.End:
     if session.at.samples == len(cases):  # it ended while it was validating
         with Monitor(session, len(cases)) as monitor:
             loop.end_epoch(session, monitor)
-    at = session.at
     if end := loop.ended(session):
         return end
     with (

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from train.loader import Batch
+from train.loader import Batch, Feed
 
 STACKS = "stuck.txt"
 """In the run's folder: where every thread of every process was."""
@@ -29,7 +29,7 @@ class Watch(Iterator[Batch]):
         run_dir: where the stacks go.
     """
 
-    def __init__(self, feed: "Feed", seconds: float, run_dir: Path) -> None:
+    def __init__(self, feed: Feed, seconds: float, run_dir: Path) -> None:
         self._feed, self._seconds, self._file = feed, seconds, run_dir / STACKS
         self._since: float | None = None
         self._over = threading.Event()

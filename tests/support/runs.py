@@ -45,7 +45,10 @@ def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambd
     """Train and ask for a stop after so many further steps."""
     last = session.at.step + steps
     monitor = Monitor(session, 5)
-    with open_feed(session.config.loader, session.stream(), session.compute.device, 1) as batches, monitor:
+    with (
+        open_feed(session.config.loader, session.stream(), session.compute.device, 1) as batches,
+        monitor,
+    ):
         return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
 
 

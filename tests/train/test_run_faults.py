@@ -13,7 +13,7 @@ import psutil
 import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
-from common.errors import FMNetError as LoaderError, StoreError
+from common.errors import LoaderError, StoreError
 from common.store import Store
 from train.checkpoint import CheckpointError, load
 from train.loop import End
@@ -183,8 +183,8 @@ def test_a_stuck_loader_ends_the_run_with_its_stacks(
         shard.unlink()
     assert process.returncode == 2, output + errors
     assert "Traceback" not in errors
-    assert f"the loader is stuck: no batch for 6 s; worker" in errors
-    assert f"is at {last}" in errors
+    assert "the loader is stuck: no batch for 6 s; worker" in errors
+    assert f"is at case {last}" in errors
     stacks = (folder / "stuck.txt").read_text()
     assert "read_crop" in stacks
     assert "in train" in stacks
