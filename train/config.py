@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -122,6 +123,13 @@ class TrainConfig(BaseModel):
                 f"{len(self.modalities)}; leave in_channels out and it follows"
             )
         return self
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How weights and activations lie in memory."""
+        if not self.channels_last:
+            return torch.contiguous_format
+        return torch.channels_last_3d if self.model.dims == 3 else torch.channels_last
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `load_config` reads back to an equal value."""

@@ -84,7 +84,7 @@ class Crew:
         try:
             self.refuse_dead()
             yield
-        except RuntimeError:  # what both loaders raise on it, if they come first
+        except (RuntimeError, OSError, EOFError):  # what both loaders raise, if they come first
             self.refuse_dead()
             raise
         finally:

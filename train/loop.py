@@ -118,7 +118,7 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     model, config = session.model.train(), session.config
     image = batch.image.to(
         dtype=DTYPES[session.compute.precision],
-        memory_format=torch.channels_last_3d if config.channels_last else torch.contiguous_format,
+        memory_format=config.memory_format,
     )
     with session.compute.autocast():
         outputs = model(image)

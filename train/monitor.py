@@ -21,6 +21,9 @@ from train.session import Position, Session
 OVERLAYS = 3
 """Cases whose picture goes to TensorBoard at each validation: always the same, to see them grow."""
 
+RATE_SECONDS = 1800
+"""How far back the remaining time looks, so that a validation counts with what it delays."""
+
 
 class Monitor:
     """Shows training as it goes; a context manager.
@@ -39,17 +42,21 @@ class Monitor:
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
+            speed_estimate_period=RATE_SECONDS,
         )
         epochs = session.config.epochs
         self._task = self._bars.add_task(
             _epoch_of(at, epochs), total=epochs * samples, completed=self._done(at), numbers="left"
         )
         self._validation = self._bars.add_task("validating", visible=False, numbers="")
-        self._live = Live(console=out, refresh_per_second=4, get_renderable=self._panel)
+        self._live = Live(
+            console=out, refresh_per_second=4, transient=True, get_renderable=self._panel
+        )
 
     def __enter__(self) -> Self:
-        self._live.start()
+        if out.is_terminal:  # elsewhere the epochs' lines are the log
+            self._live.start()
         return self
 
     def __exit__(

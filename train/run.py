@@ -2,7 +2,9 @@
 
 import json
 import platform
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +21,12 @@ from common.store import Store
 from train import loop
 from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
-from train.loader import Stream, open_feed
+from train.loader import open_feed
 from train.monitor import Monitor
 from train.precision import choose_compute, settle
 from train.session import Session, new_session, restore, save
 from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
+from train.watch import Watch
 
 CHANGEABLE = frozenset(
     {
@@ -121,22 +124,12 @@ def execute(session: Session) -> loop.End:
     if session.at.samples == len(cases):  # it ended while it was validating
         with Monitor(session, len(cases)) as monitor:
             loop.end_epoch(session, monitor)
-    at = session.at
     if end := loop.ended(session):
         return end
-    stream = Stream(
-        store=session.store,
-        case_ids=tuple(cases),
-        modalities=config.modalities,
-        augment=config.augment,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        first_epoch=at.epoch,
-        skip=at.samples,
-    )
     with (
         _interrupts_noted() as stopping,
-        open_feed(config.loader, stream, session.compute.device, config.workers) as batches,
+        open_feed(config.loader, session.stream(), session.compute.device, config.workers) as feed,
+        Watch(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
         Monitor(session, len(cases)) as monitor,
     ):
         return loop.train(session, batches, monitor, stopping)
@@ -208,6 +201,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
     config, store = session.config, session.store
     now = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
         "epoch": session.at.epoch,
         "compute": session.compute.describe(),
         "loader": config.loader,

@@ -14,6 +14,7 @@ from train.config import TrainConfig
 from train.loss import RegionLoss
 from train.model import FMNet
 from train.precision import Compute
+from train.stream import Stream
 from train.trained import TrainedModel
 
 METRICS = "metrics.jsonl"
@@ -100,6 +101,19 @@ class Session:
     scaler: GradScaler
     at: Position = field(default_factory=Position)
 
+    def stream(self) -> Stream:
+        """The samples still to be learnt from."""
+        return Stream(
+            store=self.store,
+            case_ids=tuple(self.store.split("train")),
+            modalities=self.config.modalities,
+            augment=self.config.augment,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            first_epoch=self.at.epoch,
+            skip=self.at.samples,
+        )
+
     def as_trained(self) -> TrainedModel:
         """The network as it is now, for scoring."""
         return TrainedModel(
@@ -119,8 +133,7 @@ def new_session(
     """A session at its beginning: fresh weights from the configured seed."""
     torch.manual_seed(config.seed)
     model = FMNet(config.model).to(compute.device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
+    model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
     optimizer = torch.optim.NAdam(
         model.parameters(),
         lr=config.optimizer.lr,

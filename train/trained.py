@@ -111,9 +111,7 @@ def load_trained(run_dir: Path, which: Which = "best", device: str = "auto") -> 
     model = FMNet(config.model)
     checkpoint.load_weights(model, loaded.tensors)
     model = model.to(compute.device)
-    if config.channels_last:
-        layout = torch.channels_last_3d if config.model.dims == 3 else torch.channels_last
-        model = model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
+    model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
     epochs = int(loaded.state["epoch"]) - 1  # the state names the epoch under way
     return TrainedModel(model, config, manifest, compute, run_dir, which, epochs)
 

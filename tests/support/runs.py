@@ -11,7 +11,7 @@ import torch
 from common.store import Store
 from train import loop
 from train.checkpoint import load
-from train.loader import Stream, open_feed
+from train.loader import open_feed
 from train.loop import End
 from train.monitor import Monitor
 from train.run import begin
@@ -43,19 +43,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambda: False) -> End:
     """Train and ask for a stop after so many further steps."""
-    stream = Stream(
-        store=session.store,
-        case_ids=tuple(session.store.split("train")),
-        modalities=session.config.modalities,
-        augment=session.config.augment,
-        seed=session.config.seed,
-        batch_size=session.config.batch_size,
-        first_epoch=session.at.epoch,
-        skip=session.at.samples,
-    )
     last = session.at.step + steps
     monitor = Monitor(session, 5)
-    with open_feed(session.config.loader, stream, session.compute.device, 1) as batches, monitor:
+    with (
+        open_feed(session.config.loader, session.stream(), session.compute.device, 1) as batches,
+        monitor,
+    ):
         return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
 
 

@@ -1,12 +1,16 @@
 """How a run ends by itself, and goes on from there."""
 
 import json
+import os
+import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from runs import assert_equal_runs, begun, rows, train_until
+from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.store import Store
@@ -122,3 +126,28 @@ def test_pictures_of_the_same_cases_and_curves_are_on_tensorboard(
     curves = set(tags["scalars"])
     assert {"train/loss_step", "val/dice_wt", "run/wait_share", "run/peak_memory_gb"} <= curves
     assert len(events.Scalars("train/loss_step")) == 12
+
+
+def test_a_terminal_shows_a_panel_while_it_trains_and_the_summary_after(
+    five: Store, tmp_path: Path
+) -> None:
+    settings = [part for value in SMALL for part in ("--set", value)]
+    reader, writer = os.openpty()
+    with subprocess.Popen(
+        command("run", "--store", five.path, "--out", tmp_path / "run", *settings),
+        stdout=writer,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"COLUMNS": "110", "LINES": "40", "TERM": "xterm"},
+    ):
+        os.close(writer)
+        shown = bytearray()
+        with suppress(OSError):  # what Linux says when the other side is closed
+            while part := os.read(reader, 65536):
+                shown += part
+    os.close(reader)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"epoch [12] of 2 .*%", text)
+    assert re.search(r"loss [0-9.]+ +[0-9.]+ volumes/s +wait [0-9.]+% +memory [0-9.]+ GB", text)
+    assert re.search(r"whole-volume Dice +WT 0\.\d+ +TC 0\.\d+ +ET 0\.\d+ +in epoch 1", text)
+    assert re.search(r"epochs +2 of 2", text)
+    assert text.index("★ best") < text.index("weights")

@@ -6,7 +6,7 @@ import pytest
 
 from common.store import Store
 from train import loop
-from train.loader import Stream, open_feed
+from train.loader import open_feed
 from train.run import begin
 
 GOLDEN = [5.413469, 5.271202, 5.346342, 5.231580, 5.189616, 5.162784]
@@ -21,14 +21,6 @@ def test_losses_are_those_on_record(store: Store, tmp_path: Path) -> None:
     settings = ["model.widths=[4,6,8]", "device=cpu", "precision=fp32", "batch_size=2", *chances]
     session = begin("fm_net", settings, store, tmp_path / "run")
     config = session.config
-    stream = Stream(
-        store=store,
-        case_ids=tuple(store.split("train")),
-        modalities=config.modalities,
-        augment=config.augment,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
-    with open_feed(config.loader, stream, session.compute.device, 1) as batches:
+    with open_feed(config.loader, session.stream(), session.compute.device, 1) as batches:
         losses = [loop.step(session, next(batches))[0] for _ in range(6)]
     assert losses == pytest.approx(GOLDEN, rel=1e-3)

@@ -8,6 +8,7 @@ import torch
 from common.errors import ConfigError
 from common.store import Store
 from train import loop
+from train.checkpoint import capture
 from train.config import load_config
 from train.loader import Batch
 from train.precision import Compute, Precision, choose_compute, cpu_has_bfloat16
@@ -66,6 +67,28 @@ def test_an_overflow_is_skipped_and_lowers_the_scale(store: Store, tmp_path: Pat
     other = session_in("fp16", store, tmp_path)
     restore(other)
     assert other.scaler.get_scale() == scale
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_goes_on_bit_for_bit(
+    precision: Precision, store: Store, tmp_path: Path
+) -> None:
+    straight, first = (session_in(precision, store, tmp_path) for _ in range(2))
+    for session in (straight, first):
+        session.scaler.set_growth_interval(4)  # the scale grows after the interruption
+    for _ in range(6):
+        loop.step(straight, batch())
+    for _ in range(3):
+        loop.step(first, batch())
+    save(first)
+    second = session_in(precision, store, tmp_path)
+    restore(second)
+    for _ in range(3):
+        loop.step(second, batch())
+    assert second.scaler.state_dict() == straight.scaler.state_dict()
+    assert (second.scaler.get_scale() > first.scaler.get_scale()) == (precision == "fp16")
+    ours, theirs = (capture(session.model, session.optimizer) for session in (second, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_cpu_gets_what_it_computes_in() -> None:
