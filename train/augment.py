@@ -1,7 +1,8 @@
 """Augmentation as values: what may be done to a crop, what is drawn for one, and its noise.
 
 Nothing here touches a voxel. Both loaders take their draws from this module and apply them, so
-that a sample is a function of (seed, epoch, case) alone (docs/decisions/0004). It imports neither
+that a sample is a function of (seed, epoch, case), and for slices the plane, alone
+(docs/decisions/0004). It imports neither
 torch nor DALI, because the worker processes that read the store need neither.
 """
 
@@ -25,7 +26,7 @@ Then every position that is sampled is exact in float32, and a label's nearest v
 whatever order of operations a loader computes it in, on a CPU or a GPU.
 """
 
-PARAMETERS, NOISE = 0, 1
+PARAMETERS, NOISE, WINDOW = 0, 1, 2
 """What a random generator is for; its last key."""
 
 
@@ -78,11 +79,12 @@ class Zoom:
 
     Attributes:
         start: where the window begins (z, y, x), in voxels from the crop's outer edge.
-        scale: the window's side as a share of the crop's, the same on each axis.
+        scales: the window's sides as a share of the crop's (z, y, x): one number, but 1 along an
+            axis of one voxel.
     """
 
     start: Floats3
-    scale: float
+    scales: Floats3
 
 
 @dataclass(frozen=True)
@@ -104,24 +106,26 @@ class Draw:
     brightness: float | None = None
 
 
-def generator(seed: int, epoch: int, case_id: str, purpose: int) -> Generator:
-    """The random numbers of one case in one epoch, for one purpose.
+def generator(
+    seed: int, epoch: int, case_id: str, purpose: int, plane: int | None = None
+) -> Generator:
+    """The random numbers of one case, or one plane of it, in one epoch, for one purpose.
 
     The key is the case's id and not its row, so that a store made anew gives the same samples.
     """
     key = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:8], "big")
-    return Generator(SFC64([seed, epoch, key, purpose]))
+    return Generator(SFC64([seed, epoch, key, purpose, *([] if plane is None else [plane])]))
 
 
 def draw(config: AugmentConfig, crop: Triple, random: Generator) -> Draw:
-    """Draw what is done to one crop.
+    """Draw what is done to one crop, or to one plane of it.
 
     Every number is drawn whether it is used or not: switching one augmentation off leaves the
     others' draws as they were.
 
     Args:
         config: how often and how much.
-        crop: (D, H, W).
+        crop: (D, H, W); along an axis of one voxel nothing is enlarged or mirrored.
         random: from `generator(…, PARAMETERS)`.
     """
     zooms, noises, blurs, brightens = random.random(4) < (
@@ -130,7 +134,8 @@ def draw(config: AugmentConfig, crop: Triple, random: Generator) -> Draw:
         config.blur_probability,
         config.brightness_probability,
     )
-    flip_z, flip_y, flip_x = (bool(flip) for flip in random.random(3) < config.flip_probability)
+    mirrored = (random.random(3) < config.flip_probability) & (np.asarray(crop) > 1)
+    flip_z, flip_y, flip_x = map(bool, mirrored)
     zoom = _draw_zoom(config.zoom_range, crop, random)
     noise_sigma = _uniform(config.noise_range, random)
     blur_sigma = _uniform(config.blur_range, random)
@@ -151,11 +156,13 @@ def noise_field(shape: tuple[int, ...], random: Generator) -> NDArray[np.float16
 
 def _draw_zoom(bounds: tuple[float, float], crop: Triple, random: Generator) -> Zoom:
     steps = round(_uniform(bounds, random) * ZOOM_STEPS)
+    sides = [steps if side > 1 else ZOOM_STEPS for side in crop]
     z, y, x = (
-        int(random.integers(0, side * (ZOOM_STEPS - steps), endpoint=True)) / ZOOM_STEPS
-        for side in crop
+        int(random.integers(0, side * (ZOOM_STEPS - share), endpoint=True)) / ZOOM_STEPS
+        for side, share in zip(crop, sides, strict=True)
     )
-    return Zoom((z, y, x), steps / ZOOM_STEPS)
+    scale_z, scale_y, scale_x = (share / ZOOM_STEPS for share in sides)
+    return Zoom((z, y, x), (scale_z, scale_y, scale_x))
 
 
 def _uniform(bounds: tuple[float, float], random: Generator) -> float:

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from common.errors import StoreError
 from train.crew import Crew, board
-from train.loader import Batch, Feed
+from train.loader import Batch, Feed, batch_of
 from train.stream import DaliSource, Stream
 from train.workers import refuse_small_memory
 
@@ -89,7 +89,7 @@ def _graph(stream: Stream, desks: Path, *, on_gpu: bool) -> tuple[Any, ...]:
     # Nearly every 3-D operator refuses float16.
     image = fn.cast(image, dtype=DALIDataType.FLOAT)
     if chosen[0]:
-        size, start, stop = stream.store.crop, window[:3], window[3:]
+        size, start, stop = stream.shape, window[:3], window[3:]
         image = fn.resize(
             image, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_CUBIC
         )
@@ -116,7 +116,7 @@ def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Iterator[Ba
         for error in map(np.asarray, errors):
             if error.size:
                 raise StoreError(bytes(error).decode())
-        size = len(step.case_ids)
+        size = len(step.keys)
         image = from_dlpack(images.as_tensor())[:size]
         label = from_dlpack(labels.as_tensor())[:size, 0]
-        yield Batch(image, label, step.case_ids, step.epoch, step.last)
+        yield batch_of(step, image, label)

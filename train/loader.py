@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from train.crew import Crew
-from train.stream import Stream
+from train.stream import Step, Stream
 
 __all__ = ["Batch", "Feed", "LoaderKind", "Stream", "open_feed"]
 
@@ -22,11 +22,12 @@ class Batch:
     """What a step learns from.
 
     Attributes:
-        image: (B, M, D, H, W) float16, augmented, on the device.
-        label: (B, D, H, W) uint8 canonical labels.
-        case_ids: the cases in it.
+        image: (B, M, D, H, W) float16, augmented, on the device; of slices (B, M, H, W).
+        label: (B, D, H, W) uint8 canonical labels; of slices (B, H, W).
+        case_ids: the case of each sample.
         epoch: counted from 1.
         last: the epoch ends with it.
+        planes: which axial plane of its case's crop each slice is; empty for volumes.
     """
 
     image: Tensor
@@ -34,6 +35,15 @@ class Batch:
     case_ids: tuple[str, ...]
     epoch: int
     last: bool
+    planes: tuple[int, ...] = ()
+
+
+def batch_of(step: Step, image: Tensor, label: Tensor) -> Batch:
+    """A step's batch: image (B, M, D, H, W) and label (B, D, H, W), of slices with D = 1."""
+    planes = tuple(key.plane for key in step.keys if key.plane is not None)
+    if planes:
+        image, label = image.squeeze(2), label.squeeze(1)
+    return Batch(image, label, step.case_ids, step.epoch, step.last, planes)
 
 
 class Feed(Iterator[Batch]):

@@ -1,4 +1,4 @@
-"""The endless stream of training samples: which case comes when, and how one is read and drawn.
+"""The endless stream of training samples: which comes when, and how one is read and drawn.
 
 It is what worker processes run. They start faster without torch and DALI, so this module imports
 neither.
@@ -6,8 +6,9 @@ neither.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import SFC64, Generator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from common.errors import StoreError
 from common.labels import MODALITIES
 from common.store import Store
+from common.volume import Triple
 from train.augment import (
     NOISE,
     PARAMETERS,
@@ -31,29 +33,49 @@ NO_NOISE = np.zeros((1, 1, 1, 1), np.float16)
 """In place of a noise field where no noise is added, as it costs nothing to hand over."""
 
 
+class Key(NamedTuple):
+    """What a sample is of.
+
+    Attributes:
+        case_id: the case.
+        plane: which axial plane of its crop; None for all of it.
+    """
+
+    case_id: str
+    plane: int | None = None
+
+    def __str__(self) -> str:
+        return f"case {self.case_id}" + ("" if self.plane is None else f", plane {self.plane}")
+
+
 class Step(NamedTuple):
     """One batch of the stream.
 
     Attributes:
         epoch: counted from 1.
-        case_ids: the cases in it; fewer than the batch size at an epoch's end.
+        keys: the samples in it; fewer than the batch size at an epoch's end.
         last: the epoch ends with it.
     """
 
     epoch: int
-    case_ids: tuple[str, ...]
+    keys: tuple[Key, ...]
     last: bool
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """The cases in it."""
+        return tuple(key.case_id for key in self.keys)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as it was read, and what is to be done to it.
+    """One case, or one plane of it, as it was read, and what is to be done to it.
 
     Attributes:
-        image: (M, *crop), of the store's type.
-        label: (*crop) canonical labels.
+        image: (M, *shape), of the store's type; shape is `Stream.shape`.
+        label: (*shape) canonical labels.
         draw: what is to be done.
-        noise: (M, *crop) standard normal, or `NO_NOISE` where the draw has none.
+        noise: (M, *shape) standard normal, or `NO_NOISE` where the draw has none.
         error: why the case could not be read; the arrays are then zeros.
     """
 
@@ -68,8 +90,8 @@ class Sample:
 class Stream:
     """Everything that the samples and their order depend on; picklable.
 
-    A sample is a function of (seed, epoch, case): batch size, workers, loader and the point
-    where a run was resumed change nothing.
+    A sample is a function of (seed, epoch, case), and for slices the plane: batch size, workers,
+    loader and the point where a run was resumed change nothing.
 
     Attributes:
         store: where the crops are.
@@ -80,6 +102,7 @@ class Stream:
         batch_size: samples in a step.
         first_epoch: the epoch that the stream begins in, counted from 1.
         skip: samples of that epoch that were seen before.
+        dims: 3 for a sample a case; 2 for a sample for every axial plane of a case's crop.
 
     Raises:
         ValueError: no cases, or no sample is left of the first epoch.
@@ -93,37 +116,62 @@ class Stream:
     batch_size: int
     first_epoch: int = 1
     skip: int = 0
+    dims: Literal[2, 3] = 3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.skip < len(self.case_ids):
-            raise ValueError(f"skip is {self.skip} of {len(self.case_ids)} samples")
+        if not 0 <= self.skip < self.samples:
+            raise ValueError(f"skip is {self.skip} of {self.samples} samples")
 
-    def order(self, epoch: int) -> tuple[str, ...]:
-        """The cases of one epoch, shuffled by (seed, epoch)."""
-        cases = sorted(self.case_ids)
-        order = Generator(SFC64([self.seed, epoch])).permutation(len(cases))
-        return tuple(cases[index] for index in order)
+    @property
+    def samples(self) -> int:
+        """How many an epoch has."""
+        return len(self.case_ids) * self._planes
+
+    @property
+    def shape(self) -> Triple:
+        """(D, H, W) of a sample; D is 1 for a slice."""
+        depth, height, width = self.store.crop
+        return (depth if self.dims == 3 else 1, height, width)
+
+    def order(self, epoch: int, first: int = 0, stop: int | None = None) -> tuple[Key, ...]:
+        """The samples of one epoch, shuffled by (seed, epoch): those from `first` up to `stop`."""
+        shuffled = _shuffled(self.seed, epoch, self.samples)
+        return tuple(self._key(int(number)) for number in shuffled[first:stop])
+
+    def _key(self, number: int) -> Key:
+        """A sample by its number among all, unshuffled."""
+        case, plane = divmod(number, self._planes)
+        return Key(self._cases[case], plane if self.dims == 2 else None)
+
+    @property
+    def _planes(self) -> int:
+        """Samples a case."""
+        return self.store.crop[0] if self.dims == 2 else 1
+
+    @cached_property
+    def _cases(self) -> tuple[str, ...]:
+        return tuple(sorted(self.case_ids))
 
     def step(self, index: int) -> Step:
         """The batch `index`, counted from 0 where the stream begins."""
-        total, size = len(self.case_ids), self.batch_size
+        total, size = self.samples, self.batch_size
         begun = math.ceil((total - self.skip) / size)
         if index < begun:
             epoch, first = self.first_epoch, self.skip + index * size
         else:
             later, within = divmod(index - begun, math.ceil(total / size))
             epoch, first = self.first_epoch + 1 + later, within * size
-        return Step(epoch, self.order(epoch)[first : first + size], first + size >= total)
+        return Step(epoch, self.order(epoch, first, first + size), first + size >= total)
 
     def name(self, index: int, position: int) -> str:
         """The sample at a position of batch `index`, for people; empty beyond a batch's end."""
-        cases = self.step(index).case_ids
-        return f"case {cases[position]}" if position < len(cases) else ""
+        keys = self.step(index).keys
+        return str(keys[position]) if position < len(keys) else ""
 
     @property
     def sample_bytes(self) -> int:
         """What one sample takes on its way from a worker: image, noise field, label."""
-        voxels = math.prod(self.store.crop)
+        voxels = math.prod(self.shape)
         stored = np.dtype(self.store.manifest.dtype).itemsize
         return voxels * (len(self.modalities) * (stored + NO_NOISE.itemsize) + 1)
 
@@ -135,29 +183,40 @@ class Stream:
         batch, which DALI asks for as its batches are all of one size, is all zeros.
         """
         step = self.step(index)
-        if position >= len(step.case_ids):
+        if position >= len(step.keys):
             return self._blank()
         try:
-            return self._read(step.epoch, step.case_ids[position])
+            return self._read(step.epoch, step.keys[position])
         except StoreError as error:
             return self._blank(str(error))
 
-    def _read(self, epoch: int, case_id: str) -> Sample:
-        image, label = self.store.read_crop(case_id)
+    def _read(self, epoch: int, key: Key) -> Sample:
+        image, label = self._stored(key)
         if self.modalities != MODALITIES:
             image = image[[MODALITIES.index(modality) for modality in self.modalities]]
-        drawn = draw(
-            self.augment, self.store.crop, generator(self.seed, epoch, case_id, PARAMETERS)
-        )
+        drawn = draw(self.augment, self.shape, self._generator(epoch, key, PARAMETERS))
         noise = NO_NOISE
         if drawn.noise_sigma is not None:
-            noise = noise_field(image.shape, generator(self.seed, epoch, case_id, NOISE))
+            noise = noise_field(image.shape, self._generator(epoch, key, NOISE))
         return Sample(image, label, drawn, noise)
 
+    def _stored(self, key: Key) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        if key.plane is None:
+            return self.store.read_crop(key.case_id)
+        image, label = self.store.read_crop_plane(key.case_id, key.plane)
+        return image[:, np.newaxis], label[np.newaxis]
+
+    def _generator(self, epoch: int, key: Key, purpose: int) -> Generator:
+        return generator(self.seed, epoch, key.case_id, purpose, key.plane)
+
     def _blank(self, error: str = "") -> Sample:
-        crop = self.store.crop
-        image = np.zeros((len(self.modalities), *crop), self.store.manifest.dtype)
-        return Sample(image, np.zeros(crop, np.uint8), Draw(), NO_NOISE, error)
+        image = np.zeros((len(self.modalities), *self.shape), self.store.manifest.dtype)
+        return Sample(image, np.zeros(self.shape, np.uint8), Draw(), NO_NOISE, error)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int_]:
+    return Generator(SFC64([seed, epoch])).permutation(count)
 
 
 class SampleInfo(Protocol):
@@ -183,16 +242,16 @@ class DaliSource:
         """One sample as DALI takes it.
 
         Returns:
-            image (M, *crop); label (1, *crop); noise field; window float32[6] (start, stop); flips
-            int32[3] (z, y, x); which of zoom, noise, blur and brightness are on, int32[4]; the
-            amounts of the last three, float32[3]; the error as UTF-8 bytes.
+            image (M, *shape); label (1, *shape); noise field; the window, float32[6], as start and
+            stop; flips int32[3] (z, y, x); which of zoom, noise, blur and brightness are on,
+            int32[4]; the amounts of the last three, float32[3]; the error as UTF-8 bytes.
         """
         place = info.iteration, info.idx_in_batch
         with set_up_worker(self.board).at(self.stream.name(*place)):
             sample = self.stream.sample(*place)
-        drawn, crop = sample.draw, np.asarray(self.stream.store.crop)
+        drawn, shape = sample.draw, np.asarray(self.stream.shape)
         start = np.asarray(drawn.zoom.start if drawn.zoom else (0, 0, 0))
-        stop = start + crop * (drawn.zoom.scale if drawn.zoom else 1)
+        stop = start + shape * (drawn.zoom.scales if drawn.zoom else (1, 1, 1))
         amounts = (drawn.noise_sigma, drawn.blur_sigma, drawn.brightness)
         chosen = (drawn.zoom, *amounts)
         return (

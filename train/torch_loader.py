@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.errors import StoreError
 from train.augment import Zoom
 from train.crew import Crew, board
-from train.loader import Batch, Feed
+from train.loader import Batch, Feed, batch_of
 from train.stream import Sample, Stream
 from train.workers import refuse_small_memory, set_up_worker
 
@@ -33,7 +33,7 @@ CUBIC_KNOTS = 65
 """Entries of DALI's table of that kernel, from its centre to its edge."""
 
 Item = tuple[Tensor, Tensor, str]
-"""Image (M, *crop) float16, label (*crop) uint8, and why it could not be read."""
+"""Image (M, *shape) float16, label (*shape) uint8, and why it could not be read."""
 
 Place = tuple[int, int]
 """A batch of the stream, and a position in it."""
@@ -81,7 +81,7 @@ class Augmented(Dataset[Item]):
 
 
 def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
-    """A sample as its draw wants it: image (M, *crop) float16, label (*crop) uint8."""
+    """A sample as its draw wants it: image (M, *shape) float16, label (*shape) uint8."""
     drawn = sample.draw
     image, label = torch.from_numpy(sample.image).float(), torch.from_numpy(sample.label)
     if drawn.zoom is not None:
@@ -146,7 +146,7 @@ def _matrix(side: int, taps: NDArray[np.int_], weights: NDArray[np.float64]) -> 
 
 def _axes(zoom: Zoom, label: Tensor) -> list[tuple[int, float, float]]:
     """(side, start, scale) of each axis."""
-    return [(side, start, zoom.scale) for side, start in zip(label.shape, zoom.start, strict=True)]
+    return list(zip(label.shape, zoom.start, zoom.scales, strict=True))
 
 
 def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
@@ -159,7 +159,7 @@ def _along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
 def _places(stream: Stream) -> Iterator[list[Place]]:
     """The places of every batch, without end."""
     for index in count():
-        yield [(index, position) for position in range(len(stream.step(index).case_ids))]
+        yield [(index, position) for position in range(len(stream.step(index).keys))]
 
 
 def _set_up(desks: Path, _: int) -> None:
@@ -176,10 +176,5 @@ def _batches(items: Iterator[Item], stream: Stream, device: torch.device) -> Ite
         if error:
             raise StoreError(error)
         step = stream.step(index)
-        yield Batch(
-            image.to(device, non_blocking=True),
-            label.to(device, non_blocking=True),
-            step.case_ids,
-            step.epoch,
-            step.last,
-        )
+        there = [part.to(device, non_blocking=True) for part in (image, label)]
+        yield batch_of(step, *there)

@@ -147,6 +147,25 @@ class Store:
         self._refuse_unwritten(case_id, image, label)
         return image, label
 
+    def read_crop_plane(
+        self, case_id: str, plane: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        """One axial plane of a case's crop: image (4, H, W) and label (H, W).
+
+        Only the chunks that hold it are read, but these whole: zarrs passes over the checksum of a
+        chunk that it decodes in part.
+
+        Raises:
+            StoreError: as `read_crop`, of the planes that share its chunks.
+        """
+        row, depth = self._row(case_id), self._crops[0].chunks[2]
+        within = plane % depth
+        planes = slice(plane - within, plane - within + depth)
+        image = self._read(self._crops[0], case_id, (row, slice(None), planes))
+        label = self._read(self._crops[1], case_id, (row, planes))
+        self._refuse_unwritten(case_id, image, label)
+        return image[:, within], label[within]
+
     def read_crop_image(self, case_id: str) -> NDArray[np.floating]:
         """The image (4, *crop) of a case's crop, labelled or not.
 
@@ -236,9 +255,9 @@ class Store:
             self._rows[case_id] = self.record(case_id).row
         return self._rows[case_id]
 
-    def _read(self, array: Any, case_id: str, row: int | None = None) -> NDArray[Any]:  # noqa: ANN401
+    def _read(self, array: Any, case_id: str, where: Any = ...) -> NDArray[Any]:  # noqa: ANN401
         try:
-            return np.asarray(array[...] if row is None else array[row])
+            return np.asarray(array[where])
         except READ_ERRORS as error:
             raise damaged(self.path, case_id, f"{array.path} is damaged ({error})") from error
 

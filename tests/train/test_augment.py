@@ -63,7 +63,7 @@ def test_everything_is_drawn_at_probability_1() -> None:
 def test_amounts_fill_their_ranges_and_stay_inside() -> None:
     found = draws(config(1), 3000)
     amounts = {
-        (0.7, 1.0): [drawn.zoom.scale for drawn in found if drawn.zoom],
+        (0.7, 1.0): [drawn.zoom.scales[0] for drawn in found if drawn.zoom],
         (0.0, 0.33): [drawn.noise_sigma for drawn in found],
         (0.5, 1.5): [drawn.blur_sigma for drawn in found],
         (0.7, 1.3): [drawn.brightness for drawn in found],
@@ -81,7 +81,7 @@ def test_windows_lie_anywhere_in_the_crop() -> None:
     found = draws(config(1, zoom_range=(0.7, 0.9)), 3000)
     zooms = [drawn.zoom for drawn in found if drawn.zoom]
     for axis, side in enumerate(CROP):
-        share = np.asarray([zoom.start[axis] / (side * (1 - zoom.scale)) for zoom in zooms])
+        share = np.asarray([zoom.start[axis] / (side * (1 - zoom.scales[axis])) for zoom in zooms])
         counts = np.histogram(share, 10, (0, 1))[0]
         assert counts.sum() == len(zooms)
         assert abs(counts - 300).max() < 5 * np.sqrt(300)
@@ -116,10 +116,10 @@ def test_positions_are_exact_in_float32(
 ) -> None:
     zoom = draw(config(1, zoom_range=bounds), crop, generator(seed, 1, "case", PARAMETERS)).zoom
     assert zoom is not None
-    step = np.float32(zoom.scale)
-    for start, side in zip(zoom.start, crop, strict=True):
-        assert 0 <= start <= start + side * zoom.scale <= side
-        exact = start + (np.arange(side) + 0.5) * zoom.scale
+    for start, side, scale in zip(zoom.start, crop, zoom.scales, strict=True):
+        step = np.float32(scale)
+        assert 0 <= start <= start + side * scale <= side
+        exact = start + (np.arange(side) + 0.5) * scale
         once = np.float32(start) + (np.arange(side, dtype=np.float32) + np.float32(0.5)) * step
         summed = np.cumsum([np.float32(start) + step / 2, *[step] * (side - 1)], dtype=np.float32)
         assert (once == exact).all()

@@ -61,7 +61,7 @@ Blocked = tuple[Stream, str]
 def blocked(make_store: MakeStore, tmp_path: Path) -> Iterator[Blocked]:
     """A stream, and its third case, whose image holds whoever reads it for ever."""
     stream = stream_of(make_store())
-    case_id = stream.order(1)[2]
+    case_id = stream.order(1)[2].case_id
     row = stream.store.record(case_id).row
     shard = Path(stream.store.path) / f"crops/image/c/{row}/0/0/0/0"
     shard.unlink()
