@@ -20,6 +20,8 @@ from train.loop import End
 from train.run import execute, reopen
 from train.trained import RunError
 
+pytestmark = pytest.mark.slow
+
 SmallDisk = Callable[[str], Path]
 
 
