@@ -120,9 +120,9 @@ def execute(session: Session) -> loop.End:
     Raises:
         FMNetError: as `train.loop.train`, or the loader cannot start.
     """
-    config, cases = session.config, session.store.split("train")
-    if session.at.samples == len(cases):  # it ended while it was validating
-        with Monitor(session, len(cases)) as monitor:
+    config, samples = session.config, session.epoch_stream().samples
+    if session.at.samples == samples:  # it ended while it was validating
+        with Monitor(session, samples) as monitor:
             loop.end_epoch(session, monitor)
     if end := loop.ended(session):
         return end
@@ -130,7 +130,7 @@ def execute(session: Session) -> loop.End:
         _interrupts_noted() as stopping,
         open_feed(config.loader, session.stream(), session.compute.device, config.workers) as feed,
         Watch(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
-        Monitor(session, len(cases)) as monitor,
+        Monitor(session, samples) as monitor,
     ):
         return loop.train(session, batches, monitor, stopping)
 
@@ -143,10 +143,9 @@ def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
 
 def _refuse_unfit(config: TrainConfig, store: Store) -> None:
     """A network that cannot take the store's crops."""
-    if config.model.dims == 2:
-        raise ConfigError("model.dims=2: training streams volumes; set model.dims=3")
     stride = config.model.stride
-    if any(side % stride or side < 2 * stride for side in store.crop):
+    sides = store.crop[-config.model.dims :]
+    if any(side % stride or side < 2 * stride for side in sides):
         raise ConfigError(
             f"model.widths has {len(config.model.widths)} levels, which need crops of a multiple "
             f"of {stride} and at least {2 * stride} voxels a side; {store.path} has {store.crop}: "

@@ -1,6 +1,6 @@
 """What a run is made of while it runs, and its way into a checkpoint and back."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ class Session:
     scaler: GradScaler
     at: Position = field(default_factory=Position)
 
-    def stream(self) -> Stream:
-        """The samples still to be learnt from."""
+    def epoch_stream(self) -> Stream:
+        """The samples from the first epoch's first on."""
         return Stream(
             store=self.store,
             case_ids=tuple(self.store.split("train")),
@@ -110,9 +110,12 @@ class Session:
             augment=self.config.augment,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
-            first_epoch=self.at.epoch,
-            skip=self.at.samples,
+            dims=self.config.model.dims,
         )
+
+    def stream(self) -> Stream:
+        """The samples still to be learnt from, in the middle of an epoch if need be."""
+        return replace(self.epoch_stream(), first_epoch=self.at.epoch, skip=self.at.samples)
 
     def as_trained(self) -> TrainedModel:
         """The network as it is now, for scoring."""
