@@ -147,12 +147,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     signs = Signs(client, lock.claim)
     futures = {
         client.submit(
-            process_case,
-            case,
-            lock.claim,
-            row,
-            # A worker that is still at a killed run's task takes one of the same key for it.
-            key=f"case-{case.case_id}-{lock.claim.token}",
+            process_case, case, lock.claim, row, key=f"case-{case.case_id}", pure=False
         ): (case, row)
         for case, row in zip(work.todo, rows, strict=True)
     }

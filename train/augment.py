@@ -15,7 +15,7 @@ from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from common.volume import Triple
+from common.volume import Box, Triple
 
 Floats3 = tuple[float, float, float]
 
@@ -147,6 +147,21 @@ def draw(config: AugmentConfig, crop: Triple, random: Generator) -> Draw:
         blur_sigma=blur_sigma if blurs else None,
         brightness=brightness if brightens else None,
     )
+
+
+def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
+    """Draw where a crop is cut from a volume that is at least as large; each place is as likely.
+
+    Args:
+        volume: (D, H, W).
+        crop: likewise.
+        random: from `generator(…, WINDOW)`.
+    """
+    z, y, x = (
+        int(random.integers(0, whole - side, endpoint=True))
+        for whole, side in zip(volume, crop, strict=True)
+    )
+    return Box((z, y, x), crop)
 
 
 def noise_field(shape: tuple[int, ...], random: Generator) -> NDArray[np.float16]:

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
 
-from common.errors import StoreError
+from common.errors import ConfigError, StoreError
 from common.labels import MODALITIES
 from common.store import Store
-from common.volume import Triple
+from common.volume import Triple, extract
 from train.augment import (
     NOISE,
     PARAMETERS,
+    WINDOW,
     AugmentConfig,
     Draw,
     draw,
+    draw_window,
     generator,
     noise_field,
 )
@@ -103,9 +105,13 @@ class Stream:
         first_epoch: the epoch that the stream begins in, counted from 1.
         skip: samples of that epoch that were seen before.
         dims: 3 for a sample a case; 2 for a sample for every axial plane of a case's crop.
+        window: `crop`, the one that is stored, or `random`, a window of the same size anywhere in
+            the case's whole volume, another in each epoch.
 
     Raises:
         ValueError: no cases, or no sample is left of the first epoch.
+        ConfigError: random windows of slices, or of a case whose volume is not stored.
+        StoreError: a case's record cannot be read.
     """
 
     store: Store
@@ -117,8 +123,11 @@ class Stream:
     first_epoch: int = 1
     skip: int = 0
     dims: Literal[2, 3] = 3
+    window: Literal["crop", "random"] = "crop"
 
     def __post_init__(self) -> None:
+        if self.window == "random":
+            self._refuse_unfit_windows()
         if not 0 <= self.skip < self.samples:
             raise ValueError(f"skip is {self.skip} of {self.samples} samples")
 
@@ -151,6 +160,17 @@ class Stream:
     @cached_property
     def _cases(self) -> tuple[str, ...]:
         return tuple(sorted(self.case_ids))
+
+    def _refuse_unfit_windows(self) -> None:
+        if self.dims == 2:
+            raise ConfigError("window=random cuts volumes; with model.dims=2 take window=crop")
+        without = [case for case in self._cases if not self.store.record(case).has_volume]
+        if without:
+            raise ConfigError(
+                f"window=random cuts from whole volumes, and {self.store.path} keeps none of "
+                f"{len(without)} of {len(self._cases)} cases, such as {without[0]}: preprocess "
+                "again with `volumes: all`, or with train in the list, or take window=crop"
+            )
 
     def step(self, index: int) -> Step:
         """The batch `index`, counted from 0 where the stream begins."""
@@ -191,7 +211,7 @@ class Stream:
             return self._blank(str(error))
 
     def _read(self, epoch: int, key: Key) -> Sample:
-        image, label = self._stored(key)
+        image, label = self._stored(epoch, key)
         if self.modalities != MODALITIES:
             image = image[[MODALITIES.index(modality) for modality in self.modalities]]
         drawn = draw(self.augment, self.shape, self._generator(epoch, key, PARAMETERS))
@@ -200,11 +220,29 @@ class Stream:
             noise = noise_field(image.shape, self._generator(epoch, key, NOISE))
         return Sample(image, label, drawn, noise)
 
-    def _stored(self, key: Key) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+    def _stored(self, epoch: int, key: Key) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        if self.window == "random":
+            return self._random_window(epoch, key)
         if key.plane is None:
             return self.store.read_crop(key.case_id)
         image, label = self.store.read_crop_plane(key.case_id, key.plane)
         return image[:, np.newaxis], label[np.newaxis]
+
+    def _random_window(
+        self, epoch: int, key: Key
+    ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        """A part of the whole volume, all of which is read.
+
+        Its chunks are whole planes, of which a window leaves few out, and only the whole can be
+        compared with its checksum.
+        """
+        image, label = self.store.read_volume(key.case_id)
+        if label is None:
+            raise StoreError(f"{self.store.path}: case {key.case_id} has no label to train on")
+        _, *volume = image.shape
+        random = self._generator(epoch, key, WINDOW)
+        box = draw_window((volume[0], volume[1], volume[2]), self.store.crop, random)
+        return extract(image, box), extract(label, box)
 
     def _generator(self, epoch: int, key: Key, purpose: int) -> Generator:
         return generator(self.seed, epoch, key.case_id, purpose, key.plane)

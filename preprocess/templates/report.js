@@ -263,7 +263,7 @@
       tick.setAttribute("class", "tick");
       tick.setAttribute("x", ((mark - first) / (last - first)) * WIDTH);
       tick.setAttribute("y", FLOOR + 16);
-      tick.setAttribute("text-anchor", "middle");
+      tick.setAttribute("text-anchor", mark === first ? "start" : mark === last ? "end" : "middle");
       tick.textContent = `${mark} σ`.replace("-", "−");
       svg.append(tick);
     }

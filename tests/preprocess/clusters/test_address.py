@@ -201,30 +201,37 @@ def test_two_workers_elsewhere_share_the_work(
 
 
 def test_a_lost_scheduler_ends_the_run_and_the_next_does_the_rest(
-    cohort: Maker, gate: Maker, dask: Maker, preprocess: Maker, *, until: Maker, tmp_path: Path
+    cohort: Maker,
+    gate: Maker,
+    dask: Maker,
+    preprocess: Maker,
+    *,
+    run: Maker,
+    until: Maker,
+    tmp_path: Path,
 ) -> None:
     cohort(5)
     held = gate(4)
-    lost = dask("one", "two")
-    running = preprocess(lost)
+    cluster = dask("one")
+    lost = preprocess(cluster)
     held.wait()
-    until(lambda: running.verified() == 4, "four cases")
+    until(lambda: lost.verified() == 4, "four cases")
     before = records(tmp_path)
-    lost.kill("scheduler")
-    assert running.wait(60) == 2
+    cluster.kill("scheduler")
+    assert lost.wait(60) == 2
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     assert line.startswith("error: the Dask scheduler is gone")
     assert "the same command goes on with the others" in line
     held.restore()
-    assert running.verified() == 4
-    again = preprocess(dask("one", "two"))
+    assert lost.verified() == 4
+    again = run("local")
     assert again.wait() == 0, again.said
     assert "1 case(s) to do, 4 done before" in again.said
     assert again.verified() == 5
     assert before.items() <= records(tmp_path).items()
 
 
-def test_a_worker_still_at_a_killed_run_s_case_does_the_next_run_s_anew(
+def test_a_worker_still_at_a_killed_run_s_case_does_it_anew_for_the_next(
     cohort: Maker, gate: Maker, dask: Maker, preprocess: Maker, *, until: Maker, tmp_path: Path
 ) -> None:
     cohort(4)
@@ -315,7 +322,8 @@ def test_who_lacks_this_package_or_has_another_version_ends_the_run(
 ) -> None:
     cohort(3)
     cluster = dask(**(scheduler(tmp_path / "scheduler") if scheduler else {}))
-    cluster.add("one", **(worker(tmp_path / "worker") if worker else {}))
+    if worker:
+        cluster.add("one", **worker(tmp_path / "worker"))
     refused = preprocess(cluster)
     assert refused.wait(60) == 2, refused.said
     (line,) = (tmp_path / "stderr").read_text().splitlines()

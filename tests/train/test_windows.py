@@ -1,0 +1,144 @@
+"""Random windows of whole volumes, through both loaders."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ConfigError, StoreError
+from common.labels import MODALITIES
+from common.store import Store
+from common.volume import extract
+from train.augment import WINDOW, AugmentConfig, draw_window, generator
+from train.loader import Batch, LoaderKind, Stream, open_feed
+
+KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
+MakeStore = Callable[..., Store]
+CPU = torch.device("cpu")
+ALL = ("zoom", "flip", "noise", "blur", "brightness")
+Triple = tuple[int, int, int]
+
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+def stream_of(store: Store, probability: float, **changes: object) -> Stream:
+    augment = AugmentConfig.model_validate({f"{kind}_probability": probability for kind in ALL})
+    cases = tuple(store.split("train"))
+    stream = Stream(store, cases, MODALITIES, augment, seed=3, batch_size=3, window="random")
+    return replace(stream, **changes)
+
+
+def take(kind: LoaderKind, stream: Stream, count: int, workers: int = 1) -> list[Batch]:
+    with open_feed(kind, stream, CPU, workers) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+def by_key(batches: list[Batch]) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
+    return {
+        (batch.epoch, case_id): (batch.image[n], batch.label[n])
+        for batch in batches
+        for n, case_id in enumerate(batch.case_ids)
+    }
+
+
+@pytest.fixture(scope="module")
+def small(make_store: MakeStore) -> Store:
+    """A store of windows that are smaller than the brain: 8 × 12 × 16 of about 20 a side."""
+    return make_store(crop=(8, 12, 16))
+
+
+@pytest.fixture(scope="module")
+def collected(small: Store) -> Callable[[LoaderKind, float], list[Batch]]:
+    @cache
+    def collect(kind: LoaderKind, probability: float) -> list[Batch]:
+        return take(kind, stream_of(small, probability), 8)
+
+    return collect
+
+
+@given(
+    crop=st.tuples(*[st.integers(1, 20)] * 3),
+    more=st.tuples(*[st.integers(0, 9)] * 3),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_a_window_lies_inside_its_volume(crop: Triple, more: Triple, seed: int) -> None:
+    volume = tuple(np.add(crop, more).tolist())
+    box = draw_window(volume, crop, generator(seed, 1, "case", WINDOW))
+    assert box.shape == crop
+    assert all(0 <= start <= extra for start, extra in zip(box.start, more, strict=True))
+
+
+def test_every_place_is_as_likely() -> None:
+    windows = [
+        draw_window((30, 20, 20), (20, 16, 20), generator(0, epoch, "case", WINDOW)).start
+        for epoch in range(1, 3001)
+    ]
+    for axis, places in enumerate((11, 5, 1)):
+        counts = np.bincount([start[axis] for start in windows], minlength=places)
+        assert len(counts) == places
+        assert abs(counts - 3000 / places).max() < 5 * np.sqrt(3000 / places)
+
+
+@both
+def test_windows_are_parts_of_the_volume_and_others_in_each_epoch(
+    small: Store, collected: Callable[[LoaderKind, float], list[Batch]], kind: LoaderKind
+) -> None:
+    samples = by_key(collected(kind, 0.0))
+    assert len(samples) == 4 * 4
+    for (epoch, case_id), (image, label) in samples.items():
+        volume, its_label = small.read_volume(case_id)
+        assert its_label is not None
+        random = generator(3, epoch, case_id, WINDOW)
+        box = draw_window(its_label.shape, small.crop, random)
+        assert (image.numpy() == extract(volume, box)).all()
+        assert (label.numpy() == extract(its_label, box)).all()
+    assert len({image.numpy().tobytes() for image, _ in samples.values()}) == 16
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_both_loaders_give_the_same_windows(
+    collected: Callable[[LoaderKind, float], list[Batch]], probability: float
+) -> None:
+    for dali, torches in zip(*(collected(kind, probability) for kind in KINDS), strict=True):
+        assert dali.case_ids == torches.case_ids
+        torch.testing.assert_close(dali.label, torches.label, rtol=0, atol=0)
+        torch.testing.assert_close(dali.image, torches.image, rtol=1.1e-3, atol=1e-3)
+
+
+@both
+def test_a_window_depends_on_seed_epoch_and_case_alone(
+    small: Store, collected: Callable[[LoaderKind, float], list[Batch]], kind: LoaderKind
+) -> None:
+    before = by_key(collected(kind, 1.0))
+    stream = stream_of(small, 1.0, batch_size=2, first_epoch=2, skip=1)
+    after = by_key(take(kind, stream, 6, workers=2))
+    assert len(after) == 3 + 4 + 4
+    for key, (image, label) in after.items():
+        assert (image.view(torch.int16) == before[key][0].view(torch.int16)).all()
+        assert (label == before[key][1]).all()
+
+
+@both
+def test_a_damaged_volume_is_named(make_store: MakeStore, kind: LoaderKind) -> None:
+    store = make_store()
+    stream = stream_of(store, 0.0, batch_size=1)
+    victim = stream.order(1)[1].case_id
+    shard = Path(store.path) / f"cases/{victim}/image/c/0/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=f"case {victim}: .*image is damaged"):
+        take(kind, stream, 4)
+
+
+def test_cases_without_volumes_and_slices_are_refused(make_store: MakeStore, small: Store) -> None:
+    store = make_store(volumes=["val", "test"])
+    words = r"keeps none of 4 of 4 cases, such as .*`volumes: all`"
+    with pytest.raises(ConfigError, match=words):
+        stream_of(store, 0.0)
+    with pytest.raises(ConfigError, match=r"model\.dims=2 take window=crop"):
+        stream_of(small, 0.0, dims=2)
