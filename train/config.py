@@ -51,6 +51,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         modalities: the images that the network sees, in this order; `model.in_channels` follows.
+        window: what a sample is cut from: `crop`, the stored one that holds the tumour, or `random`,
+            a window of its size anywhere in the whole volume, another in each epoch.
         epochs: passes over the training cases.
         batch_size: crops in a step.
         loader: dali, or torch where DALI cannot be installed; both give the same samples.
@@ -85,6 +87,7 @@ class TrainConfig(BaseModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     inference: InferenceConfig = InferenceConfig()
     modalities: tuple[Modality, ...] = get_args(Modality)
+    window: Literal["crop", "random"] = "crop"
     epochs: Count = 70
     batch_size: Count = 1
     loader: Literal["dali", "torch"] = "dali"

@@ -59,6 +59,7 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
     _refuse_unfit(config, store)
     _refuse_other_run(run_dir)
     session = _session(run_dir, config, store)
+    session.epoch_stream()  # which refuses what the store does not hold
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(run_dir / MANIFEST, store.manifest.to_yaml())

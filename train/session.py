@@ -102,7 +102,11 @@ class Session:
     at: Position = field(default_factory=Position)
 
     def epoch_stream(self) -> Stream:
-        """The samples from the first epoch's first on."""
+        """The samples from the first epoch's first on.
+
+        Raises:
+            ConfigError: the store does not hold what they are to be cut from.
+        """
         return Stream(
             store=self.store,
             case_ids=tuple(self.store.split("train")),
@@ -111,6 +115,7 @@ class Session:
             seed=self.config.seed,
             batch_size=self.config.batch_size,
             dims=self.config.model.dims,
+            window=self.config.window,
         )
 
     def stream(self) -> Stream:

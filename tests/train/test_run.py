@@ -103,6 +103,23 @@ def test_a_run_on_slices_validates_over_volumes_and_goes_on_within_an_epoch(
     assert_equal_runs(tmp_path / "one", tmp_path / "other")
 
 
+def test_a_run_on_random_windows_goes_on_within_an_epoch(
+    at_once: Path, five: Store, tmp_path: Path
+) -> None:
+    settings = ("window=random", "epochs=2")
+    assert execute(begun(five, tmp_path / "one", *settings)) is End.EPOCHS
+    assert rows(tmp_path / "one")[0]["train_loss"] != rows(at_once)[0]["train_loss"]
+    assert train_until(begun(five, tmp_path / "other", *settings), 2) is End.STOPPED
+    assert execute(reopen(None, [], five, tmp_path / "other")) is End.EPOCHS
+    assert_equal_runs(tmp_path / "one", tmp_path / "other")
+
+
+def test_random_windows_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="keeps none of 4 of 4 cases"):
+        begun(make_store(volumes=("val", "test")), tmp_path / "run", "window=random")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("modalities", [("flair",), ("t1ce", "flair"), ("t2", "t1", "flair")])
 def test_a_run_on_some_modalities(five: Store, tmp_path: Path, modalities: tuple[str, ...]) -> None:
     names = f"modalities=[{','.join(modalities)}]"
