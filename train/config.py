@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
 
     Attributes:
         modalities: the images that the network sees, in this order; `model.in_channels` follows.
-        window: what a sample is cut from: `crop`, the stored one that holds the tumour, or `random`,
+        window: where a sample is cut: `crop`, the stored one that holds the tumour, or `random`,
             a window of its size anywhere in the whole volume, another in each epoch.
         epochs: passes over the training cases.
         batch_size: crops in a step.
