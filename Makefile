@@ -66,11 +66,11 @@ report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
 train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …'] [RESUME=1]
 	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(if $(RESUME),--resume) $(foreach item,$(SET),--set '$(item)')
 
-evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test]
-	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)
+evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test] [SET=inference.flips=true]
+	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT) $(foreach item,$(SET),--set '$(item)')
 
 predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
-	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)"
+	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)" $(foreach item,$(SET),--set '$(item)')
 
 bench: $(READY)  ## Where a training step's time goes here: [PRESET=fm_net] [DEVICE=auto] [STORE=…] [OUT=figures.json] [SET='key=value …']
 	$(PY) -m train bench $(PRESET) --device $(DEVICE) $(call if-given,STORE,--store) $(call if-given,OUT,--out) $(foreach item,$(SET),--set '$(item)')

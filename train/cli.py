@@ -31,6 +31,10 @@ StoreOption = Annotated[
 CheckpointOption = Annotated[
     Literal["best", "last"], typer.Option("--checkpoint", help="Which of the run's weights.")
 ]
+InferenceOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="How to predict, as in inference.flips=true; default is the run's."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -93,13 +97,14 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
+    overrides: InferenceOption = None,
 ) -> None:
     """Score a run over the whole volumes of a split; leaves scores and a picture in its folder."""
     from train.evaluate import evaluate as score_split
     from train.evaluate import evaluation_table
     from train.trained import load_trained
 
-    trained = load_trained(run_dir, which, device)
+    trained = load_trained(run_dir, which, device, overrides or ())
     opened = _store(store)
     with console.progress("cases") as bar:
         task = bar.add_task("evaluating", total=len(opened.split(split)))
@@ -120,12 +125,13 @@ def predict(
     out_dir: Annotated[Path, typer.Option("--out", help="Where the masks go.")],
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
+    overrides: InferenceOption = None,
 ) -> None:
     """Write a NIfTI mask for every case, in its own grid, orientation and label convention."""
     from train.predict import predict as predict_cases
     from train.trained import load_trained
 
-    trained = load_trained(run_dir, which, device)
+    trained = load_trained(run_dir, which, device, overrides or ())
     with console.progress("cases") as bar:
         task = bar.add_task("predicting", total=None)
         done = predict_cases(

@@ -24,6 +24,10 @@ class DivergedError(FMNetError):
     """The loss or its gradients stayed non-finite."""
 
 
+class OutOfMemoryError(FMNetError):
+    """The network and its batch do not fit into the device's memory."""
+
+
 class End(Enum):
     """Why training ended."""
 
@@ -48,6 +52,7 @@ def train(
 
     Raises:
         DivergedError: too many steps in a row had no usable gradient; nothing is saved then.
+        OutOfMemoryError: a step does not fit into the device's memory; nothing is saved then.
         StoreError: a case cannot be read.
         LoaderError: the batches cease to come.
         CheckpointError: a checkpoint cannot be written.
@@ -58,7 +63,7 @@ def train(
         began = time.perf_counter()
         batch = _next(session, batches)
         waited = time.perf_counter() - began
-        loss, usable = step(session, batch)
+        loss, usable = _step(session, batch)
         _advance(session, batch, loss, usable=usable)
         session.at.seconds += time.perf_counter() - began
         session.at.waited_seconds += waited
@@ -107,6 +112,18 @@ def _next(session: Session, batches: Iterator[Batch]) -> Batch:
     if session.compute.device.type == "cuda":  # else the device would be waited for in the step
         torch.cuda.current_stream(session.compute.device).synchronize()
     return batch
+
+
+def _step(session: Session, batch: Batch) -> tuple[float, bool]:
+    try:
+        return step(session, batch)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{session.compute.describe()}: out of memory after "
+            f"{session.compute.peak_memory_gb():.1f} GB, with a batch of {len(batch.case_ids)} × "
+            f"{tuple(batch.image.shape[1:])}; begin again with a lower batch_size, precision=fp16 "
+            "or fewer model.widths, or free the device of other programs and go on with --resume"
+        ) from error
 
 
 def step(session: Session, batch: Batch) -> tuple[float, bool]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.errors import FMNetError
+from common.errors import ConfigError, FMNetError
 from common.labels import MODALITIES, from_regions
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
@@ -74,18 +74,25 @@ def label_of(logits: Tensor) -> NDArray[np.uint8]:
     return from_regions((logits > 0).cpu().numpy())
 
 
-def load_trained(run_dir: Path, which: Which = "best", device: str = "auto") -> TrainedModel:
+def load_trained(
+    run_dir: Path,
+    which: Which = "best",
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> TrainedModel:
     """Read a run folder.
 
     Args:
         run_dir: the folder that training wrote.
         which: the best checkpoint or the last.
         device: auto, cpu, cuda or cuda:N; the precision is the run's, as far as the device has it.
+        overrides: `inference.key=value`: how to predict, where it is to differ from the run's.
 
     Raises:
         RunError: there is no such run.
         CheckpointError: the checkpoint is not there yet, or damaged.
-        ConfigError: its configuration is of another version, or the device is not there.
+        ConfigError: its configuration is of another version, the device is not there, or an
+            override is of something that training has decided.
     """
     if not run_dir.is_dir():
         raise RunError(
@@ -98,7 +105,7 @@ def load_trained(run_dir: Path, which: Which = "best", device: str = "auto") -> 
             f"{run_dir}: no run folder, {' and '.join(absent)} not in it; name the folder that "
             "`python -m train run --out` wrote"
         )
-    config = load_config(str(run_dir / CONFIG))
+    config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
         raise CheckpointError(
@@ -114,6 +121,15 @@ def load_trained(run_dir: Path, which: Which = "best", device: str = "auto") -> 
     model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
     epochs = int(loaded.state["epoch"]) - 1  # the state names the epoch under way
     return TrainedModel(model, config, manifest, compute, run_dir, which, epochs)
+
+
+def _to_predict(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
+    """A run's configuration with overrides of how to predict."""
+    own, config = (load_config(str(run_dir / CONFIG), changes) for changes in ((), overrides))
+    if config.model_copy(update={"inference": own.inference}) != own:
+        keys = ", ".join(f"inference.{name}" for name in type(config.inference).model_fields)
+        raise ConfigError(f"{' '.join(overrides)}: {run_dir} is trained; only {keys} may differ")
+    return config
 
 
 def store_notes(trained: TrainedModel, store: Store, case_ids: Sequence[str]) -> list[str]:

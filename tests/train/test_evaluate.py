@@ -247,3 +247,14 @@ def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Pa
     assert load_trained(run_dir, "last").epochs == 0
     with pytest.raises(ConfigError, match="device"):
         load_trained(run_dir, "last", device="cuda:99")
+
+
+def test_how_to_predict_may_differ_from_the_runs_and_nothing_else(
+    store: Store, tmp_path: Path
+) -> None:
+    begin("fm_net", ["model.widths=[4,6,8]", "device=cpu"], store, tmp_path / "run")
+    flipped = load_trained(tmp_path / "run", "last", "cpu", ["inference.flips=true"])
+    assert flipped.config.inference.flips
+    assert not load_trained(tmp_path / "run", "last", "cpu").config.inference.flips
+    with pytest.raises(ConfigError, match=r"seed=3: .*only inference\.overlap, .*may differ"):
+        load_trained(tmp_path / "run", "last", "cpu", ["inference.flips=true", "seed=3"])

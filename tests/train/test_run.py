@@ -164,6 +164,19 @@ def test_gradients_that_are_never_finite_end_the_run_and_name_the_cases(
         assert torch.equal(old, new)
 
 
+def test_a_device_that_is_too_small_is_said_with_what_to_do(five: Store, tmp_path: Path) -> None:
+    session = begun(five, tmp_path / "run")
+
+    class Hungry(RegionLoss):
+        def supervised(self, outputs: Any, label: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    session.loss = Hungry(session.config.loss)
+    words = r"out of memory after .* with a batch of 2 × \(4, 16, 16, 16\); .*lower batch_size"
+    with pytest.raises(loop.OutOfMemoryError, match=words):
+        train_until(session, 10)
+
+
 def test_what_would_change_the_numbers_is_refused_on_resuming(
     at_once: Path, five: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:
