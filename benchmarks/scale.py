@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from preprocess.cluster import connect
 from preprocess.lock import hold
 from preprocess.pipeline import execute, plan
 from preprocess.processes import at_each, available_cores
-from preprocess.task import peak_memory_mb
+from preprocess.pulse import peak_memory_mb
 
 SHAPE = (16, 18, 20)
 GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -17.0, 0.0))
@@ -47,6 +48,7 @@ QUANTITIES = {
     "worker_ms_a_case": "a case in its worker, ms",
     "overhead_ms_a_case": "overhead a case, ms",
     "client_cpu_ms_a_case": "of it CPU of client and scheduler, ms",
+    "load_average": "load of the machine meanwhile",
     "client_peak_mb": "peak memory of client and scheduler, MB",
     "scheduler_topics": "topics that the scheduler keeps",
     "check_seconds": "check, s",
@@ -137,31 +139,29 @@ def measure(run: Run, cases: int) -> Row:
     """Everything that one size costs, in the order of a cohort's life."""
     row: Row = {"cases": cases}
     manifest = load_manifest(run.data / DEFAULT_NAME)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     found = discover(run.data, manifest)
     row["discovery_seconds"] = time.perf_counter() - began
+    row["discovery_cpu_seconds"] = time.process_time() - used
     if len(found.cases) != cases:
         sys.exit(f"{len(found.cases)} of {cases} cases found: {found.findings}")
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose peak memory is of this run
         row |= fresh.submit(preprocess, run).result()
-    command = ["--store", str(run.store), "--workers", str(run.workers)]
-    row["check_seconds"] = timed("check", str(run.data))
-    row["status_seconds"] = timed("status", str(run.store))
-    row["verify_seconds"] = timed("verify", str(run.store))
-    row["report_seconds"] = timed("report", str(run.store))
+    again = ["run", str(run.data), "--store", str(run.store), "--workers", str(run.workers)]
+    row |= timed("check", ["check", str(run.data)])
+    for name in ("status", "verify", "report"):
+        row |= timed(name, [name, str(run.store)])
     page = run.store.with_name(f"{run.store.stem}-quality.html")
     row["report_mb"] = page.stat().st_size / 1e6
-    row["nothing_to_do_seconds"] = timed("run", str(run.data), *command, told=said(0, cases))
+    row |= timed("nothing_to_do", again, said(0, cases))
     some = range(0, cases, TOUCHED)
     for index in some:
         for path in (run.data / case_id(index)).iterdir():
             os.utime(path)
-    row["touched_seconds"] = timed("run", str(run.data), *command, told=said(0, cases))
+    row |= timed("touched", again, said(0, cases))
     for index in some:
         write_case(run.data, index, version=cases)
-    told = said(len(some), cases - len(some))
-    row["changed_seconds"] = timed("run", str(run.data), *command, told=told)
-    return row
+    return row | timed("changed", again, said(len(some), cases - len(some)))
 
 
 def said(todo: int, kept: int) -> str:
@@ -186,14 +186,18 @@ def preprocess(run: Run) -> Row:
         "worker_ms_a_case": 1e3 * at_work / len(outcomes),
         "overhead_ms_a_case": 1e3 * (run.workers * seconds - at_work) / len(outcomes),
         "client_cpu_ms_a_case": 1e3 * cpu_seconds / len(outcomes),
+        "load_average": os.getloadavg()[0],
         "client_peak_mb": peak_memory_mb() or float("nan"),
         "scheduler_topics": topics,
     }
 
 
-def timed(*command: str, told: str = "") -> float:
-    """Seconds that a command takes, start and imports included; it must succeed and say so."""
-    began = time.perf_counter()
+def timed(name: str, command: list[str], told: str = "") -> Row:
+    """What a command takes, start and imports included; it must succeed and say what is `told`.
+
+    CPU seconds, which are its processes' together, do not depend on what else the machine does.
+    """
+    began, used = time.perf_counter(), os.times()
     done = subprocess.run(
         [sys.executable, "-m", "preprocess", *command],
         env=os.environ | {"COLUMNS": "200"},
@@ -202,10 +206,12 @@ def timed(*command: str, told: str = "") -> float:
         text=True,
         check=False,
     )
-    seconds = time.perf_counter() - began
+    seconds, now = time.perf_counter() - began, os.times()
     if done.returncode or not re.search(told, done.stdout):
         sys.exit(f"{shlex.join(command)}: exit code {done.returncode}\n{done.stdout[-5000:]}")
-    return seconds
+    cpu_seconds = now.children_user + now.children_system
+    cpu_seconds -= used.children_user + used.children_system
+    return {f"{name}_seconds": seconds, f"{name}_cpu_seconds": cpu_seconds}
 
 
 def machine() -> str:
@@ -215,18 +221,19 @@ def machine() -> str:
 
 
 def table(rows: list[Row]) -> Table:
-    """A column a size; for what is a sum over cases, also what a further case adds to it."""
+    """A column a size; then, for what is a sum over cases, the CPU that a further case takes."""
     drawn = Table(box=None)
     drawn.add_column("cases")
     for row in rows:
         drawn.add_column(f"{row['cases']:.0f}", justify="right")
-    spans = [(rows[0], rows[-2]), (rows[-2], rows[-1])] if len(rows) > 2 else []
-    for first, last in spans:
-        drawn.add_column(f"ms a case, {first['cases']:.0f}–{last['cases']:.0f}", justify="right")
+    for first, last in pairwise(rows):
+        span = f"{first['cases']:.0f}–{last['cases']:.0f}"
+        drawn.add_column(f"CPU ms a case, {span}", justify="right")
     for key, name in QUANTITIES.items():
         cells = [f"{row[key]:.2f}" for row in rows]
-        for first, last in spans if key.endswith("_seconds") else ():
-            added = (last[key] - first[key]) / (last["cases"] - first["cases"])
+        cpu = key.replace("_seconds", "_cpu_seconds")
+        for first, last in pairwise(rows) if cpu != key and cpu in rows[0] else ():
+            added = (last[cpu] - first[cpu]) / (last["cases"] - first["cases"])
             cells.append(f"{1e3 * added:.2f}")
         drawn.add_row(name, *cells)
     return drawn
