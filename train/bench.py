@@ -21,7 +21,6 @@ from train.bench_step import LoopTimes, StepTimes, measure_loop, measure_step
 from train.bench_store import synthetic_store
 from train.bench_timing import Spent
 from train.config import TrainConfig
-from train.loader import Stream
 from train.run import begin
 from train.session import Session
 from train.trained import RUN_FILE
@@ -120,7 +119,7 @@ def measure(session: Session, seconds: float, on_stage: Callable[[str], None]) -
         StoreError: a case cannot be read.
     """
     config = session.config
-    source = Source(config.loader, _stream(session), session.compute.device)
+    source = Source(config.loader, session.stream(), session.compute.device)
     on_stage("a sample's way")
     parts = measure_parts(source, seconds)
     rates = {1: parts.augmented}
@@ -133,18 +132,6 @@ def measure(session: Session, seconds: float, on_stage: Callable[[str], None]) -
         on_stage("end to end")
         loop = measure_loop(session, batches, seconds)
     return Measured(_about(session, seconds), config, rates, parts, step, loop)
-
-
-def _stream(session: Session) -> Stream:
-    config = session.config
-    return Stream(
-        store=session.store,
-        case_ids=tuple(session.store.split("train")),
-        modalities=config.modalities,
-        augment=config.augment,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
 
 
 def _about(session: Session, seconds: float) -> dict[str, Any]:

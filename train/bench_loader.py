@@ -29,7 +29,8 @@ class Parts:
     """Processor time of a sample, taken apart; each part is what it costs beyond those before it.
 
     Attributes:
-        read: bytes from disk, or from the system's cache of it.
+        read: bytes from disk, or from the system's cache of it; None where a sample is not one
+            whole crop, so that its bytes cannot be told.
         not_augmented: a sample with nothing drawn, in this process.
         drawn: with what augmentation needs, noise fields for one, in this process.
         handed_over: not augmented, through one worker.
@@ -38,7 +39,7 @@ class Parts:
         augment_device_ms: of the device, augmenting it; None on a CPU.
     """
 
-    read: Spent
+    read: Spent | None
     not_augmented: Spent
     drawn: Spent
     handed_over: Spent
@@ -49,10 +50,13 @@ class Parts:
     @property
     def cpu_ms(self) -> dict[str, float]:
         """Processor time by part, in ms; below 0 where a part is less than the noise."""
-        drawing = self.drawn.cpu_ms - self.not_augmented.cpu_ms
-        return {
-            "read": self.read.cpu_ms,
-            "decode": self.not_augmented.cpu_ms - self.read.cpu_ms,
+        drawing, reading = self.drawn.cpu_ms - self.not_augmented.cpu_ms, {}
+        if self.read is None:
+            reading["read, decode"] = self.not_augmented.cpu_ms
+        else:
+            reading["read"] = self.read.cpu_ms
+            reading["decode"] = self.not_augmented.cpu_ms - self.read.cpu_ms
+        return reading | {
             "draw": drawing,
             "transport": self.handed_over.cpu_ms - self.not_augmented.cpu_ms,
             "augment": self.augmented.cpu_ms - self.handed_over.cpu_ms - drawing,
@@ -101,11 +105,12 @@ def measure_parts(source: Source, seconds: float) -> Parts:
     """
     stream = source.stream
     plain = replace(stream, augment=NOTHING)
+    whole_crops = stream.dims == 3 and stream.window == "crop"
     augmented = source.rate(1, seconds=seconds)
     steps = len(augmented.batch_seconds)
     copy, augment = _device_ms(source, steps)
     return Parts(
-        read=_here(_files(stream), steps),
+        read=_here(_files(stream), steps) if whole_crops else None,
         not_augmented=_here(_samples(plain), steps),
         drawn=_here(_samples(stream), steps),
         handed_over=replace(source, stream=plain).rate(1, steps=steps),

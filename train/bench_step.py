@@ -15,9 +15,9 @@ from train.loop import step
 from train.loss import RegionLoss
 from train.session import Session
 
-AT_LEAST = 3
+AT_LEAST = 2
 """Steps of a measurement, however short it is to be."""
-WARM_UP = 4
+WARM_UP = 2
 """Steps of the loop before it is measured: batches that were ready when it began are used up."""
 
 

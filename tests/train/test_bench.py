@@ -86,7 +86,7 @@ def test_a_steps_phases_are_those_of_a_whole_step(ran: tuple[Result, dict[str, A
 def test_the_loop_with_its_loader(ran: tuple[Result, dict[str, Any]]) -> None:
     loop = ran[1]["end_to_end"]
     assert loop["workers"] == 1
-    assert len(loop["step_seconds"]) == len(loop["wait_seconds"]) >= 3
+    assert len(loop["step_seconds"]) == len(loop["wait_seconds"]) >= 2
     assert loop["samples"] == 2 * len(loop["step_seconds"])
     assert 0 < loop["wait_share"] < 1
     assert loop["volumes_per_second"] == pytest.approx(loop["samples"] / sum(loop["step_seconds"]))
