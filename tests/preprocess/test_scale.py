@@ -45,12 +45,12 @@ def test_a_case_costs_no_more_where_there_are_many(sizes: tuple[Row, Row]) -> No
     ("what", "cpu_ms_a_case"),
     [
         ("discovery", 3),
-        ("status", 12),
-        ("nothing_to_do", 15),
-        ("touched", 15),
-        ("check", 120),
-        ("verify", 120),
-        ("report", 250),
+        ("status", 8),
+        ("nothing_to_do", 10),
+        ("touched", 10),
+        ("check", 40),
+        ("verify", 40),
+        ("report", 100),
     ],
 )
 def test_what_a_further_case_adds_is_little(

@@ -226,6 +226,23 @@ def test_it_follows_the_readers_light_or_dark(opened: webdriver.Chrome) -> None:
     assert seen["dark"] < 40
 
 
+def test_a_phone_shows_every_value_and_sorts(opened: webdriver.Chrome) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+        assert not header(opened, "wt").is_displayed()
+        Select(opened.find_element(By.ID, "order")).select_by_visible_text("WT, ml ↓")
+        volumes = [float(text) for text in column(opened, 5) if text != "–"]
+        assert volumes == sorted(volumes, reverse=True)
+        rows(opened)[0].click()
+        dialog = opened.find_element(By.ID, "case")
+        assert dialog.rect["width"] <= 390
+        dialog.find_element(By.CSS_SELECTOR, "[data-close]").click()
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_two_thousand_cases(browser: webdriver.Chrome, large_page: Path) -> None:
     assert large_page.stat().st_size < 30e6
     began = time.perf_counter()
