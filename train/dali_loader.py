@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
-from pathlib import Path
+from itertools import chain, count
 from threading import Thread
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from nvidia.dali import fn
 from nvidia.dali.pipeline import pipeline_def
 from nvidia.dali.types import DALIDataType, DALIInterpType
 from torch.utils.dlpack import from_dlpack
 
+from common.console import progress
 from common.errors import StoreError
+from train.cache import take
 from train.crew import Crew, board
 from train.loader import Batch, Feed, batch_of
-from train.stream import DaliSource, Stream
+from train.source import CONTROLS, DaliSource, SampleInfo
+from train.stream import Stream
 from train.workers import refuse_small_memory
 
 QUEUE = 2
@@ -27,12 +30,28 @@ CLOSING_SECONDS = 5.0
 
 
 @contextmanager
-def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Feed]:
-    """As `train.loader.open_feed`."""
-    refuse_small_memory(2 * QUEUE * stream.batch_size * stream.sample_bytes)
+def dali_feed(
+    stream: Stream, device: torch.device, workers: int, *, on_device: bool
+) -> Iterator[Feed]:
+    """As `train.loader.open_feed`; with `on_device`, from crops that are kept there."""
+    carried = stream.noise_bytes if on_device else stream.sample_bytes
+    refuse_small_memory(2 * QUEUE * stream.batch_size * carried)
+    stored = Stored(stream, device) if on_device else None
     with board() as desks:
         crew = Crew(desks, stream.store.path)
-        pipeline = _pipeline(stream, device, workers, desks)
+        source = DaliSource(stream, desks, reads=stored is None)
+        pipeline: Any = _graph(
+            source,
+            stored,
+            carried,
+            on_gpu=device.type == "cuda",
+            batch_size=stream.batch_size,
+            num_threads=workers,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            py_num_workers=workers,
+            py_start_method="spawn",  # zarrs hangs in a forked child
+            prefetch_queue_depth=QUEUE,
+        )
         with crew.starting():
             pipeline.start_py_workers()
         try:
@@ -42,19 +61,43 @@ def dali_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Fe
             _close(pipeline)
 
 
-def _pipeline(stream: Stream, device: torch.device, workers: int, desks: Path) -> Any:  # noqa: ANN401 - DALI is untyped
-    pipeline: Any = _graph(
-        stream,
-        desks,
-        on_gpu=device.type == "cuda",
-        batch_size=stream.batch_size,
-        num_threads=workers,
-        device_id=(device.index or 0) if device.type == "cuda" else None,
-        py_num_workers=workers,
-        py_start_method="spawn",  # zarrs hangs in a forked child
-        prefetch_queue_depth=QUEUE,
-    )
-    return pipeline
+class Stored:
+    """All samples of a stream as they are stored, on a device; what DALI calls for them.
+
+    Args:
+        stream: the samples; they are read here and now.
+        device: where they are kept.
+
+    Raises:
+        ConfigError: there is too little memory.
+        StoreError: a case cannot be read.
+    """
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        count, shape = stream.samples, stream.shape
+        on_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+        take("device", count * stream.stored_bytes, free, "GPU memory" if on_gpu else "memory")
+        self._stream = stream
+        dtype = getattr(torch, stream.store.manifest.dtype)
+        images = torch.empty((count, len(stream.modalities), *shape), dtype=dtype, device=device)
+        labels = torch.empty((count, 1, *shape), dtype=torch.uint8, device=device)
+        with progress("samples") as bar:
+            for number, (image, label) in enumerate(
+                bar.track(stream.every(), count, description="reading")
+            ):
+                images[number] = torch.from_numpy(image)
+                labels[number, 0] = torch.from_numpy(label)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        # DALI takes arrays of NumPy's on the CPU, and tensors on a GPU.
+        self._images: Any = images if on_gpu else images.numpy()
+        self._labels: Any = labels if on_gpu else labels.numpy()
+
+    def __call__(self, info: SampleInfo) -> tuple[Any, Any]:
+        """Image (M, *shape) and label (1, *shape) of a sample."""
+        number = self._stream.number(info.iteration, info.idx_in_batch)
+        return self._images[number], self._labels[number]
 
 
 def _close(pipeline: Any) -> None:  # noqa: ANN401 - as above
@@ -71,25 +114,41 @@ def _close(pipeline: Any) -> None:  # noqa: ANN401 - as above
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(stream: Stream, desks: Path, *, on_gpu: bool) -> tuple[Any, ...]:
+def _graph(
+    source: DaliSource, stored: Stored | None, carried: int, *, on_gpu: bool
+) -> tuple[Any, ...]:
     """Augmentation of one batch: zoom, flips, noise, blur, brightness."""
+    layouts = ["CDHW", "CDHW", ""] if stored is None else []
     inputs: Any = fn.external_source(
-        source=DaliSource(stream, desks),
-        num_outputs=8,
-        layout=["CDHW", "CDHW", "CDHW", "", "", "", "", ""],
+        source=source,
+        num_outputs=len(layouts) + CONTROLS,
+        layout=[*layouts, "CDHW", "", "", "", ""],
         parallel=True,
         batch=False,
         prefetch_queue_depth=QUEUE,
-        bytes_per_sample_hint=stream.sample_bytes,
+        bytes_per_sample_hint=carried,
     )
-    image, label, noise, window, flips, chosen, amounts, error = inputs
+    noise, window, flips, chosen, amounts = inputs[-CONTROLS:]
     factors = amounts
     if on_gpu:
-        image, label, noise, factors = image.gpu(), label.gpu(), noise.gpu(), amounts.gpu()
+        noise, factors = noise.gpu(), amounts.gpu()
+    errors: list[Any] = []
+    if stored is None:
+        image, label, *errors = inputs[:-CONTROLS]
+        if on_gpu:
+            image, label = image.gpu(), label.gpu()
+    else:
+        image, label = fn.external_source(
+            source=stored,
+            num_outputs=2,
+            layout=["CDHW", "CDHW"],
+            batch=False,
+            device="gpu" if on_gpu else "cpu",
+        )
     # Nearly every 3-D operator refuses float16.
     image = fn.cast(image, dtype=DALIDataType.FLOAT)
     if chosen[0]:
-        size, start, stop = stream.shape, window[:3], window[3:]
+        size, start, stop = source.stream.shape, window[:3], window[3:]
         image = fn.resize(
             image, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_CUBIC
         )
@@ -104,7 +163,7 @@ def _graph(stream: Stream, desks: Path, *, on_gpu: bool) -> tuple[Any, ...]:
         image = fn.gaussian_blur(image, sigma=amounts[1])
     if chosen[3]:
         image = image * factors[2]
-    return fn.cast(image, dtype=DALIDataType.FLOAT16), label, error
+    return fn.cast(image, dtype=DALIDataType.FLOAT16), label, *errors
 
 
 def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Iterator[Batch]:  # noqa: ANN401 - DALI is untyped
@@ -112,8 +171,8 @@ def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Iterator[Ba
         step = stream.step(index)
         # Outputs that are bound to torch's own queue are freed in its order as well.
         queue = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        images, labels, errors = pipeline.run(queue)
-        for error in map(np.asarray, errors):
+        images, labels, *errors = pipeline.run(queue)
+        for error in map(np.asarray, chain.from_iterable(errors)):
             if error.size:
                 raise StoreError(bytes(error).decode())
         size = len(step.keys)

@@ -1,14 +1,15 @@
 """Batches on the device, from either loader."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from common.errors import ConfigError
+from train.cache import CacheKind, shared_crops
 from train.crew import Crew
 from train.stream import Step, Stream
 
@@ -84,9 +85,14 @@ class Feed(Iterator[Batch]):
         self._crew.kill(reason)
 
 
+@contextmanager
 def open_feed(
-    kind: LoaderKind, stream: Stream, device: torch.device, workers: int
-) -> AbstractContextManager[Feed]:
+    kind: LoaderKind,
+    stream: Stream,
+    device: torch.device,
+    workers: int,
+    cache: CacheKind = "none",
+) -> Iterator[Feed]:
     """The stream's batches, endlessly: epochs follow each other without a pause. Main thread only.
 
     Args:
@@ -94,18 +100,35 @@ def open_feed(
         stream: which samples.
         device: where batches go; DALI also augments there.
         workers: processes that read the store.
+        cache: where crops are kept once they are read; it changes no sample. `device` is DALI's
+            alone, and reads all of them first.
 
     Returns:
         A context manager; leaving it ends the workers.
 
     Raises:
-        ConfigError: DALI is not installed, or shared memory is too small for the batches.
+        ConfigError: DALI is not installed; shared memory is too small for the batches, or memory
+            for the cache; or the cache does not go with loader or windows.
         LoaderError: a worker process did not start.
     """
-    if kind == "torch":
-        from train.torch_loader import torch_feed
+    if cache != "none" and stream.window != "crop":
+        raise ConfigError(f"cache={cache} keeps crops, and window={stream.window} cuts others")
+    if cache == "device" and kind == "torch":
+        raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
+    with ExitStack() as stack:
+        if cache == "ram":
+            held = stack.enter_context(shared_crops(stream.store, stream.case_ids))
+            stream = replace(stream, held=held)
+        if kind == "torch":
+            from train.torch_loader import torch_feed
 
-        return torch_feed(stream, device, workers)
+            yield stack.enter_context(torch_feed(stream, device, workers))
+        else:
+            feed = _dali()(stream, device, workers, on_device=cache == "device")
+            yield stack.enter_context(feed)
+
+
+def _dali() -> Callable[..., AbstractContextManager[Feed]]:
     try:
         from train.dali_loader import dali_feed
     except ImportError as error:
@@ -113,4 +136,4 @@ def open_feed(
             f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, or "
             "train with --set loader=torch, which gives the same samples more slowly"
         ) from error
-    return dali_feed(stream, device, workers)
+    return dali_feed

@@ -5,10 +5,10 @@ neither.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.random import SFC64, Generator
@@ -29,10 +29,14 @@ from train.augment import (
     generator,
     noise_field,
 )
-from train.workers import set_up_worker
+from train.cache import SharedCrops
 
 NO_NOISE = np.zeros((1, 1, 1, 1), np.float16)
 """In place of a noise field where no noise is added, as it costs nothing to hand over."""
+
+
+Arrays = tuple[NDArray[np.floating], NDArray[np.uint8]]
+"""Image (M, *shape) and label (*shape)."""
 
 
 class Key(NamedTuple):
@@ -69,22 +73,31 @@ class Step(NamedTuple):
         return tuple(key.case_id for key in self.keys)
 
 
-@dataclass(frozen=True)
-class Sample:
+class Plan(NamedTuple):
+    """What is to be done to a sample.
+
+    Attributes:
+        draw: the augmentations and their amounts.
+        noise: (M, *shape) standard normal, or `NO_NOISE` where the draw has none.
+    """
+
+    draw: Draw = Draw()
+    noise: NDArray[np.float16] = NO_NOISE
+
+
+class Sample(NamedTuple):
     """One case, or one plane of it, as it was read, and what is to be done to it.
 
     Attributes:
         image: (M, *shape), of the store's type; shape is `Stream.shape`.
         label: (*shape) canonical labels.
-        draw: what is to be done.
-        noise: (M, *shape) standard normal, or `NO_NOISE` where the draw has none.
+        plan: what is to be done.
         error: why the case could not be read; the arrays are then zeros.
     """
 
     image: NDArray[np.floating]
     label: NDArray[np.uint8]
-    draw: Draw
-    noise: NDArray[np.float16]
+    plan: Plan
     error: str = ""
 
 
@@ -107,6 +120,7 @@ class Stream:
         dims: 3 for a sample a case; 2 for a sample for every axial plane of a case's crop.
         window: `crop`, the one that is stored, or `random`, a window of the same size anywhere in
             the case's whole volume, another in each epoch.
+        held: crops in memory, to be read in the store's place.
 
     Raises:
         ValueError: no cases, or no sample is left of the first epoch.
@@ -124,6 +138,7 @@ class Stream:
     skip: int = 0
     dims: Literal[2, 3] = 3
     window: Literal["crop", "random"] = "crop"
+    held: SharedCrops | None = None
 
     def __post_init__(self) -> None:
         if self.window == "random":
@@ -154,7 +169,7 @@ class Stream:
 
     @property
     def _planes(self) -> int:
-        """Samples a case."""
+        """Samples of a case."""
         return self.store.crop[0] if self.dims == 2 else 1
 
     @cached_property
@@ -174,26 +189,59 @@ class Stream:
 
     def step(self, index: int) -> Step:
         """The batch `index`, counted from 0 where the stream begins."""
-        total, size = self.samples, self.batch_size
-        begun = math.ceil((total - self.skip) / size)
-        if index < begun:
-            epoch, first = self.first_epoch, self.skip + index * size
-        else:
-            later, within = divmod(index - begun, math.ceil(total / size))
-            epoch, first = self.first_epoch + 1 + later, within * size
-        return Step(epoch, self.order(epoch, first, first + size), first + size >= total)
+        epoch, first = self._begin(index)
+        stop = first + self.batch_size
+        return Step(epoch, self.order(epoch, first, stop), stop >= self.samples)
+
+    def number(self, index: int, position: int) -> int:
+        """The sample at a position of batch `index` as its number in `every`; 0 beyond its end."""
+        epoch, first = self._begin(index)
+        place = first + position
+        return int(_shuffled(self.seed, epoch, self.samples)[place]) if place < self.samples else 0
 
     def name(self, index: int, position: int) -> str:
         """The sample at a position of batch `index`, for people; empty beyond a batch's end."""
         keys = self.step(index).keys
         return str(keys[position]) if position < len(keys) else ""
 
+    def every(self) -> Iterator[Arrays]:
+        """All samples of an epoch as they are stored, unshuffled, and each case read once.
+
+        Raises:
+            StoreError: one cannot be read.
+        """
+        for case_id in self._cases:
+            image, label = self._chosen(*self.store.read_crop(case_id))
+            if self.dims == 3:
+                yield image, label
+            else:
+                for plane in range(self._planes):
+                    yield image[:, [plane]], label[[plane]]
+
+    def _begin(self, index: int) -> tuple[int, int]:
+        """Epoch and place in its order of a batch's first sample."""
+        total, size = self.samples, self.batch_size
+        begun = math.ceil((total - self.skip) / size)
+        if index < begun:
+            return self.first_epoch, self.skip + index * size
+        later, within = divmod(index - begun, math.ceil(total / size))
+        return self.first_epoch + 1 + later, within * size
+
+    @property
+    def stored_bytes(self) -> int:
+        """What image and label of one sample take as they are stored."""
+        itemsize = np.dtype(self.store.manifest.dtype).itemsize
+        return math.prod(self.shape) * (len(self.modalities) * itemsize + 1)
+
+    @property
+    def noise_bytes(self) -> int:
+        """What the noise field of one sample takes."""
+        return math.prod(self.shape) * len(self.modalities) * NO_NOISE.itemsize
+
     @property
     def sample_bytes(self) -> int:
-        """What one sample takes on its way from a worker: image, noise field, label."""
-        voxels = math.prod(self.shape)
-        stored = np.dtype(self.store.manifest.dtype).itemsize
-        return voxels * (len(self.modalities) * (stored + NO_NOISE.itemsize) + 1)
+        """What one sample takes on its way from a worker."""
+        return self.stored_bytes + self.noise_bytes
 
     def sample(self, index: int, position: int) -> Sample:
         """The sample at a position of batch `index`.
@@ -206,31 +254,45 @@ class Stream:
         if position >= len(step.keys):
             return self._blank()
         try:
-            return self._read(step.epoch, step.keys[position])
+            arrays = self._chosen(*self._stored(step.epoch, step.keys[position]))
         except StoreError as error:
             return self._blank(str(error))
+        return Sample(*arrays, self._plan(step.epoch, step.keys[position]))
 
-    def _read(self, epoch: int, key: Key) -> Sample:
-        image, label = self._stored(epoch, key)
+    def plan(self, index: int, position: int) -> Plan:
+        """What is to be done to the sample at a position of batch `index`; nothing beyond its end.
+
+        It needs no reading.
+        """
+        step = self.step(index)
+        return self._plan(step.epoch, step.keys[position]) if position < len(step.keys) else Plan()
+
+    def _plan(self, epoch: int, key: Key) -> Plan:
+        drawn = draw(self.augment, self.shape, self._generator(epoch, key, PARAMETERS))
+        if drawn.noise_sigma is None:
+            return Plan(drawn)
+        shape = (len(self.modalities), *self.shape)
+        return Plan(drawn, noise_field(shape, self._generator(epoch, key, NOISE)))
+
+    def _chosen(self, image: NDArray[np.floating], label: NDArray[np.uint8]) -> Arrays:
+        """The stream's modalities of a stored image."""
         if self.modalities != MODALITIES:
             image = image[[MODALITIES.index(modality) for modality in self.modalities]]
-        drawn = draw(self.augment, self.shape, self._generator(epoch, key, PARAMETERS))
-        noise = NO_NOISE
-        if drawn.noise_sigma is not None:
-            noise = noise_field(image.shape, self._generator(epoch, key, NOISE))
-        return Sample(image, label, drawn, noise)
+        return image, label
 
-    def _stored(self, epoch: int, key: Key) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+    def _stored(self, epoch: int, key: Key) -> Arrays:
         if self.window == "random":
             return self._random_window(epoch, key)
-        if key.plane is None:
+        plane = key.plane
+        if self.held is not None:
+            image, label = self.held.read(key.case_id)
+            return (image, label) if plane is None else (image[:, [plane]], label[[plane]])
+        if plane is None:
             return self.store.read_crop(key.case_id)
-        image, label = self.store.read_crop_plane(key.case_id, key.plane)
+        image, label = self.store.read_crop_plane(key.case_id, plane)
         return image[:, np.newaxis], label[np.newaxis]
 
-    def _random_window(
-        self, epoch: int, key: Key
-    ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+    def _random_window(self, epoch: int, key: Key) -> Arrays:
         """A part of the whole volume, all of which is read.
 
         Its chunks are whole planes, of which a window leaves few out, and only the whole can be
@@ -249,56 +311,9 @@ class Stream:
 
     def _blank(self, error: str = "") -> Sample:
         image = np.zeros((len(self.modalities), *self.shape), self.store.manifest.dtype)
-        return Sample(image, np.zeros(self.shape, np.uint8), Draw(), NO_NOISE, error)
+        return Sample(image, np.zeros(self.shape, np.uint8), Plan(), error)
 
 
 @lru_cache(maxsize=2)
 def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int_]:
     return Generator(SFC64([seed, epoch])).permutation(count)
-
-
-class SampleInfo(Protocol):
-    """What DALI tells its source (nvidia.dali.types.SampleInfo)."""
-
-    iteration: int
-    idx_in_batch: int
-
-
-@dataclass(frozen=True)
-class DaliSource:
-    """What DALI's worker processes call for each sample.
-
-    Attributes:
-        stream: the samples.
-        board: where workers say what they are at.
-    """
-
-    stream: Stream
-    board: Path
-
-    def __call__(self, info: SampleInfo) -> tuple[NDArray[np.generic], ...]:
-        """One sample as DALI takes it.
-
-        Returns:
-            image (M, *shape); label (1, *shape); noise field; the window, float32[6], as start and
-            stop; flips int32[3] (z, y, x); which of zoom, noise, blur and brightness are on,
-            int32[4]; the amounts of the last three, float32[3]; the error as UTF-8 bytes.
-        """
-        place = info.iteration, info.idx_in_batch
-        with set_up_worker(self.board).at(self.stream.name(*place)):
-            sample = self.stream.sample(*place)
-        drawn, shape = sample.draw, np.asarray(self.stream.shape)
-        start = np.asarray(drawn.zoom.start if drawn.zoom else (0, 0, 0))
-        stop = start + shape * (drawn.zoom.scales if drawn.zoom else (1, 1, 1))
-        amounts = (drawn.noise_sigma, drawn.blur_sigma, drawn.brightness)
-        chosen = (drawn.zoom, *amounts)
-        return (
-            sample.image,
-            sample.label[np.newaxis],
-            sample.noise,
-            np.concatenate([start, stop]).astype(np.float32),
-            np.asarray(drawn.flips, np.int32),
-            np.asarray([choice is not None for choice in chosen], np.int32),
-            np.asarray([amount or 0 for amount in amounts], np.float32),
-            np.frombuffer(sample.error.encode(), np.uint8),
-        )

@@ -82,7 +82,7 @@ class Augmented(Dataset[Item]):
 
 def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
     """A sample as its draw wants it: image (M, *shape) float16, label (*shape) uint8."""
-    drawn = sample.draw
+    drawn, noise = sample.plan
     image, label = torch.from_numpy(sample.image).float(), torch.from_numpy(sample.label)
     if drawn.zoom is not None:
         image = _along_axes(image, [cubic(*axis) for axis in _axes(drawn.zoom, label)])
@@ -91,7 +91,7 @@ def augmented(sample: Sample) -> tuple[Tensor, Tensor]:
     mirrored = [axis - 3 for axis, flip in enumerate(drawn.flips) if flip]
     image, label = image.flip(mirrored), label.flip(mirrored)
     if drawn.noise_sigma is not None:
-        image = image + torch.from_numpy(sample.noise).float() * drawn.noise_sigma
+        image = image + torch.from_numpy(noise).float() * drawn.noise_sigma
     if drawn.blur_sigma is not None:
         image = _along_axes(image, [gaussian(side, drawn.blur_sigma) for side in label.shape])
     if drawn.brightness is not None:

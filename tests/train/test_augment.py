@@ -161,7 +161,7 @@ def test_noise_is_standard_normal_and_its_own() -> None:
 
 def test_what_workers_run_needs_neither_torch_nor_dali() -> None:
     code = (
-        "import sys, train.stream; print({'torch', 'nvidia', 'scipy.ndimage'} & set(sys.modules))"
+        "import sys, train.source; print({'torch', 'nvidia', 'scipy.ndimage'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
