@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import fsum, nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,3 +102,12 @@ def _summary(cases: Sequence[Agreement]) -> RegionSummary:
         misses=sum(case.reference > 0 and not case.both for case in cases),
         false_alarms=sum(not case.reference and case.prediction > 0 for case in cases),
     )
+
+
+def over_regions(dice: Mapping[str, float]) -> float:
+    """The mean over the regions of a Dice for each; a NaN stays one.
+
+    Args:
+        dice: region to Dice.
+    """
+    return fsum(dice[region] for region in REGIONS) / len(REGIONS)

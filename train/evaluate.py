@@ -15,7 +15,7 @@ from rich.text import Text
 
 from common.errors import StoreError
 from common.labels import REGIONS
-from common.metrics import Agreement, RegionSummary, agreement, summarise
+from common.metrics import Agreement, RegionSummary, agreement, over_regions, summarise
 from common.palette import REGION_COLOURS
 from common.store import Store
 from train.checkpoint import write_json
@@ -49,7 +49,7 @@ class CaseScore:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return fsum(self.dice.values()) / len(REGIONS)
+        return over_regions(self.dice)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MeanScores:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return fsum(self.dice.values()) / len(REGIONS)
+        return over_regions(self.dice)
 
 
 @dataclass(frozen=True)

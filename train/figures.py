@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.labels import MODALITIES, REGIONS, to_regions
+from common.metrics import over_regions
 from common.palette import REGION_COLOURS
 from common.volume import T
 
@@ -60,7 +60,7 @@ class Sample:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return fsum(self.dice.values()) / len(REGIONS)
+        return over_regions(self.dice)
 
 
 def sample_of(

@@ -11,6 +11,7 @@ import torch
 
 from common.errors import FMNetError
 from common.labels import REGIONS
+from common.metrics import over_regions
 from train import checkpoint
 from train.config import TrainConfig
 from train.evaluate import ScoredCase, mean_scores, score_cases
@@ -234,4 +235,4 @@ def _score(row: dict[str, Any], config: TrainConfig) -> float:
     """What the best checkpoint is best in; more is better."""
     if config.select_by == "loss":
         return -float(row["val_loss"])
-    return sum(float(row[f"val_dice_{region}"]) for region in REGIONS) / len(REGIONS)
+    return over_regions({region: row[f"val_dice_{region}"] for region in REGIONS})
