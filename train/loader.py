@@ -11,7 +11,8 @@ from torch import Tensor
 from common.errors import ConfigError
 from train.cache import CacheKind, shared_crops
 from train.crew import Crew
-from train.stream import Step, Stream
+from train.sample import Step
+from train.stream import Stream
 
 __all__ = ["Batch", "Feed", "LoaderKind", "Stream", "open_feed"]
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.stream import Plan, Stream
+from train.sample import Plan
+from train.stream import Stream
 from train.workers import set_up_worker
 
 CONTROLS = 5

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.random import SFC64, Generator
@@ -23,82 +23,15 @@ from train.augment import (
     PARAMETERS,
     WINDOW,
     AugmentConfig,
-    Draw,
     draw,
     draw_window,
     generator,
     noise_field,
 )
 from train.cache import SharedCrops
+from train.sample import NO_NOISE, Arrays, Key, Plan, Sample, Step
 
-NO_NOISE = np.zeros((1, 1, 1, 1), np.float16)
-"""In place of a noise field where no noise is added, as it costs nothing to hand over."""
-
-
-Arrays = tuple[NDArray[np.floating], NDArray[np.uint8]]
-"""Image (M, *shape) and label (*shape)."""
-
-
-class Key(NamedTuple):
-    """What a sample is of.
-
-    Attributes:
-        case_id: the case.
-        plane: which axial plane of its crop; None for all of it.
-    """
-
-    case_id: str
-    plane: int | None = None
-
-    def __str__(self) -> str:
-        return f"case {self.case_id}" + ("" if self.plane is None else f", plane {self.plane}")
-
-
-class Step(NamedTuple):
-    """One batch of the stream.
-
-    Attributes:
-        epoch: counted from 1.
-        keys: the samples in it; fewer than the batch size at an epoch's end.
-        last: the epoch ends with it.
-    """
-
-    epoch: int
-    keys: tuple[Key, ...]
-    last: bool
-
-    @property
-    def case_ids(self) -> tuple[str, ...]:
-        """The cases in it."""
-        return tuple(key.case_id for key in self.keys)
-
-
-class Plan(NamedTuple):
-    """What is to be done to a sample.
-
-    Attributes:
-        draw: the augmentations and their amounts.
-        noise: (M, *shape) standard normal, or `NO_NOISE` where the draw has none.
-    """
-
-    draw: Draw = Draw()
-    noise: NDArray[np.float16] = NO_NOISE
-
-
-class Sample(NamedTuple):
-    """One case, or one plane of it, as it was read, and what is to be done to it.
-
-    Attributes:
-        image: (M, *shape), of the store's type; shape is `Stream.shape`.
-        label: (*shape) canonical labels.
-        plan: what is to be done.
-        error: why the case could not be read; the arrays are then zeros.
-    """
-
-    image: NDArray[np.floating]
-    label: NDArray[np.uint8]
-    plan: Plan
-    error: str = ""
+__all__ = ["Key", "Plan", "Sample", "Step", "Stream"]
 
 
 @dataclass(frozen=True)
@@ -201,8 +134,8 @@ class Stream:
 
     def name(self, index: int, position: int) -> str:
         """The sample at a position of batch `index`, for people; empty beyond a batch's end."""
-        keys = self.step(index).keys
-        return str(keys[position]) if position < len(keys) else ""
+        _, key = self._at(index, position)
+        return str(key or "")
 
     def every(self) -> Iterator[Arrays]:
         """All samples of an epoch as they are stored, unshuffled, and each case read once.
@@ -217,6 +150,12 @@ class Stream:
             else:
                 for plane in range(self._planes):
                     yield image[:, [plane]], label[[plane]]
+
+    def _at(self, index: int, position: int) -> tuple[int, Key | None]:
+        """Epoch and key of the sample at a position of batch `index`; no key beyond its end."""
+        epoch, first = self._begin(index)
+        keys = self.order(epoch, first + position, first + position + 1)
+        return epoch, (keys[0] if keys else None)
 
     def _begin(self, index: int) -> tuple[int, int]:
         """Epoch and place in its order of a batch's first sample."""
@@ -250,22 +189,22 @@ class Stream:
         exception of a worker process on as it is. A position beyond the end of a smaller last
         batch, which DALI asks for as its batches are all of one size, is all zeros.
         """
-        step = self.step(index)
-        if position >= len(step.keys):
+        epoch, key = self._at(index, position)
+        if key is None:
             return self._blank()
         try:
-            arrays = self._chosen(*self._stored(step.epoch, step.keys[position]))
+            arrays = self._chosen(*self._stored(epoch, key))
         except StoreError as error:
             return self._blank(str(error))
-        return Sample(*arrays, self._plan(step.epoch, step.keys[position]))
+        return Sample(*arrays, self._plan(epoch, key))
 
     def plan(self, index: int, position: int) -> Plan:
         """What is to be done to the sample at a position of batch `index`; nothing beyond its end.
 
         It needs no reading.
         """
-        step = self.step(index)
-        return self._plan(step.epoch, step.keys[position]) if position < len(step.keys) else Plan()
+        epoch, key = self._at(index, position)
+        return self._plan(epoch, key) if key else Plan()
 
     def _plan(self, epoch: int, key: Key) -> Plan:
         drawn = draw(self.augment, self.shape, self._generator(epoch, key, PARAMETERS))

@@ -21,7 +21,8 @@ from common.errors import StoreError
 from train.augment import Zoom
 from train.crew import Crew, board
 from train.loader import Batch, Feed, batch_of
-from train.stream import Sample, Stream
+from train.sample import Sample
+from train.stream import Stream
 from train.workers import refuse_small_memory, set_up_worker
 
 QUEUE = 2

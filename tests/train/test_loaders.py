@@ -1,33 +1,22 @@
 """Both loaders, as they are: worker processes, and DALI's own graph on the CPU."""
 
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common import nifti
-from common.case import prepare
-from common.errors import ConfigError, StoreError
+from common.errors import StoreError
 from common.labels import MODALITIES
-from common.layout import discover
-from common.manifest import Manifest
-from common.nifti import Geometry
-from common.splits import ListSplits
-from common.store import Store, StoreWriter
-from train.augment import PARAMETERS, AugmentConfig, draw, generator
+from common.store import Store
+from train.augment import AugmentConfig
 from train.loader import Batch, LoaderKind, Stream, open_feed
 
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
@@ -203,67 +192,6 @@ def test_float32_stores_and_some_of_the_modalities(make_store: MakeStore) -> Non
             assert (one.label == other.label).all()
 
 
-# The label follows the image
-
-LANDMARK = (slice(9, 14), slice(10, 14), slice(8, 14))
-SIDE = 24
-
-
-@pytest.fixture(scope="module")
-def landmark(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A bright box in all modalities and in the label, which no window of the crop cuts."""
-    folder = tmp_path_factory.mktemp("landmark")
-    data = folder / "data" / "one"
-    data.mkdir(parents=True)
-    geometry = Geometry((SIDE,) * 3, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
-    for n, modality in enumerate(MODALITIES):
-        image = np.full((SIDE,) * 3, 100, np.int16)
-        image[LANDMARK] = 1000 + 100 * n
-        nifti.write(data / f"one_{modality}.nii.gz", image, geometry)
-    label = np.zeros((SIDE,) * 3, np.uint8)
-    label[LANDMARK] = 4
-    nifti.write(data / "one_seg.nii.gz", label, geometry)
-    splits = ListSplits(kind="lists", train=("one",))
-    manifest = Manifest(crop=(SIDE,) * 3, splits=splits)
-    writer = StoreWriter.create(folder / "cases.zarr", manifest)
-    (files,) = discover(folder / "data", manifest).cases
-    writer.write(prepare(files, manifest), *writer.allocate(1))
-    return Store.open(writer.path)
-
-
-def centre(weights: np.ndarray) -> np.ndarray:
-    """(z, y, x) of the centre of mass."""
-    where = np.indices(weights.shape)
-    return (where * weights.astype(float)).sum(axis=(1, 2, 3)) / weights.astype(float).sum()
-
-
-@both
-def test_a_landmark_stays_on_its_label(landmark: Store, kind: LoaderKind) -> None:
-    config = AugmentConfig(
-        zoom_probability=0.9,
-        flip_probability=0.5,
-        noise_probability=0,
-        blur_probability=0,
-        brightness_probability=0,
-    )
-    stream = stream_of(landmark, augment=config, batch_size=1)
-    box = landmark.read_crop("one")[1] == 3
-    for batch in take(kind, stream, 40):
-        drawn = draw(config, landmark.crop, generator(3, batch.epoch, "one", PARAMETERS))
-        expected = centre(box)
-        if drawn.zoom:
-            expected = (expected + 0.5 - drawn.zoom.start) / drawn.zoom.scales - 0.5
-        expected = np.where(drawn.flips, SIDE - 1 - expected, expected)
-        label = batch.label[0].numpy()
-        assert set(np.unique(label)) == {0, 3}
-        assert abs(centre(label) - expected).max() < 0.51
-        for channel in batch.image[0].numpy():
-            assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.05
-
-
-# What can go wrong
-
-
 @both
 def test_a_damaged_case_is_named(make_store: MakeStore, kind: LoaderKind) -> None:
     store = make_store()
@@ -289,95 +217,3 @@ def test_a_damaged_case_is_named(make_store: MakeStore, kind: LoaderKind) -> Non
     first = order(stream, 1)
     assert tuple(seen) == first[: 3 * (first.index(damaged) // 3)]
     assert multiprocessing.active_children() == []
-
-
-@both
-def test_too_little_shared_memory_is_said_before_anything_starts(
-    store: Store, kind: LoaderKind
-) -> None:
-    stream = stream_of(store, batch_size=10**9)
-    words = r"/shm has \d+ MB free, the loader needs \d+ MB; .*--shm-size=\d+g.*batch_size"
-    with pytest.raises(ConfigError, match=words), open_feed(kind, stream, CPU, 1):
-        pass
-    assert multiprocessing.active_children() == []
-
-
-@both
-@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_workers_end_with_the_feed(
-    store: Store, kind: LoaderKind, error: type[BaseException] | None
-) -> None:
-    random_state = torch.get_rng_state()
-    try:
-        with open_feed(kind, stream_of(store, batch_size=2), CPU, 1) as batches:
-            kept = [next(batches) for _ in range(3)]
-            copies = [batch.image.clone() for batch in kept]
-            for _ in range(3):
-                next(batches)
-            workers = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
-            if error:
-                raise error
-    except (ValueError, KeyboardInterrupt) as raised:
-        # Here the traceback still holds everything that was in use.
-        assert type(raised) is error  # noqa: PT017 - looked at while it is being handled
-        assert multiprocessing.active_children() == []
-    assert len(workers) == 1
-    assert not workers[0].is_running()
-    # A batch is the consumer's to keep, and torch's random numbers are its own.
-    assert all(torch.equal(batch.image, copy) for batch, copy in zip(kept, copies, strict=True))
-    assert torch.equal(torch.get_rng_state(), random_state)
-
-
-SCRIPT = """
-import sys, torch
-from common.store import Store
-from train.augment import AugmentConfig
-from train.loader import Stream, open_feed
-kind, path, batches = sys.argv[1:]
-store = Store.open(path)
-stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)
-with open_feed(kind, stream, torch.device("cpu"), 2) as feed:
-    for n in range(int(batches)):
-        next(feed)
-        print(n, flush=True)
-"""
-
-
-def start(kind: LoaderKind, store: Store, batches: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, kind, store.path, str(batches)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-@both
-def test_nothing_is_said_at_exit(store: Store, kind: LoaderKind) -> None:
-    program = start(kind, store, 3)
-    _, errors = program.communicate(timeout=120)
-    assert (program.returncode, errors) == (0, "")
-
-
-@pytest.mark.slow
-@both
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_the_program(
-    store: Store, kind: LoaderKind, number: signal.Signals
-) -> None:
-    program = start(kind, store, 10**9)
-    assert program.stdout is not None
-    for _ in range(3):
-        program.stdout.readline()
-    children = psutil.Process(program.pid).children(recursive=True)
-    assert len(children) >= 2
-    if number == signal.SIGINT:
-        # As a terminal sends it: to the workers too, which leave it to the program.
-        os.killpg(program.pid, number)
-    else:
-        program.kill()
-    _, errors = program.communicate(timeout=120)
-    assert program.returncode == -number
-    _, alive = psutil.wait_procs(children, timeout=30)
-    assert not alive
-    if number == signal.SIGINT:
-        assert errors.count("Traceback") == 1
-        assert errors.rstrip().endswith("KeyboardInterrupt")

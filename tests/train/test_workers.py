@@ -1,8 +1,10 @@
-"""Worker processes that die or are stuck, as both loaders' users see it."""
+"""Both loaders' worker processes: that they end with their feed, die, or are stuck."""
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from common.errors import LoaderError
+from common.errors import ConfigError, LoaderError
 from common.labels import MODALITIES
 from common.store import Store
 from train.augment import AugmentConfig
@@ -29,9 +31,9 @@ SOON = 20.0
 """Seconds; far below any timeout that would end a wait anyway."""
 
 
-def stream_of(store: Store) -> Stream:
+def stream_of(store: Store, batch_size: int = 1) -> Stream:
     cases = tuple(store.split("train"))
-    return Stream(store, cases, MODALITIES, AugmentConfig(), seed=3, batch_size=1)
+    return Stream(store, cases, MODALITIES, AugmentConfig(), seed=3, batch_size=batch_size)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -153,11 +155,99 @@ def test_a_worker_that_cannot_start_ends_the_feed(make_store: MakeStore, kind: L
 
 
 @both
-def test_the_board_is_gone_with_the_feed(
-    store: Store, kind: LoaderKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_too_little_shared_memory_is_said_before_anything_starts(
+    store: Store, kind: LoaderKind
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with open_feed(kind, stream_of(store), CPU, 1) as feed:
+    stream = stream_of(store, batch_size=10**9)
+    words = r"/shm has \d+ MB free, the loader needs \d+ MB; .*--shm-size=\d+g.*batch_size"
+    with pytest.raises(ConfigError, match=words), open_feed(kind, stream, CPU, 1):
+        pass
+    assert multiprocessing.active_children() == []
+
+
+@both
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_workers_end_with_the_feed(
+    store: Store, kind: LoaderKind, error: type[BaseException] | None
+) -> None:
+    random_state = torch.get_rng_state()
+    try:
+        with open_feed(kind, stream_of(store, batch_size=2), CPU, 1) as batches:
+            kept = [next(batches) for _ in range(3)]
+            copies = [batch.image.clone() for batch in kept]
+            for _ in range(3):
+                next(batches)
+            workers = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt) as raised:
+        # Here the traceback still holds everything that was in use.
+        assert type(raised) is error  # noqa: PT017 - looked at while it is being handled
+        assert multiprocessing.active_children() == []
+    assert len(workers) == 1
+    assert not workers[0].is_running()
+    # A batch is the consumer's to keep, and torch's random numbers are its own.
+    assert all(torch.equal(batch.image, copy) for batch, copy in zip(kept, copies, strict=True))
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+SCRIPT = """
+import sys, torch
+from common.store import Store
+from train.augment import AugmentConfig
+from train.loader import Stream, open_feed
+kind, path, batches = sys.argv[1:]
+store = Store.open(path)
+stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)
+with open_feed(kind, stream, torch.device("cpu"), 2) as feed:
+    for n in range(int(batches)):
         next(feed)
-        assert list(tmp_path.glob("fmnet-*"))
+        print(n, flush=True)
+"""
+
+
+def start(kind: LoaderKind, store: Store, batches: int, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, kind, store.path, str(batches)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(folder)},
+    )
+
+
+@both
+def test_nothing_is_said_or_left_at_exit(store: Store, kind: LoaderKind, tmp_path: Path) -> None:
+    program = start(kind, store, 3, tmp_path)
+    _, errors = program.communicate(timeout=120)
+    assert (program.returncode, errors) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@both
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_program(
+    store: Store, kind: LoaderKind, number: signal.Signals, tmp_path: Path
+) -> None:
+    program = start(kind, store, 10**9, tmp_path)
+    assert program.stdout is not None
+    for _ in range(3):
+        program.stdout.readline()
+    assert list(tmp_path.glob("fmnet-*"))
+    children = psutil.Process(program.pid).children(recursive=True)
+    assert len(children) >= 2
+    if number == signal.SIGINT:
+        # As a terminal sends it: to the workers too, which leave it to the program.
+        os.killpg(program.pid, number)
+    else:
+        program.kill()
+    _, errors = program.communicate(timeout=120)
+    assert program.returncode == -number
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
     assert not list(tmp_path.glob("fmnet-*"))
+    if number == signal.SIGINT:
+        assert errors.count("Traceback") == 1
+        assert errors.rstrip().endswith("KeyboardInterrupt")

@@ -1,0 +1,147 @@
+"""Image, mask and every modality move together: a planted landmark stays on its label."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import nifti
+from common.case import prepare
+from common.labels import MODALITIES
+from common.layout import discover
+from common.manifest import Manifest
+from common.nifti import Geometry
+from common.splits import ListSplits
+from common.store import Store, StoreWriter
+from train.augment import PARAMETERS, ZOOM_STEPS, AugmentConfig, Draw, Zoom, draw, generator
+from train.loader import LoaderKind, Stream, open_feed
+from train.sample import Plan, Sample
+from train.torch_loader import augmented
+
+KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
+CPU = torch.device("cpu")
+
+LANDMARK = (slice(9, 14), slice(10, 14), slice(8, 14))
+SIDE = 24
+
+
+@pytest.fixture(scope="module")
+def landmark(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A bright box in all modalities and in the label, which no window of the crop cuts."""
+    folder = tmp_path_factory.mktemp("landmark")
+    data = folder / "data" / "one"
+    data.mkdir(parents=True)
+    geometry = Geometry((SIDE,) * 3, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    for n, modality in enumerate(MODALITIES):
+        image = np.full((SIDE,) * 3, 100, np.int16)
+        image[LANDMARK] = 1000 + 100 * n
+        nifti.write(data / f"one_{modality}.nii.gz", image, geometry)
+    label = np.zeros((SIDE,) * 3, np.uint8)
+    label[LANDMARK] = 4
+    nifti.write(data / "one_seg.nii.gz", label, geometry)
+    splits = ListSplits(kind="lists", train=("one",))
+    manifest = Manifest(crop=(SIDE,) * 3, splits=splits)
+    writer = StoreWriter.create(folder / "cases.zarr", manifest)
+    (files,) = discover(folder / "data", manifest).cases
+    writer.write(prepare(files, manifest), *writer.allocate(1))
+    return Store.open(writer.path)
+
+
+def centre(weights: np.ndarray) -> np.ndarray:
+    """(z, y, x) of the centre of mass."""
+    where = np.indices(weights.shape)
+    return (where * weights.astype(float)).sum(axis=(1, 2, 3)) / weights.astype(float).sum()
+
+
+def moved(point: np.ndarray, drawn: Draw, shape: tuple[int, int, int]) -> np.ndarray:
+    """Where a point of the stored crop comes to lie."""
+    if drawn.zoom:
+        point = (point + 0.5 - drawn.zoom.start) / drawn.zoom.scales - 0.5
+    return np.where(drawn.flips, np.asarray(shape) - 1 - point, point)
+
+
+def assert_landmark_at(expected: np.ndarray, image: np.ndarray, label: np.ndarray) -> None:
+    """In every modality (M, D, H, W) and in the label (D, H, W)."""
+    assert set(np.unique(label)) == {0, 3}
+    assert abs(centre(label) - expected).max() < 0.51  # a nearest voxel is half a voxel off
+    for channel in image:
+        assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_landmark_stays_on_its_label(
+    landmark: Store, kind: LoaderKind, dims: Literal[2, 3]
+) -> None:
+    config = AugmentConfig(
+        zoom_probability=0.7,
+        flip_probability=0.5,
+        noise_probability=0,
+        blur_probability=0,
+        brightness_probability=0,
+    )
+    size = SIDE if dims == 2 else 1
+    stream = Stream(landmark, ("one",), MODALITIES, config, seed=3, batch_size=size, dims=dims)
+    zoomed, flips = set(), set()
+    with open_feed(kind, stream, CPU, 1) as feed:
+        for _ in range(8 if dims == 2 else 40):  # 40 that hold the landmark
+            batch = next(feed)
+            for n, plane in enumerate(batch.planes or [None]):
+                random = generator(3, batch.epoch, "one", PARAMETERS, plane)
+                drawn = draw(config, stream.shape, random)
+                image, label = batch.image[n].numpy(), batch.label[n].numpy()
+                if plane is not None:
+                    if not LANDMARK[0].start <= plane < LANDMARK[0].stop:
+                        assert not label.any()
+                        continue
+                    image, label = image[:, np.newaxis], label[np.newaxis]
+                box = landmark.read_crop("one")[1] == 3
+                point = centre(box if plane is None else box[[plane]])
+                assert_landmark_at(moved(point, drawn, stream.shape), image, label)
+                zoomed.add(drawn.zoom is not None)
+                flips.add(drawn.flips)
+    assert zoomed == {True, False}
+    assert len(flips) == 2**dims
+    assert not any(flip_z for flip_z, _, _ in flips) or dims == 3
+
+
+@st.composite
+def planned(drawing: st.DrawFn) -> tuple[Draw, tuple[int, int, int], int]:
+    """What may be done to a volume or a slice, its shape, and how many modalities it has.
+
+    Blur keeps to the landmark's surroundings, since beyond the edge it mirrors the image.
+    """
+    shape = drawing(st.sampled_from([(SIDE,) * 3, (1, SIDE, SIDE), (20, SIDE, 22)]))
+    steps = drawing(st.integers(round(0.7 * ZOOM_STEPS), ZOOM_STEPS))
+    scales = [steps if side > 1 else ZOOM_STEPS for side in shape]
+    starts = [
+        drawing(st.integers(0, side * (ZOOM_STEPS - scale))) / ZOOM_STEPS
+        for side, scale in zip(shape, scales, strict=True)
+    ]
+    zoom = Zoom(tuple(starts), tuple(scale / ZOOM_STEPS for scale in scales))
+    drawn = Draw(
+        zoom=drawing(st.sampled_from([None, zoom])),
+        flips=drawing(st.tuples(*[st.booleans()] * 3)),
+        blur_sigma=drawing(st.none() | st.floats(0.3, 0.5)),
+        brightness=drawing(st.none() | st.floats(0.7, 1.3)),
+    )
+    return drawn, shape, drawing(st.integers(1, 4))
+
+
+@given(planned())
+def test_whatever_is_drawn_moves_all_modalities_and_the_label_alike(
+    plan: tuple[Draw, tuple[int, int, int], int],
+) -> None:
+    drawn, shape, modalities = plan
+    window = LANDMARK if shape[0] > 1 else (slice(0, 1), *LANDMARK[1:])
+    label = np.zeros(shape, np.uint8)
+    label[window] = 3
+    image = np.zeros((modalities, *shape), np.float16)
+    for n in range(modalities):
+        image[n][window] = 2 + n
+    moved_image, moved_label = augmented(Sample(image, label, Plan(drawn)))
+    expected = moved(centre(label), drawn, shape)
+    assert_landmark_at(expected, moved_image.numpy(), moved_label.numpy())
