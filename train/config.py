@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from common.errors import ConfigError
 from common.settings import did_you_mean, merge, parse, parse_overrides, read_yaml
 from train.augment import AugmentConfig
+from train.cache import CacheKind
 from train.inference import InferenceConfig
 from train.loss import LossConfig
 from train.model import ModelConfig
@@ -57,6 +58,9 @@ class TrainConfig(BaseModel):
         batch_size: crops in a step.
         loader: dali, or torch where DALI cannot be installed; both give the same samples.
         workers: processes that read crops.
+        cache: where decoded crops are kept from their first reading on: `none`, `ram`, one copy
+            that all workers share, or with DALI `device`, which reads all before the first step.
+            It changes no sample; a run says what it takes, and does not begin if that does not fit.
         precision: fp16 scales gradients; auto takes what suits the device.
         device: auto, cpu, cuda or cuda:N.
         channels_last: memory format of weights and activations; not yet measured on a GPU; on a CPU
@@ -92,6 +96,7 @@ class TrainConfig(BaseModel):
     batch_size: Count = 1
     loader: Literal["dali", "torch"] = "dali"
     workers: Count = 2
+    cache: CacheKind = "none"
     precision: Precision | Literal["auto"] = "fp16"
     device: str = "auto"
     channels_last: bool = True
