@@ -20,6 +20,7 @@ from train.bench_loader import Parts, Source, measure_parts
 from train.bench_step import LoopTimes, StepTimes, measure_loop, measure_step
 from train.bench_store import synthetic_store
 from train.bench_timing import Spent
+from train.cache import CacheKind
 from train.config import TrainConfig
 from train.run import begin
 from train.session import Session
@@ -39,7 +40,8 @@ class Measured:
         rates: the loader by itself, by its number of workers.
         parts: a sample's way to the device.
         step: a training step.
-        loop: training with its loader.
+        cached: the loader by itself, with the run's number of workers, by its cache.
+        loop: training with its loader, by its cache.
     """
 
     about: dict[str, Any]
@@ -47,30 +49,26 @@ class Measured:
     rates: dict[int, Spent]
     parts: Parts
     step: StepTimes
-    loop: LoopTimes
+    cached: dict[CacheKind, Spent]
+    loop: dict[CacheKind, LoopTimes]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the time of each batch and each step."""
-        rates = {
-            workers: {
-                "volumes_per_second": spent.volumes_per_second,
-                "cpu_ms": spent.cpu_ms,
-                "volumes_per_cpu_second": 1e3 / spent.cpu_ms,
-                **asdict(spent),
-            }
-            for workers, spent in self.rates.items()
-        }
         loop = {
-            "volumes_per_second": self.loop.volumes_per_second,
-            "wait_share": self.loop.wait_share,
-            **asdict(self.loop),
+            cache: {
+                "volumes_per_second": times.volumes_per_second,
+                "wait_share": times.wait_share,
+                **asdict(times),
+            }
+            for cache, times in self.loop.items()
         }
         return self.about | {
             "config": self.config.model_dump(mode="json"),
             "loader": {
-                "by_workers": rates,
                 "cpu_ms": self.parts.cpu_ms,
                 "parts": asdict(self.parts),
+                "by_workers": {workers: _rate(spent) for workers, spent in self.rates.items()},
+                "by_cache": {cache: _rate(spent) for cache, spent in self.cached.items()},
             },
             "step": asdict(self.step),
             "end_to_end": loop,
@@ -80,11 +78,6 @@ class Measured:
 def worker_counts() -> list[int]:
     """What the loader is measured with on this machine."""
     return [workers for workers in WORKERS if workers <= len(os.sched_getaffinity(0))]
-
-
-def stages() -> int:
-    """How many stages `measure` tells of."""
-    return len(worker_counts()) + 2
 
 
 @contextmanager
@@ -112,7 +105,7 @@ def measure(session: Session, seconds: float, on_stage: Callable[[str], None]) -
 
     Args:
         session: a run at its beginning; it learns.
-        seconds: that each measurement takes; all in all it is about ten times as long.
+        seconds: that each measurement takes; all in all it is about fifteen times as long.
         on_stage: told what begins.
 
     Raises:
@@ -120,18 +113,34 @@ def measure(session: Session, seconds: float, on_stage: Callable[[str], None]) -
     """
     config = session.config
     source = Source(config.loader, session.stream(), session.compute.device)
-    on_stage("a sample's way")
+    on_stage("the loader, 1 worker, and what it does")
     parts = measure_parts(source, seconds)
     rates = {1: parts.augmented}
     for workers in worker_counts()[1:]:
-        on_stage(f"loader, {workers} workers")
+        on_stage(f"the loader, {workers} workers")
         rates[workers] = source.rate(workers, seconds=seconds)
-    on_stage("step")
+    on_stage("the step")
     with source.open(config.workers) as batches:
         step = measure_step(session, next(batches), seconds)
-        on_stage("end to end")
-        loop = measure_loop(session, batches, seconds)
-    return Measured(_about(session, seconds), config, rates, parts, step, loop)
+        on_stage("both together")
+        loop: dict[CacheKind, LoopTimes] = {"none": measure_loop(session, batches, seconds)}
+    cached: dict[CacheKind, Spent] = {}
+    for kept in source.cached():
+        on_stage(f"both with cache={kept.cache}")
+        cached[kept.cache] = kept.rate(config.workers, seconds=seconds)
+        with kept.open(config.workers) as batches:
+            loop[kept.cache] = measure_loop(session, batches, seconds)
+    about = _about(session, seconds)
+    return Measured(about, config, rates, parts, step, cached, loop)
+
+
+def _rate(spent: Spent) -> dict[str, Any]:
+    return {
+        "volumes_per_second": spent.volumes_per_second,
+        "cpu_ms": spent.cpu_ms,
+        "volumes_per_cpu_second": 1e3 / spent.cpu_ms,
+        **asdict(spent),
+    }
 
 
 def _about(session: Session, seconds: float) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from torch.profiler import ProfilerActivity, profile
 from common.errors import StoreError
 from train.augment import AugmentConfig
 from train.bench_timing import Spent, spend
+from train.cache import CacheKind
 from train.loader import Batch, LoaderKind, Stream, open_feed
 from train.stream import Sample
 
 WARM_UP = 6
 """Batches before a measurement, beside one a worker: processes start, queues fill."""
+CACHED_CASES = 16
+"""That a cache is measured with."""
 AT_LEAST = 4
 """Batches of a measurement, however short it is to be."""
 
@@ -71,23 +74,39 @@ class Source:
         kind: the loader.
         stream: the samples.
         device: where they go.
+        cache: where crops are kept once they are read.
     """
 
     kind: LoaderKind
     stream: Stream
     device: torch.device
+    cache: CacheKind = "none"
 
     @contextmanager
     def open(self, workers: int) -> Iterator[Iterator[Batch]]:
-        """Batches, each once it is there on the device, as the training loop waits for it."""
-        with open_feed(self.kind, self.stream, self.device, workers) as feed:
-            yield self._arrived(feed)
+        """Batches, each once it is there on the device, as the training loop waits for it.
+
+        With a cache, they begin after an epoch that fills it.
+        """
+        with open_feed(self.kind, self.stream, self.device, workers, self.cache) as feed:
+            batches = self._arrived(feed)
+            while self.cache != "none" and not next(batches).last:
+                pass
+            yield batches
 
     def rate(self, workers: int, *, steps: int = AT_LEAST, seconds: float = 0.0) -> Spent:
         """The loader by itself once it is under way, for at least so many steps and so long."""
         with self.open(workers) as batches:
             spend(batches, batch_size=_size, steps=WARM_UP + workers)
             return spend(batches, batch_size=_size, steps=steps, seconds=seconds)
+
+    def cached(self) -> list["Source"]:
+        """The same with each cache that it can have, of a few cases: the rate is that of many."""
+        caches: tuple[CacheKind, ...] = ("ram", "device") if self.kind == "dali" else ("ram",)
+        few = replace(self.stream, case_ids=self.stream.case_ids[:CACHED_CASES])
+        if self.stream.window != "crop":
+            return []
+        return [replace(self, stream=few, cache=cache) for cache in caches]
 
     def _arrived(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:

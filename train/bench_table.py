@@ -7,7 +7,7 @@ from rich.table import Table
 from train.bench import Measured
 from train.bench_loader import Parts
 from train.bench_step import LoopTimes, StepTimes
-from train.bench_timing import Spent
+from train.cache import CacheKind
 
 
 def bench_table(measured: Measured) -> Table:
@@ -16,7 +16,7 @@ def bench_table(measured: Measured) -> Table:
     for heading in ("", "ms", "volumes/s", ""):
         table.add_column(heading, justify="right" if heading else "left")
     _add_parts(table, measured.parts)
-    _add_rates(table, measured.rates)
+    _add_rates(table, measured)
     _add_step(table, measured)
     _add_loop(table, measured.loop)
     return table
@@ -48,16 +48,17 @@ def _add_parts(table: Table, parts: Parts) -> None:
     table.add_row("all, one worker", f"{parts.augmented.cpu_ms:.1f}")
 
 
-def _add_rates(table: Table, rates: dict[int, Spent]) -> None:
-    """The loader by itself, against itself with one worker."""
-    _head(table, "loader alone, CPU time a sample")
-    alone = rates[1].volumes_per_second
-    for workers, spent in rates.items():
+def _add_rates(table: Table, measured: Measured) -> None:
+    """The loader by itself, against itself with one worker, and with its caches."""
+    _head(table, "loader alone, CPU time of a sample")
+    alone = measured.rates[1].volumes_per_second
+    workers = measured.config.workers
+    rows = [(f"{count} worker(s)", spent) for count, spent in measured.rates.items()]
+    rows += [(f"{workers} worker(s), cache={c}", spent) for c, spent in measured.cached.items()]
+    for what, spent in rows:
         rate = spent.volumes_per_second
-        note = f"{1e3 / spent.cpu_ms:.1f} volumes a CPU second"
-        if workers > 1:
-            note += f"; {rate / alone:.2f} times one worker's"
-        table.add_row(f"{workers} worker(s)", f"{spent.cpu_ms:.1f}", f"{rate:.2f}", note)
+        note = f"{1e3 / spent.cpu_ms:.1f} a CPU second, {rate / alone:.2f}×"
+        table.add_row(what, f"{spent.cpu_ms:.1f}", f"{rate:.2f}", note)
 
 
 def _add_step(table: Table, measured: Measured) -> None:
@@ -74,15 +75,16 @@ def _add_step(table: Table, measured: Measured) -> None:
     table.add_row("whole", f"{whole:.1f}", rate, memory + skipped)
 
 
-def _add_loop(table: Table, loop: LoopTimes) -> None:
+def _add_loop(table: Table, loop: dict[CacheKind, LoopTimes]) -> None:
     """Steps with their loader."""
     _head(table, "steps with their loader")
-    table.add_row(
-        f"{loop.workers} worker(s)",
-        f"{1e3 * median(loop.step_seconds):.1f}",
-        f"{loop.volumes_per_second:.2f}",
-        f"{loop.wait_share:.1%} of it waiting for data",
-    )
+    for cache, times in loop.items():
+        table.add_row(
+            f"{times.workers} worker(s), cache={cache}",
+            f"{1e3 * median(times.step_seconds):.1f}",
+            f"{times.volumes_per_second:.2f}",
+            f"{times.wait_share:.1%} of it waiting for data",
+        )
 
 
 def _head(table: Table, what: str) -> None:

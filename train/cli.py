@@ -166,14 +166,14 @@ def bench(
         typer.Option("--set", help="Override a key of the preset, as in workers=4."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="That each of about ten measurements takes.")
+        float, typer.Option(min=0, help="That each of about fifteen measurements takes.")
     ] = 10.0,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="A JSON file for all figures, each step's too.")
     ] = None,
 ) -> None:
     """Measure where a training step's time goes on this machine: loader, step, end to end."""
-    from train.bench import begun, measure, stages
+    from train.bench import begun, measure
     from train.bench_table import bench_table
     from train.checkpoint import write_json
 
@@ -181,14 +181,10 @@ def bench(
     if out_file:
         out_file.parent.mkdir(parents=True, exist_ok=True)
     changes = [f"device={device}", *(overrides or ())]
-    with console.progress("stages") as bar:
-        task = bar.add_task("beginning a run", total=stages())
-        with begun(preset, changes, opened, crop) as session:
-            for note in filter(None, [session.compute.note]):
-                err.print(f"note: {note}", markup=False, soft_wrap=True)
-            measured = measure(
-                session, seconds, lambda what: bar.update(task, advance=1, description=what)
-            )
+    with begun(preset, changes, opened, crop) as session:
+        if session.compute.note:
+            err.print(f"note: {session.compute.note}", markup=False, soft_wrap=True)
+        measured = measure(session, seconds, lambda what: err.print(f"measuring {what} …"))
     out.print(bench_table(measured))
     if out_file:
         write_json(out_file, measured.to_json())

@@ -70,6 +70,13 @@ def test_the_loader_is_measured_with_as_many_workers_as_there_are_cores(
         )
 
 
+def test_the_loader_is_measured_with_its_caches(ran: tuple[Result, dict[str, Any]]) -> None:
+    loader = ran[1]["loader"]
+    assert list(loader["by_cache"]) == ["ram", "device"]
+    for rate in loader["by_cache"].values():
+        assert 0 < rate["cpu_ms"] < 1.5 * loader["by_workers"]["1"]["cpu_ms"]
+
+
 def test_a_steps_phases_are_those_of_a_whole_step(ran: tuple[Result, dict[str, Any]]) -> None:
     step = ran[1]["step"]
     phases = step["phases_ms"]
@@ -83,8 +90,9 @@ def test_a_steps_phases_are_those_of_a_whole_step(ran: tuple[Result, dict[str, A
     assert step["peak_memory_gb"] > 0.1
 
 
-def test_the_loop_with_its_loader(ran: tuple[Result, dict[str, Any]]) -> None:
-    loop = ran[1]["end_to_end"]
+@pytest.mark.parametrize("cache", ["none", "ram", "device"])
+def test_the_loop_with_its_loader(ran: tuple[Result, dict[str, Any]], cache: str) -> None:
+    loop = ran[1]["end_to_end"][cache]
     assert loop["workers"] == 1
     assert len(loop["step_seconds"]) == len(loop["wait_seconds"]) >= 2
     assert loop["samples"] == 2 * len(loop["step_seconds"])
