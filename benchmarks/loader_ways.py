@@ -42,11 +42,15 @@ def fm_net_dali(folder: Path, workers: int) -> Batches:
     return fm_net("dali", folder, workers)
 
 
+def fm_net_dali_ram(folder: Path, workers: int) -> Batches:
+    return fm_net("dali", folder, workers, "ram")
+
+
 def fm_net_torch(folder: Path, workers: int) -> Batches:
     return fm_net("torch", folder, workers)
 
 
-def fm_net(kind: str, folder: Path, workers: int) -> Batches:
+def fm_net(kind: str, folder: Path, workers: int, cache: str = "none") -> Batches:
     import torch
     from loader import stream_of
 
@@ -54,7 +58,7 @@ def fm_net(kind: str, folder: Path, workers: int) -> Batches:
     from train.loader import open_feed
 
     stream = stream_of(folder / "store.zarr", AugmentConfig())
-    with open_feed(kind, stream, torch.device("cpu"), workers) as feed:
+    with open_feed(kind, stream, torch.device("cpu"), workers, cache) as feed:
         yield from feed
 
 
@@ -272,6 +276,7 @@ def prepare(folder: Path) -> None:
 
 WAYS: dict[str, Callable[[Path, int], Batches]] = {
     "fm_net_dali": fm_net_dali,
+    "fm_net_dali_ram": fm_net_dali_ram,
     "fm_net_torch": fm_net_torch,
     "nvidia": nvidia,
     "nnunet": nnunet,

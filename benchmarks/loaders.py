@@ -11,10 +11,11 @@ for whatever else runs on the machine only ever spoils one.
 where there is one. "Later" is the rate of the epochs after it. Files are in the system's cache.
 
 What differs beside the code: FM-Net and NVIDIA's interpolate with a cubic kernel, the others
-linearly. NVIDIA's computes every augmentation for every case and then chooses by a coin, which a
-GPU does not feel. MONAI's zooms by enlarging the whole crop, and always into its centre, as
-NVIDIA's and nnU-Net's do. MONAI's keeps all cases in memory. FM-Net's give float16, the others
-float32, but for plain torch. FM-Net's samples depend on seed, epoch and case alone.
+linearly. NVIDIA's graph, made for a GPU, computes every augmentation for every case and then
+chooses by a coin. MONAI's zooms by enlarging the whole crop; it, NVIDIA's and nnU-Net's zoom into
+the centre, FM-Net and plain torch anywhere. MONAI's keeps all cases in memory, FM-Net's where it
+says cache=ram. FM-Net's and plain torch give float16, the others float32. Only FM-Net's samples
+are the same in every run, whatever the batches and the number of workers.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from common.store import Store, StoreWriter
 OURS = "fm_net_dali"
 WAYS = {
     OURS: "FM-Net, DALI",
+    "fm_net_dali_ram": "FM-Net, DALI, cache=ram",
     "fm_net_torch": "FM-Net, torch",
     "nvidia": "NVIDIA nnU-Net",
     "nnunet": "nnU-Net v2",
