@@ -1,5 +1,6 @@
 """Where the tasks run: local processes, a Dask scheduler at an address, or SLURM jobs."""
 
+import asyncio
 import logging
 import signal
 import threading
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
+from distributed.comm.core import connect as dask_connect
 
 from common import __version__
 from common.console import out
@@ -41,6 +43,9 @@ DASK_SETTINGS = {
 WATCH_SECONDS = 5.0
 """How often the workers are looked after: the least that a SLURM controller should be asked."""
 
+
+HANDSHAKE_SECONDS = 12.0
+"""For connecting, which Dask itself gives up after ten, and the first word."""
 
 Look = Callable[[dict[str, str]], str]
 """From the workers that are there, address to name, what there is to say of them."""
@@ -162,8 +167,9 @@ def _slurm() -> ModuleType:
 @contextmanager
 def _existing(address: str) -> Iterator[Client]:
     try:
+        asyncio.run(_shake_hands(address))
         client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last for tls:// without certificates
         raise ConfigError(
             f"--cluster {address}: no Dask scheduler answers there ({error}); start one with "
             "`dask scheduler`, or leave --cluster out"
@@ -182,6 +188,20 @@ def _existing(address: str) -> Iterator[Client]:
         look(_workers(client))
         with _watched(client, look, present):
             yield client
+
+
+async def _shake_hands(address: str) -> None:
+    """Find out whether a Dask process listens: `Client` waits for its first word without end.
+
+    Raises:
+        OSError, ValueError, TypeError: none does, or it is no such address.
+    """
+    settings = Security().get_connection_args("client")
+    try:
+        comm = await asyncio.wait_for(dask_connect(address, **settings), HANDSHAKE_SECONDS)
+    except TimeoutError as error:
+        raise OSError("what listens there is something else, such as a dashboard") from error
+    await comm.close()
 
 
 def _refuse_unfit(client: Client, address: str, workers: list[str]) -> None:

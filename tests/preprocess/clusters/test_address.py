@@ -284,6 +284,14 @@ def test_a_run_without_workers_says_so_and_goes_on_when_one_comes(
     assert waiting.verified() == 3
 
 
+def test_what_listens_and_is_no_scheduler_is_said(cohort: Maker, run: Maker) -> None:
+    cohort(3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        refused = run(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        assert refused.wait(60) == 2
+    assert "no Dask scheduler answers there (what listens there is something else" in refused.said
+
+
 def without_package(folder: Path) -> dict[str, str]:
     """An environment that has all that is installed here but this package."""
     installed = Path(sysconfig.get_path("purelib"))
