@@ -37,6 +37,7 @@ CHANGEABLE = frozenset(
         "validate_every",
         "loader",
         "workers",
+        "cache",
         "device",
         "checkpoint_minutes",
         "max_bad_steps",
@@ -129,7 +130,13 @@ def execute(session: Session) -> loop.End:
         return end
     with (
         _interrupts_noted() as stopping,
-        open_feed(config.loader, session.stream(), session.compute.device, config.workers) as feed,
+        open_feed(
+            config.loader,
+            session.stream(),
+            session.compute.device,
+            config.workers,
+            config.cache,
+        ) as feed,
         Watch(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
         Monitor(session, samples) as monitor,
     ):
@@ -206,6 +213,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
         "compute": session.compute.describe(),
         "loader": config.loader,
         "workers": config.workers,
+        "cache": config.cache,
         "versions": _versions(),
     }
     write_json(

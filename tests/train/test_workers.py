@@ -217,6 +217,7 @@ def start(kind: LoaderKind, store: Store, batches: int, folder: Path) -> subproc
     )
 
 
+@pytest.mark.slow
 @both
 def test_nothing_is_said_or_left_at_exit(store: Store, kind: LoaderKind, tmp_path: Path) -> None:
     program = start(kind, store, 3, tmp_path)
