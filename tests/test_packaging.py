@@ -114,7 +114,7 @@ def test_a_stage_imports_with_its_own_packages_alone(
         assert "Usage: " in done.stdout
 
 
-@pytest.mark.parametrize(("stage", "needs"), [("preprocess", "dask"), ("train", "torch")])
+@pytest.mark.parametrize(("stage", "needs"), [("preprocess", "distributed"), ("train", "torch")])
 def test_without_its_extra_a_stage_does_not_import(stage: str, needs: str) -> None:
     done = imports(stage, "")
     assert done.returncode != 0
