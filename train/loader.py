@@ -112,10 +112,7 @@ def open_feed(
             for the cache; or the cache does not go with loader or windows.
         LoaderError: a worker process did not start.
     """
-    if cache != "none" and stream.window != "crop":
-        raise ConfigError(f"cache={cache} keeps crops, and window={stream.window} cuts others")
-    if cache == "device" and kind == "torch":
-        raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
+    refuse_unfit_cache(kind, stream, cache)
     with ExitStack() as stack:
         if cache == "ram":
             held = stack.enter_context(shared_crops(stream.store, stream.case_ids))
@@ -127,6 +124,18 @@ def open_feed(
         else:
             feed = _dali()(stream, device, workers, on_device=cache == "device")
             yield stack.enter_context(feed)
+
+
+def refuse_unfit_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> None:
+    """Make sure that a loader can keep what a stream is cut from.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if cache != "none" and stream.window != "crop":
+        raise ConfigError(f"cache={cache} keeps crops, and window={stream.window} cuts others")
+    if cache == "device" and kind == "torch":
+        raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
 
 
 def _dali() -> Callable[..., AbstractContextManager[Feed]]:

@@ -4,12 +4,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
 import torch
 
-from common.errors import FMNetError
+from common.errors import FMNetError, LoaderError
 from common.labels import REGIONS
 from common.metrics import over_regions
 from train import checkpoint
@@ -43,7 +44,7 @@ def train(
 ) -> End:
     """Train until the run is over, or until somebody wants it to stop.
 
-    Whatever ends it, a checkpoint holds all that was learnt.
+    A checkpoint holds all that was learnt, but where the errors below say otherwise.
 
     Args:
         session: what to train; its position moves.
@@ -62,7 +63,12 @@ def train(
     start = saved - session.at.spent_seconds
     while (end := ended(session)) is None:
         began = time.perf_counter()
-        batch = _next(session, batches)
+        try:
+            batch = _next(session, batches)
+        except LoaderError:
+            if stopping():  # the signal to stop reached the workers too
+                return End.STOPPED
+            raise
         waited = time.perf_counter() - began
         loss, usable = _step(session, batch)
         _advance(session, batch, loss, usable=usable)
@@ -72,15 +78,13 @@ def train(
         monitor.step(session.at, loss)
         if batch.last:
             end_epoch(session, monitor)
-            saved = time.monotonic()
-        elif (
-            stopping()
-            or ended(session)
-            or time.monotonic() - saved > 60 * session.config.checkpoint_minutes
-        ):
+        stop = stopping()
+        late = time.monotonic() - saved > 60 * session.config.checkpoint_minutes
+        if not batch.last and (stop or late or ended(session)):
             save(session)
+        if batch.last or late:
             saved = time.monotonic()
-        if stopping():
+        if stop:
             return ended(session) or End.STOPPED
     return end
 
@@ -115,16 +119,26 @@ def _next(session: Session, batches: Iterator[Batch]) -> Batch:
     return batch
 
 
-def _step(session: Session, batch: Batch) -> tuple[float, bool]:
+@contextmanager
+def _memory_told(session: Session, doing: str) -> Iterator[None]:
+    """Says what did not fit, and what to do."""
     try:
-        return step(session, batch)
+        yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{session.compute.describe()}: out of memory after "
-            f"{session.compute.peak_memory_gb():.1f} GB, with a batch of {len(batch.case_ids)} × "
-            f"{tuple(batch.image.shape[1:])}; begin again with a lower batch_size, precision=fp16 "
-            "or fewer model.widths, or free the device of other programs and go on with --resume"
+            f"{session.compute.peak_memory_gb():.1f} GB, {doing}, or free the device of other "
+            "programs and go on with --resume"
         ) from error
+
+
+def _step(session: Session, batch: Batch) -> tuple[float, bool]:
+    doing = (
+        f"with a batch of {len(batch.case_ids)} × {tuple(batch.image.shape[1:])}; begin again with "
+        "a lower batch_size, precision=fp16 or fewer model.widths"
+    )
+    with _memory_told(session, doing):
+        return step(session, batch)
 
 
 def step(session: Session, batch: Batch) -> tuple[float, bool]:
@@ -225,7 +239,8 @@ def _validate(session: Session, monitor: Monitor) -> dict[str, float]:
         done += 1
         monitor.validating(done, len(cases))
 
-    mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
+    with _memory_told(session, "in validation; go on with --resume --set inference.tiles=1"):
+        mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
         f"val_dice_{region}": dice for region, dice in mean.dice.items()
     }

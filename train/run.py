@@ -21,7 +21,7 @@ from common.store import Store
 from train import loop
 from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
-from train.loader import open_feed
+from train.loader import open_feed, refuse_unfit_cache
 from train.monitor import Monitor
 from train.precision import choose_compute, settle
 from train.session import Session, new_session, restore, save
@@ -60,7 +60,7 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
     _refuse_unfit(config, store)
     _refuse_other_run(run_dir)
     session = _session(run_dir, config, store)
-    session.epoch_stream()  # which refuses what the store does not hold
+    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(run_dir / MANIFEST, store.manifest.to_yaml())
@@ -101,6 +101,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store)
+    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
     restore(session)
     before = run["sessions"][-1]["compute"]
     if session.compute.describe() != before:

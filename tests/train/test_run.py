@@ -122,6 +122,13 @@ def test_a_cache_changes_no_number(at_once: Path, five: Store, tmp_path: Path, c
     assert_equal_runs(at_once, tmp_path / "run")
 
 
+def test_a_cache_that_cannot_be_leaves_no_run_behind(five: Store, tmp_path: Path) -> None:
+    for settings in (("cache=ram", "window=random"), ("cache=device", "loader=torch")):
+        with pytest.raises(ConfigError, match=settings[0]):
+            begun(five, tmp_path / "run", *settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_random_windows_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keeps none of 4 of 4 cases"):
         begun(make_store(volumes=("val", "test")), tmp_path / "run", "window=random")
@@ -308,7 +315,7 @@ def test_checkpoints_within_an_epoch_come_by_the_clock(
     def killed() -> bool:
         nonlocal batches_seen
         batches_seen += 1
-        if batches_seen == 3:  # asked twice a step: before the second step's checkpoint
+        if batches_seen == 2:  # asked once a step: before the second step's checkpoint
             raise KilledError
         return False
 

@@ -121,7 +121,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(
                 pass
 
     with pytest.raises(CheckpointError, match=r"cannot be written .*0 MB are free there; make"):
-        train_until(session, 100, after(3, fill))
+        train_until(session, 100, after(2, fill))
     assert load(folder, "last").state["step"] == 1
     filler.unlink()
     assert not list(folder.glob("*.tmp"))
@@ -180,12 +180,12 @@ def test_a_stuck_loader_ends_the_run_with_its_stacks(
     shard = Path(own.path, "crops", "image", "c", str(own.record(last).row), "0", "0", "0", "0")
     with away(shard):
         os.mkfifo(shard)  # who reads it waits for ever
-        with run_of(own.path, folder, "epochs=4", "stuck_minutes=0.1") as process:
+        with run_of(own.path, folder, "epochs=4", "stuck_minutes=0.4") as process:
             output, errors = process.communicate(timeout=120)
         shard.unlink()
     assert process.returncode == 2, output + errors
     assert "Traceback" not in errors
-    assert "the loader is stuck: no batch for 6 s; worker" in errors
+    assert "the loader is stuck: no batch for 24 s; worker" in errors
     assert f"is at case {last}" in errors
     stacks = (folder / "stuck.txt").read_text()
     assert "read_crop" in stacks

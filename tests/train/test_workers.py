@@ -27,7 +27,7 @@ MakeStore = Callable[..., Store]
 CPU = torch.device("cpu")
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 both = pytest.mark.parametrize("kind", KINDS)
-SOON = 20.0
+SOON = 60.0
 """Seconds; far below any timeout that would end a wait anyway."""
 
 
