@@ -166,7 +166,7 @@ def _about(session: Session, seconds: float) -> dict[str, Any]:
             "name": store.manifest.name,
             "crop": store.crop,
             "dtype": store.manifest.dtype,
-            "cases": len(store.split("train")),
+            "cases": len(session.training),
         },
         "seconds": seconds,
     }

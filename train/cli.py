@@ -208,7 +208,7 @@ def _announce(session: "Session", folder: Path) -> None:
     size = parameter_count(session.model.parameters())
     crop = "×".join(str(side) for side in store.crop)
     out.print(
-        f"store {store.path}: {len(store.split('train'))} cases to train on, "
+        f"store {store.path}: {len(session.training)} cases to train on, "
         f"{len(session.validation)} to validate; crops {crop}",
         soft_wrap=True,
     )

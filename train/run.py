@@ -224,7 +224,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
             "seed": config.seed,
             "store": store.path,
             "store_fingerprint": store.fingerprint,
-            "cases": {"train": store.split("train"), "val": session.validation},
+            "cases": {"train": list(session.training), "val": session.validation},
             "sessions": [*before, now],
         },
     )

@@ -1,6 +1,7 @@
 """What a run is made of while it runs, and its way into a checkpoint and back."""
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ class Session:
     scaler: GradScaler
     at: Position = field(default_factory=Position)
 
+    @cached_property
+    def training(self) -> tuple[str, ...]:
+        """Ids of the cases to learn from; every record of the store is read for them, once."""
+        return tuple(self.store.split("train"))
+
     def epoch_stream(self) -> Stream:
         """The samples from the first epoch's first on.
 
@@ -109,7 +115,7 @@ class Session:
         """
         return Stream(
             store=self.store,
-            case_ids=tuple(self.store.split("train")),
+            case_ids=self.training,
             modalities=self.config.modalities,
             augment=self.config.augment,
             seed=self.config.seed,
