@@ -12,6 +12,8 @@ SET    ?=
 RESUME ?=
 REPAIR ?=
 DEVICE ?= auto
+MINUTES ?= 9
+DRY    ?=
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
@@ -72,8 +74,9 @@ evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STO
 predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
 	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)" $(foreach item,$(SET),--set '$(item)')
 
-bench: $(READY)  ## Where a training step's time goes here: [PRESET=fm_net] [DEVICE=auto] [STORE=…] [OUT=figures.json] [SET='key=value …']
-	$(PY) -m train bench $(PRESET) --device $(DEVICE) $(call if-given,STORE,--store) $(call if-given,OUT,--out) $(foreach item,$(SET),--set '$(item)')
+bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=docs/benchmarks/] [SET='key=value …'] [DRY=1]
+	$(PY) -m train bench $(PRESET) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
+		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
 
 test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
 	$(PY) -m pytest -m "not slow"

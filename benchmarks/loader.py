@@ -20,7 +20,7 @@ from torch import Tensor
 from common.labels import MODALITIES
 from common.store import Store
 from train.augment import NOISE, AugmentConfig, generator, noise_field
-from train.bench_loader import NOTHING, Source
+from train.bench.loader import NOTHING, Source
 from train.loader import LoaderKind, Stream, open_feed
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from train.bench_timing import spend
+from train.bench.timing import spend
 
 SIDE = 128
 RARELY, WINDOW, NOISE, BLUR, FACTOR = 0.15, (0.7, 1.0), (0.0, 0.33), (0.5, 1.5), (0.7, 1.3)

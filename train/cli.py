@@ -151,7 +151,7 @@ def predict(
 @app.command()
 def bench(
     preset: Annotated[
-        str, typer.Argument(metavar="[PRESET]", help="A preset, or a YAML file.")
+        str, typer.Argument(metavar="[PRESET]", help="What `pipeline` takes: a preset, or YAML.")
     ] = "fm_net",
     store: Annotated[
         str | None,
@@ -165,30 +165,30 @@ def bench(
         list[str] | None,
         typer.Option("--set", help="Override a key of the preset, as in workers=4."),
     ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0, help="That each of about fifteen measurements takes.")
-    ] = 10.0,
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="A JSON file for all figures, each step's too.")
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A section, may be repeated; default is all that suit the device."),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="How long it may take; sections share it.")
+    ] = 9.0,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Try every section on tiny networks, as CI does.")
+    ] = False,
+    out_path: Annotated[
+        str | None,
+        typer.Option("--out", help="A JSON file for all raw timings, or a folder/ for one."),
     ] = None,
 ) -> None:
-    """Measure where a training step's time goes on this machine: loader, step, end to end."""
-    from train.bench import begun, measure
-    from train.bench_table import bench_table
-    from train.checkpoint import write_json
+    """Measure training on this machine: loader, step, end to end, beside others; what bounds it."""
+    from train.bench.command import run_bench
 
     opened = _store(store) if store else None
-    if out_file:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-    changes = [f"device={device}", *(overrides or ())]
-    with begun(preset, changes, opened, crop) as session:
-        if session.compute.note:
-            err.print(f"note: {session.compute.note}", markup=False, soft_wrap=True)
-        measured = measure(session, seconds, lambda what: err.print(f"measuring {what} …"))
-    out.print(bench_table(measured))
-    if out_file:
-        write_json(out_file, measured.to_json())
-        out.print(f"figures: {out_file}", soft_wrap=True)
+    clean = run_bench(
+        preset, overrides or (), opened, crop, device, only or (), minutes, out_path, dry=dry
+    )
+    if not clean:
+        raise typer.Exit(UNCLEAN)
 
 
 def _store(path: str | None) -> Store:

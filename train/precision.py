@@ -7,7 +7,7 @@ it gets. Every substitution comes with one line that says so, for people to read
 import os
 import resource
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -91,6 +91,25 @@ def choose_compute(device: str, precision: Precision | Literal["auto"]) -> Compu
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def at_depth(compute: Compute, planes: int) -> Compute:
+    """The same, but in float32 where bfloat16 would make gradients wrong.
+
+    On processors with instructions for bfloat16, oneDNN (as of torch 2.13) leaves the middle of a
+    3-D convolution's weight gradient as the memory was, where its input is two planes deep.
+
+    Args:
+        compute: what was chosen.
+        planes: depth of the network's deepest features, in voxels.
+    """
+    if compute.device.type != "cpu" or compute.precision != "bf16" or planes != 2:
+        return compute
+    note = (
+        "crops this small leave the network two planes at its deepest, where a CPU's bf16 "
+        "gradients can be wrong; this run computes in fp32"
+    )
+    return replace(compute, precision="fp32", note=note)
 
 
 def _choose_device(device: str) -> torch.device:

@@ -23,7 +23,7 @@ from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
 from train.loader import open_feed, refuse_unfit_cache
 from train.monitor import Monitor
-from train.precision import choose_compute, settle
+from train.precision import at_depth, choose_compute, settle
 from train.session import Session, new_session, restore, save
 from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
 from train.watch import Watch
@@ -146,6 +146,8 @@ def execute(session: Session) -> loop.End:
 
 def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
     compute = choose_compute(config.device, config.precision)
+    if config.model.dims == 3:
+        compute = at_depth(compute, store.crop[0] // config.model.stride)
     settle(compute, deterministic=config.deterministic)
     return new_session(run_dir, config, compute, store, store.split("val"))
 
@@ -215,7 +217,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
         "loader": config.loader,
         "workers": config.workers,
         "cache": config.cache,
-        "versions": _versions(),
+        "versions": versions(),
     }
     write_json(
         session.run_dir / RUN_FILE,
@@ -230,14 +232,15 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
     )
 
 
-def _versions() -> dict[str, str]:
-    versions = {"fm-net": __version__, "python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of what a run's numbers depend on."""
+    found = {"fm-net": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:  # the torch loader runs without DALI
-            versions[package] = "not installed"
-    return versions
+            found[package] = "not installed"
+    return found
 
 
 @contextmanager

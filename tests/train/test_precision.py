@@ -8,10 +8,12 @@ import torch
 from common.errors import ConfigError
 from common.store import Store
 from train import loop
+from train.bench.store import synthetic_store
+from train.bench.suite import Bench
 from train.checkpoint import capture
 from train.config import load_config
 from train.loader import Batch
-from train.precision import Compute, Precision, choose_compute, cpu_has_bfloat16
+from train.precision import Compute, Precision, at_depth, choose_compute, cpu_has_bfloat16
 from train.session import Session, new_session, restore, save
 
 CPU = torch.device("cpu")
@@ -24,7 +26,7 @@ def session_in(precision: Precision, store: Store, folder: Path) -> Session:
 
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, 4, 8, 8, 8, generator=generator).half()
+    image = torch.randn(2, 4, 12, 12, 12, generator=generator).half()
     label = (image[:, 0] > 0.5).to(torch.uint8) * 3
     return Batch(image, label, ("a", "b"), 1, last=False)
 
@@ -104,3 +106,39 @@ def test_a_cpu_gets_what_it_computes_in() -> None:
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match=f"device: '{device}'"):
         choose_compute(device, "auto")
+
+
+@pytest.mark.parametrize("planes", [3, 4, 6])
+def test_gradients_in_bfloat16_are_near_those_in_float32(
+    planes: int, store: Store, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 4, 4 * planes, 16, 16, generator=generator)
+    label = (image[:, 0] > 0.5).to(torch.uint8) * 3
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        config = load_config("unet", ["model.widths=[8,16,32]"])
+        session = new_session(tmp_path, config, Compute(CPU, precision), store, [])  # type: ignore[arg-type]
+        loop.step(session, Batch(image, label, ("a",), 1, last=False))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in session.model.parameters() if p.grad is not None])
+        )
+    assert (gradients[0] - gradients[1]).norm() < 0.1 * gradients[0].norm()
+
+
+def test_two_planes_at_the_deepest_are_not_left_to_bfloat16_on_a_cpu() -> None:
+    bf16, fp32 = Compute(CPU, "bf16"), Compute(CPU, "fp32")
+    assert at_depth(bf16, 2).precision == "fp32"
+    assert "two planes" in at_depth(bf16, 2).note
+    assert at_depth(bf16, 4) == bf16
+    assert at_depth(fp32, 2) == fp32
+    gpu = Compute(torch.device("cuda"), "bf16")
+    assert at_depth(gpu, 2) == gpu
+
+
+def test_a_run_on_such_crops_says_so(tmp_path: Path) -> None:
+    small = synthetic_store(tmp_path, side=16)
+    bench = Bench("demo", (), CPU, small, True, 0.0, print)
+    with bench.begun("demo", "precision=bf16") as session:
+        assert session.compute.precision == "fp32"
+        assert "two planes" in session.compute.note

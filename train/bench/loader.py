@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common.errors import StoreError
 from train.augment import AugmentConfig
-from train.bench_timing import Spent, spend
+from train.bench.timing import Spent, spend
 from train.cache import CacheKind
 from train.loader import Batch, LoaderKind, Stream, open_feed
 from train.stream import Sample

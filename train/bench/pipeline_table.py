@@ -1,17 +1,20 @@
-"""What `python -m train bench` prints."""
+"""Section `pipeline` as a table."""
 
 from statistics import median
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from train.bench import Measured
-from train.bench_loader import Parts
-from train.bench_step import LoopTimes, StepTimes
+from train.bench.loader import Parts
+from train.bench.step import LoopTimes, StepTimes
 from train.cache import CacheKind
 
+if TYPE_CHECKING:
+    from train.bench.pipeline import Measured
 
-def bench_table(measured: Measured) -> Table:
-    """All figures, with what they were measured on above them."""
+
+def pipeline_table(measured: "Measured") -> Table:
+    """Medians of all figures, with what they were measured on above them."""
     table = Table(title=_title(measured), title_justify="left", box=None, pad_edge=False)
     for heading in ("", "ms", "volumes/s", ""):
         table.add_column(heading, justify="right" if heading else "left")
@@ -22,18 +25,12 @@ def bench_table(measured: Measured) -> Table:
     return table
 
 
-def _title(measured: Measured) -> str:
-    about, config, store = measured.about, measured.config, measured.about["store"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    driver = f", driver {about['driver']}" if about["driver"] else ""
-    crop = "×".join(str(side) for side in store["crop"])
-    lines = (
-        f"{about['preset']}, batches of {config.batch_size}; {store['cases']} cases of "
-        f"{store['name']}, crops {len(config.modalities)}×{crop}, {store['dtype']}",
-        f"{about['device']}{driver}; {about['processor']}, {about['cores']} core(s)",
-        f"{about['date']}, commit {about['commit']}; {versions}",
+def _title(measured: "Measured") -> str:
+    about, config = measured.about, measured.config
+    return (
+        f"{about['preset']}, batches of {config.batch_size}, {about['cases']} cases; "
+        f"{about['compute']}"
     )
-    return "\n".join((*lines, ""))
 
 
 def _add_parts(table: Table, parts: Parts) -> None:
@@ -48,7 +45,7 @@ def _add_parts(table: Table, parts: Parts) -> None:
     table.add_row("all, one worker", f"{parts.augmented.cpu_ms:.1f}")
 
 
-def _add_rates(table: Table, measured: Measured) -> None:
+def _add_rates(table: Table, measured: "Measured") -> None:
     """The loader by itself, against itself with one worker, and with its caches."""
     _head(table, "loader alone, CPU time of a sample")
     alone = measured.rates[1].volumes_per_second
@@ -61,7 +58,7 @@ def _add_rates(table: Table, measured: Measured) -> None:
         table.add_row(what, f"{spent.cpu_ms:.1f}", f"{rate:.2f}", note)
 
 
-def _add_step(table: Table, measured: Measured) -> None:
+def _add_step(table: Table, measured: "Measured") -> None:
     """Medians; shares are of all phases together."""
     step: StepTimes = measured.step
     _head(table, "step")

@@ -1,0 +1,117 @@
+"""The command: choose sections, measure, show each as it is done, keep the figures."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.rule import Rule
+
+from common.console import err, out
+from common.errors import FMNetError
+from common.store import Store
+from train.bench.about import about
+from train.bench.store import synthetic_store
+from train.bench.suite import Bench, Result, Section, choose, run_sections
+from train.checkpoint import write_json
+from train.precision import choose_compute
+
+DRY_CROP = 16
+"""Side of the crops that are made for a dry run, in voxels."""
+
+
+def run_bench(  # noqa: PLR0913, PLR0917 - as many as the command has options
+    preset: str,
+    overrides: Sequence[str],
+    store: Store | None,
+    crop: int,
+    device: str,
+    only: Sequence[str],
+    minutes: float,
+    out_path: str | None,
+    *,
+    dry: bool,
+) -> bool:
+    """Measure, show and write; whether every section could be measured.
+
+    The file is written again after each section, so that none is lost with one after it.
+
+    Args:
+        preset: what `pipeline` measures.
+        overrides: of its keys.
+        store: where samples come from; None makes a synthetic one for the time being.
+        crop: side of the synthetic crops, in voxels.
+        device: as in a run's configuration.
+        only: names of sections; empty for all that mean something on the device.
+        minutes: that all may take together.
+        out_path: a JSON file, or a folder, where it is named by the device; None writes none.
+        dry: as `train.bench.suite.Bench.dry`.
+
+    Raises:
+        ConfigError: no such section or device.
+    """
+    where = choose_compute(device, "auto").device
+    sections = choose(only, where, dry=dry)
+    figures = {**about(where), "dry_run": dry, "minutes": minutes, "sections": dict[str, Any]()}
+    file = _file(out_path, figures["device"])
+    clean = True
+
+    def done(section: Section, result: Result | FMNetError, seconds: float) -> None:
+        nonlocal clean
+        if isinstance(result, FMNetError):
+            clean = False
+            err.print(f"✗ {section.name}: {result}", markup=False, soft_wrap=True)
+            found: dict[str, Any] = {"failed": str(result)}
+        else:
+            out.print(Rule(section.title, align="left"), result.table(), "")
+            found = result.to_json()
+        figures["sections"][section.name] = {"took_seconds": seconds} | found
+        if file:
+            write_json(file, figures)
+
+    made = nullcontext() if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
+    with made as folder:
+        opened = store or synthetic_store(Path(str(folder)), DRY_CROP if dry else crop)
+        figures["store"] = _about_store(opened)
+        out.print(_headline(figures), markup=False, soft_wrap=True)
+
+        def bench(until: float) -> Bench:
+            tell = lambda what: err.print(f"measuring {what} …", markup=False)  # noqa: E731
+            return Bench(preset, tuple(overrides), where, opened, dry, until, tell)
+
+        run_sections(sections, 60 * minutes, bench, done)
+    if file:
+        out.print(f"figures: {file}", soft_wrap=True)
+    return clean
+
+
+def _file(path: str | None, device: str) -> Path | None:
+    """Where figures go; its folder is there."""
+    if path is None:
+        return None
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    file = Path(path, f"{name}.json") if path.endswith("/") else Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _about_store(store: Store) -> dict[str, Any]:
+    manifest = store.manifest
+    return {"name": manifest.name, "crop": store.crop, "dtype": manifest.dtype}
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    driver = f", driver {figures['driver']}, CUDA {figures['cuda']}" if figures["driver"] else ""
+    store = figures["store"]
+    crop = "×".join(str(side) for side in store["crop"])
+    dry = "; a dry run: no figure means anything" if figures["dry_run"] else ""
+    return "\n".join(
+        (
+            f"{figures['device']}{driver}; {figures['processor']}, {figures['cores']} core(s)",
+            f"{figures['date']}, commit {figures['commit']}; {versions}",
+            f"crops {crop} of {store['name']}, {store['dtype']}{dry}",
+        )
+    )

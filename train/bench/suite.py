@@ -1,0 +1,144 @@
+"""The benchmark's sections, one after the other within a given time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+from rich.console import RenderableType
+
+from common.errors import ConfigError, FMNetError
+from common.store import Store
+from train.run import begin
+from train.session import Session
+
+
+class Result(Protocol):
+    """What a section measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with raw timings."""
+
+    def table(self) -> RenderableType:
+        """For people: medians, ratios, and what bounds them."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a section measures with.
+
+    Attributes:
+        preset: the run that `pipeline` measures, or a YAML file; other sections say what they take.
+        overrides: of the preset's keys, as `key=value`.
+        device: where it is measured.
+        store: where samples come from.
+        dry: whether everything is only tried: tiny networks, the fewest repetitions, no figure that
+            means anything. Sections then measure every row, whatever the time.
+        until: when the section is to be over, on `time.monotonic`'s clock.
+        tell: told what begins.
+    """
+
+    preset: str
+    overrides: tuple[str, ...]
+    device: torch.device
+    store: Store
+    dry: bool
+    until: float
+    tell: Callable[[str], None]
+
+    def each(self, count: int) -> float:
+        """Seconds for each of so many measurements still to come; 0 when dry, or late."""
+        return 0.0 if self.dry else max(0.0, self.until - time.monotonic()) / count
+
+    def late(self) -> bool:
+        """Whether the section's time is over: it leaves out the rows that are left, and says so."""
+        return not self.dry and time.monotonic() > self.until
+
+    @contextmanager
+    def begun(self, preset: str, *overrides: str) -> Iterator[Session]:
+        """A run on this device and store, in a folder of its own that is gone afterwards.
+
+        Args:
+            preset: a preset's name, or a YAML file.
+            overrides: of its keys, as `key=value`.
+
+        Raises:
+            ConfigError: the configuration is not valid, or does not fit the store.
+        """
+        with TemporaryDirectory(prefix="fm-net-bench-") as folder:
+            changes = (f"device={self.device}", *overrides)
+            yield begin(preset, changes, self.store, Path(folder, "run"))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the benchmark.
+
+    Attributes:
+        name: by which it is asked for; `train.bench.NAME` is its module, whose `measure` takes a
+            Bench and returns a Result.
+        title: over its table.
+        share: of the time, relative to the other sections'.
+        cpu: whether its figures mean something on a CPU.
+    """
+
+    name: str
+    title: str
+    share: float
+    cpu: bool = False
+
+
+SECTIONS = (Section("pipeline", "Where a step's time goes", share=3, cpu=True),)
+
+
+def choose(names: Sequence[str], device: torch.device, *, dry: bool) -> list[Section]:
+    """The sections to measure, in their order.
+
+    Args:
+        names: what was asked for; empty for all that mean something on the device.
+        device: where they will be measured.
+        dry: as `Bench.dry`; then all.
+
+    Raises:
+        ConfigError: a name is not a section's.
+    """
+    known = [section.name for section in SECTIONS]
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"{unknown[0]}: no such section; there are {', '.join(known)}")
+    if names:
+        return [section for section in SECTIONS if section.name in names]
+    return [section for section in SECTIONS if dry or section.cpu or device.type == "cuda"]
+
+
+def run_sections(
+    sections: Sequence[Section],
+    seconds: float,
+    bench: Callable[[float], Bench],
+    done: Callable[[Section, Result | FMNetError, float], None],
+) -> None:
+    """Measure sections one after the other; one that fails leaves the others as they are.
+
+    Args:
+        sections: in this order.
+        seconds: for all together; what one leaves is the others'.
+        bench: makes what a section measures with, from the time when it is to be over.
+        done: told a section's result, or why there is none, and the seconds it took.
+    """
+    end = time.monotonic() + seconds
+    for number, section in enumerate(sections):
+        began = time.monotonic()
+        shares = sum(other.share for other in sections[number:])
+        until = began + max(0.0, end - began) * section.share / shares
+        module = import_module(f"train.bench.{section.name}")
+        try:
+            result: Result | FMNetError = module.measure(bench(until))
+        except FMNetError as error:
+            result = error
+        done(section, result, time.monotonic() - began)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
