@@ -8,7 +8,7 @@ from train.loader import Batch
 from train.loop import step
 from train.session import Session
 
-TINY = ("model.widths=[4,8,12]",)
+TINY = ("model.widths=[8,16,24]",)
 """A dry run's network: its three levels leave crops of 16 voxels four planes deep."""
 HALVINGS = 16
 """Steps that fp16 may leave out: its scale begins at 2¹⁶ and is halved each time, down to 1."""

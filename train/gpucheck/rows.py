@@ -69,7 +69,7 @@ class Checked:
         return table
 
 
-def verdict(holds: bool) -> Status:  # noqa: FBT001 - it is what is judged
+def verdict(holds: bool) -> Status:
     """Whether it passed."""
     return "passed" if holds else "FAILED"
 
