@@ -1,4 +1,4 @@
-"""Check `waits`: how often a training step waits for the device, beside its end."""
+"""Check `waits`: how often a training step waits for the device."""
 
 import warnings
 from collections.abc import Sequence
@@ -34,5 +34,5 @@ def _measure(bench: Bench) -> Sequence[Row]:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     places = [f"{w.filename}:{w.lineno}" for w in caught if SAID in str(w.message)]
-    why = "is the gradient finite, is it so to the scaler, the loss as a number: torch's own count"
+    why = "as torch counts them; the JSON has their places"
     return [Row("waits in a step", "reported", why, len(places), raw={"places": places})]
