@@ -25,7 +25,7 @@ READY := $(VENV)/.ready
 if-given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo preprocess check status verify report train evaluate predict bench test test-slow lint format clean
+.PHONY: help setup demo preprocess check status verify report train evaluate predict bench gpu-check test test-slow lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: IN
 bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=docs/benchmarks/] [SET='key=value …'] [DRY=1]
 	$(PY) -m train bench $(PRESET) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
+
+gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=runs/gpu-check/] [DRY=1]
+	$(PY) -m train gpu-check --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
+		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),runs/gpu-check/)")
 
 test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
 	$(PY) -m pytest -m "not slow"

@@ -191,6 +191,32 @@ def bench(
         raise typer.Exit(UNCLEAN)
 
 
+@app.command("gpu-check")
+def gpu_check(
+    store: Annotated[
+        str | None,
+        typer.Option(help="The store's path or URL; without, cases are made for the time being."),
+    ] = None,
+    device: DeviceOption = "auto",
+    minutes: Annotated[
+        float, typer.Option(min=0, help="How long it may take; checks share it.")
+    ] = 9.0,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Try every check on tiny networks, on a CPU as well.")
+    ] = False,
+    out_path: Annotated[
+        str | None,
+        typer.Option("--out", help="A JSON file for all raw figures, or a folder/ for one."),
+    ] = None,
+) -> None:
+    """Check that training on this GPU is right: samples, precisions, resuming, memory."""
+    from train.gpucheck.command import run_gpu_check
+
+    opened = _store(store) if store else None
+    if not run_gpu_check(opened, device, minutes, out_path, dry=dry):
+        raise typer.Exit(UNCLEAN)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, brought to this machine if it is elsewhere."""
     chosen = path or load_manifest(manifest_path(None, Path())).store

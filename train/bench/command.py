@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.rule import Rule
 
 from common.console import err, out
@@ -36,8 +37,6 @@ def run_bench(  # noqa: PLR0913, PLR0917 - as many as the command has options
 ) -> bool:
     """Measure, show and write; whether every section could be measured.
 
-    The file is written again after each section, so that none is lost with one after it.
-
     Args:
         preset: what `pipeline` measures.
         overrides: of its keys.
@@ -54,14 +53,46 @@ def run_bench(  # noqa: PLR0913, PLR0917 - as many as the command has options
     """
     where = choose_compute(device, "auto").device
     sections = choose(only, where, dry=dry)
-    figures = {**about(where), "dry_run": dry, "minutes": minutes, "sections": dict[str, Any]()}
+    results = measure_sections(
+        sections, preset, overrides, where, store, crop, minutes, out_path, dry=dry
+    )
+    return not any(isinstance(result, FMNetError) for result in results)
+
+
+def measure_sections(  # noqa: PLR0913, PLR0917 - as above
+    sections: Sequence[Section],
+    preset: str,
+    overrides: Sequence[str],
+    device: torch.device,
+    store: Store | None,
+    crop: int,
+    minutes: float,
+    out_path: str | None,
+    *,
+    dry: bool,
+) -> list[Result | FMNetError]:
+    """Measure, show and write: each section's result, or why there is none.
+
+    The file is written again after each section, so that none is lost with one after it.
+
+    Args:
+        sections: in this order.
+        preset: as `train.bench.suite.Bench.preset`.
+        overrides: of its keys.
+        device: where.
+        store: as in `run_bench`.
+        crop: likewise.
+        minutes: likewise.
+        out_path: likewise.
+        dry: likewise.
+    """
+    figures = {**about(device), "dry_run": dry, "minutes": minutes, "sections": dict[str, Any]()}
     file = _file(out_path, figures["device"])
-    clean = True
+    results: list[Result | FMNetError] = []
 
     def done(section: Section, result: Result | FMNetError, seconds: float) -> None:
-        nonlocal clean
+        results.append(result)
         if isinstance(result, FMNetError):
-            clean = False
             err.print(f"✗ {section.name}: {result}", markup=False, soft_wrap=True)
             found: dict[str, Any] = {"failed": str(result)}
         else:
@@ -79,12 +110,12 @@ def run_bench(  # noqa: PLR0913, PLR0917 - as many as the command has options
 
         def bench(until: float) -> Bench:
             tell = lambda what: err.print(f"measuring {what} …", markup=False)  # noqa: E731
-            return Bench(preset, tuple(overrides), where, opened, dry, until, tell)
+            return Bench(preset, tuple(overrides), device, opened, dry, until, tell)
 
         run_sections(sections, 60 * minutes, bench, done)
     if file:
         out.print(f"figures: {file}", soft_wrap=True)
-    return clean
+    return results
 
 
 def _file(path: str | None, device: str) -> Path | None:

@@ -80,17 +80,19 @@ class Section:
     """A part of the benchmark.
 
     Attributes:
-        name: by which it is asked for; `train.bench.NAME` is its module, whose `measure` takes a
-            Bench and returns a Result.
+        name: by which it is asked for; `PACKAGE.NAME` is its module, whose `measure` takes a Bench
+            and returns a Result.
         title: over its table.
         share: of the time, relative to the other sections'.
         cpu: whether its figures mean something on a CPU.
+        package: where its module is.
     """
 
     name: str
     title: str
     share: float
     cpu: bool = False
+    package: str = "train.bench"
 
 
 SECTIONS = (Section("pipeline", "Where a step's time goes", share=3, cpu=True),)
@@ -134,7 +136,7 @@ def run_sections(
         began = time.monotonic()
         shares = sum(other.share for other in sections[number:])
         until = began + max(0.0, end - began) * section.share / shares
-        module = import_module(f"train.bench.{section.name}")
+        module = import_module(f"{section.package}.{section.name}")
         try:
             result: Result | FMNetError = module.measure(bench(until))
         except FMNetError as error:
