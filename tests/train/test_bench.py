@@ -68,7 +68,6 @@ def test_the_loader_is_measured_with_as_many_workers_as_there_are_cores(
     assert [int(workers) for workers in by_workers] == worker_counts()
     for rate in by_workers.values():
         seconds = sum(rate["batch_seconds"])
-        assert seconds >= 0.2
         assert rate["volumes_per_second"] == pytest.approx(rate["samples"] / seconds)
         assert rate["volumes_per_cpu_second"] == pytest.approx(
             rate["samples"] / rate["cpu_seconds"]
