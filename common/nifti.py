@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
+from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
@@ -181,10 +182,14 @@ def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
     coded = [name for name, code in codes.items() if code > 0]
     if not coded:
         return "no orientation in its header: the codes of sform and qform are 0"
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as ITK does, where nibabel raises
     try:
-        forms = {name: getattr(header, f"get_{name}")() for name in coded}
-    except ValueError:
+        with np.errstate(invalid="ignore"):
+            forms = {name: getattr(header, f"get_{name}")() for name in coded}
+    except (ValueError, HeaderDataError):
         return "a qform that is no rotation"
+    if odd := [name for name, form in forms.items() if not np.isfinite(form).all()]:
+        return f"a {odd[0]} with NaN or infinity in it"
     apart = {name: _apart_mm(form, geometry) for name, form in forms.items()}
     off = [f"its {name} is up to {mm:.3g} mm off" for name, mm in apart.items() if mm > FORMS_MM]
     if not off:

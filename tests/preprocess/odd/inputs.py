@@ -11,6 +11,7 @@ from tests.preprocess.odd.build import (
     RAS,
     ROWS,
     SHAPE,
+    SIGN,
     SIZES,
     SPACINGS,
     TYPE,
@@ -40,6 +41,12 @@ from tests.preprocess.odd.build import (
 )
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+
+GOOD: dict[str, Build] = {
+    "plain": lambda data: written(data, arrays()),
+    "sign of 0": with_header(SIGN, "f", 0.0, names=NAMES),
+}
+"""What there is nothing to say of."""
 
 ERRORS: dict[str, tuple[Build, str]] = {
     "truncated": (with_bytes("t1", lambda b: b[:-40]), "damaged: incomplete or truncated stream"),
@@ -161,6 +168,10 @@ NOTES: dict[str, tuple[Build, str]] = {
     "two places": (
         with_header(QFORM + 12, "f", 5.0, names=("t1",)),
         "placed by its sform; its qform is up to 5 mm off",
+    ),
+    "no number": (
+        with_header(SPACINGS, "f", float("nan")),
+        "a qform with NaN or infinity in it",
     ),
     "no rotation": (with_header(QFORM, "f", 2.0, 2.0, 2.0), "a qform that is no rotation"),
     "shared values": (

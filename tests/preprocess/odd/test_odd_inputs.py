@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,15 @@ def test_what_is_only_remarked_on_is_prepared(note: tuple[Build, str], tmp_path:
         assert np.isfinite(case.image).all()
         kept = [(note.found, note.action) for note in case.record.notes]
         assert kept == [(f.found, f.action) for f in check_case(COHORT, files).findings]
+
+
+def test_whatever_else_goes_wrong_with_a_case_is_an_error_of_that_case(good: Path) -> None:
+    (files,) = discover(good, COHORT).cases
+    nameless = replace(files, images=files.images | {"t2": files.images["t2"] / "\0"})
+    (finding,) = check_case(COHORT, nameless).findings
+    assert re.match("ValueError: .*embedded null", finding.found)
+    assert (finding.case, finding.severity) == (files.case_id, "error")
+    assert Path(finding.file) == good / "odd"
 
 
 def divided(lists: Lists) -> Manifest:
