@@ -6,10 +6,11 @@ The one place that meets (x, y, z): everything that leaves it is (D, H, W) = (z,
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
@@ -82,15 +83,28 @@ class Geometry:
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
+class ReadFile(NamedTuple):
+    """A file as it was when it was read."""
+
+    sha256: str
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, content: bytes, state: os.stat_result) -> Self:
+        """The file of these bytes and this state."""
+        return cls(hashlib.sha256(content).hexdigest(), state.st_size, state.st_mtime_ns)
+
+
 class Volume(NamedTuple):
-    """A file's voxels (D, H, W), where they are, and the file's sha256.
+    """A file's voxels (D, H, W), where they are, and the file that was read.
 
     The voxels are of the file's own type, and may not be written to.
     """
 
     voxels: NDArray[np.generic]
     geometry: Geometry
-    sha256: str
+    file: ReadFile
 
 
 BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
@@ -109,7 +123,7 @@ def read(path: Path) -> Volume:
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
-    content = read_content(path)
+    content, state = read_content(path)
     header = header_of(path, content)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
@@ -117,7 +131,7 @@ def read(path: Path) -> Volume:
             "split it into one file a modality, or lay the cohort out as imagesTr/<case>.nii.gz"
         )
         raise InputError(Finding(str(path), found, "one 3-D volume a file", action))
-    return _volume(path, content, header)
+    return _volume(path, content, state, header)
 
 
 def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
@@ -130,7 +144,7 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
     Raises:
         InputError: the file is missing, damaged, or does not have exactly these channels.
     """
-    content = read_content(path)
+    content, state = read_content(path)
     header = header_of(path, content)
     if len(header.shape) != 4 or header.shape[0] != len(channels):
         channel_count = header.shape[0] if len(header.shape) == 4 else 1
@@ -138,14 +152,14 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
         expected = f"{len(channels)} channels, {', '.join(channels)}"
         action = "export all of them into one file, in the order of stacked.channels"
         raise InputError(Finding(str(path), found, expected, action))
-    stacked = _volume(path, content, header)
+    stacked = _volume(path, content, state, header)
     return {
         name: stacked._replace(voxels=voxels)
         for name, voxels in zip(channels, stacked.voxels, strict=True)
     }
 
 
-def _volume(path: Path, content: bytes, header: Header) -> Volume:
+def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -> Volume:
     try:
         data = gunzip.whole(content, header.stop, header.stop + TRAILING_BYTES)
     except gunzip.GunzipError as error:
@@ -159,7 +173,7 @@ def _volume(path: Path, content: bytes, header: Header) -> Volume:
     if header.scaling:
         voxels = apply_read_scaling(voxels, *header.scaling)
     geometry = _geometry(path, content, header.shape)
-    return Volume(voxels, geometry, hashlib.sha256(content).hexdigest())
+    return Volume(voxels, geometry, ReadFile.of(content, state))
 
 
 def orientation_doubt(path: Path, geometry: Geometry) -> str | None:

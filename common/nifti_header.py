@@ -1,6 +1,7 @@
 """What a NIfTI file says of itself, before anything in it is believed."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -37,24 +38,27 @@ class Header(NamedTuple):
         return self.start + math.prod(self.shape) * self.voxel_type.itemsize
 
 
-def read_content(path: Path) -> bytes:
-    """A file's bytes.
+def read_content(path: Path) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, and its state before they were read.
+
+    The state is that of the file that was opened: another may take its name meanwhile.
 
     Raises:
         InputError: it cannot be read, is empty, a pointer, or too large.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES + TRAILING_BYTES:
-            raise _too_large(path, size)
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size > MOST_BYTES + TRAILING_BYTES:
+                raise _too_large(path, state.st_size)
+            content = file.read()
     except OSError as error:
         raise damaged(path, f"unreadable: {error.strerror}") from error
     if not content:
         raise damaged(path, "an empty file")
     if content.startswith(LFS_POINTER):
         raise damaged(path, "a git-LFS pointer, the image itself was never fetched")
-    return content
+    return content, state
 
 
 def nifti_fields(path: Path, content: bytes) -> Nifti1Header:

@@ -43,7 +43,7 @@ def test_a_volume_comes_back(dtype: type[np.generic], suffix: str, tmp_path: Pat
     assert volume.voxels.dtype == dtype
     assert np.array_equal(volume.voxels, voxels(dtype))
     assert volume.geometry.matches(GEOMETRY)
-    assert volume.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert volume.file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -329,7 +329,10 @@ def test_a_file_of_four_images_is_read_by_the_names_of_its_channels(tmp_path: Pa
     for channel, volume in enumerate(volumes.values()):
         assert np.array_equal(volume.voxels, series[channel])
         assert volume.geometry == Geometry(SHAPE, (3.0, 1.0, 2.0), (0.0, 0.0, 0.0))
-        assert volume.sha256 == hashlib.sha256((tmp_path / "four.nii.gz").read_bytes()).hexdigest()
+        assert (
+            volume.file.sha256
+            == hashlib.sha256((tmp_path / "four.nii.gz").read_bytes()).hexdigest()
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
