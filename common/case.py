@@ -148,13 +148,28 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        voxels, foreground = images[modality], None
         if to_lps.resamples:
-            nearest = to_lps.resample((voxels != 0).astype(np.uint8), linear=False)
-            foreground = extract(nearest, box) > 0
-            voxels = to_lps.resample(voxels, linear=True)
-        out[channel] = normalise(extract(voxels, box), *statistics[modality], dtype, foreground)
+            voxels, foreground = _resampled(images[modality], to_lps, box)
+        else:
+            voxels, foreground = extract(images[modality], box), None
+        out[channel] = normalise(voxels, *statistics[modality], dtype, foreground)
     return out
+
+
+def _resampled(
+    voxels: NDArray[np.generic], to_lps: ToLPS, box: Box
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """One modality and its foreground at 1 mm, in the box.
+
+    Interpolation weighs the foreground alone: the zeros outside are no intensities, and with them
+    the brain would end in a dark shell.
+    """
+    inside = voxels != 0
+    foreground = extract(to_lps.resample(inside.astype(np.uint8), linear=False), box) > 0
+    sums = extract(to_lps.resample(voxels.astype(np.float32), linear=True), box)
+    weights = extract(to_lps.resample(inside.astype(np.float32), linear=True), box)
+    np.divide(sums, weights, out=sums, where=foreground)  # there a weight is 1/8 or more
+    return sums, foreground
 
 
 def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
