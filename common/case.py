@@ -148,22 +148,21 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        if to_lps.resamples:
-            voxels, foreground = _resampled(images[modality], to_lps, box)
-        else:
-            voxels, foreground = extract(images[modality], box), None
+        voxels, foreground = _in_box(images[modality], to_lps, box)
         out[channel] = normalise(voxels, *statistics[modality], dtype, foreground)
     return out
 
 
-def _resampled(
+def _in_box(
     voxels: NDArray[np.generic], to_lps: ToLPS, box: Box
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """One modality and its foreground at 1 mm, in the box.
+) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
+    """One modality in the box at 1 mm, and its foreground if that is not where it is not 0.
 
     Interpolation weighs the foreground alone: the zeros outside are no intensities, and with them
     the brain would end in a dark shell.
     """
+    if not to_lps.resamples:
+        return extract(voxels, box), None
     inside = voxels != 0
     foreground = extract(to_lps.resample(inside.astype(np.uint8), linear=False), box) > 0
     sums = extract(to_lps.resample(voxels.astype(np.float32), linear=True), box)
