@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import Finding, InputError
 from common.labels import MODALITIES, Convention
 from common.manifest import DEFAULT_NAME, Manifest
-from common.nifti import read
+from common.nifti import skim
 from common.nifti_header import LFS_POINTER
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
@@ -57,8 +57,8 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
 
     The files of cases are only listed here, not opened. Hidden files and folders, stores and a
     manifest are passed over; every other file that makes no case is a finding: a note where it
-    cannot be an image (the tables that releases ship), else an error. Such a volume is read, since
-    it may be left over because it is damaged.
+    cannot be an image (the tables that releases ship), else an error. Of such a volume the first
+    and last bytes are looked at, since it may be left over because it is damaged.
 
     Raises:
         InputError: there is no such folder.
@@ -183,7 +183,7 @@ def _stray(path: Path, root: Path) -> Finding:
     unknown = f"name ends in '{_ending(path)}', which the manifest does not list"
     known = "an ending under modalities, label or companions"
     try:
-        read(path)
+        skim(path)
     except InputError as error:
         unfit = error.findings[0]
         found = f"{unfit.found}; also, {unknown}"

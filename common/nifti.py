@@ -124,14 +124,40 @@ def read(path: Path) -> Volume:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
     content, state = read_content(path)
-    header = header_of(path, content)
+    header = _header_of_one(path, content, len(content))
+    return _volume(path, content, state, header)
+
+
+def skim(path: Path) -> None:
+    """Refuse a file that `read` would refuse, as far as its first and last bytes tell.
+
+    Its voxels are decompressed only where its end does not fit its header.
+
+    Raises:
+        InputError: as `read`.
+    """
+    content, state = read_content(path, HEADER_READ)
+    header = _header_of_one(path, content, state.st_size)
+    size = state.st_size
+    if gunzip.is_gzip(content):
+        with path.open("rb") as file:
+            file.seek(-gunzip.SIZE_BYTES, os.SEEK_END)
+            size = gunzip.size_at_end(file.read())
+    if header.stop <= size <= header.stop + TRAILING_BYTES:
+        _geometry(path, content, header.shape)
+    else:
+        read(path)
+
+
+def _header_of_one(path: Path, content: bytes, size: int) -> Header:
+    header = header_of(path, content, size)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
         action = (
             "split it into one file a modality, or lay the cohort out as imagesTr/<case>.nii.gz"
         )
         raise InputError(Finding(str(path), found, "one 3-D volume a file", action))
-    return _volume(path, content, state, header)
+    return header
 
 
 def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
@@ -145,7 +171,7 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
         InputError: the file is missing, damaged, or does not have exactly these channels.
     """
     content, state = read_content(path)
-    header = header_of(path, content)
+    header = header_of(path, content, len(content))
     if len(header.shape) != 4 or header.shape[0] != len(channels):
         channel_count = header.shape[0] if len(header.shape) == 4 else 1
         found = f"{channel_count} channel(s), {len(header.shape)} axes of {header.shape}"
@@ -188,10 +214,9 @@ def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
         geometry: what `read` made of it.
 
     Raises:
-        InputError: the file has no NIfTI header.
+        InputError: the file cannot be read any more, or has no NIfTI header.
     """
-    with path.open("rb") as file:
-        header = nifti_fields(path, file.read(HEADER_READ))
+    header = nifti_fields(path, read_content(path, HEADER_READ)[0])
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     coded = [name for name, code in codes.items() if code > 0]
     if not coded:

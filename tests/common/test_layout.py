@@ -1,5 +1,8 @@
 """Which files make a case, in every release's habits."""
 
+import gzip
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from common.manifest import Manifest
 from common.nifti import Geometry
 
 GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+CUBE = Geometry((128, 128, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 TENS = Geometry((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 HABITS = {
     "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
@@ -168,6 +172,43 @@ def test_a_stray_volume_that_is_damaged_says_both(tmp_path: Path) -> None:
     (finding,) = discover(tmp_path, Manifest()).findings
     assert finding.found.startswith("damaged: incomplete or truncated stream; also, name ends in")
     assert finding.expected.startswith("a whole NIfTI volume, with an ending under modalities")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_stray_volume_is_not_decompressed(suffix: str, tmp_path: Path) -> None:
+    """There may be thousands, as predictions beside the cases."""
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.zeros((128, 128, 128), np.uint8), CUBE)
+    tracemalloc.start()
+    try:
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert finding.found.startswith("name ends in 'pred'")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_every_truncation_of_a_stray_volume_is_noticed(suffix: str, tmp_path: Path) -> None:
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = stray.read_bytes()
+    for length in range(0, len(content), len(content) // 60):
+        stray.write_bytes(content[:length])
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert finding.found.endswith("also, name ends in 'pred', which the manifest does not list")
+
+
+@pytest.mark.parametrize("change", [lambda b: b, lambda b: b + bytes(64)])
+def test_a_stray_volume_of_several_members_or_with_a_tail_is_whole(
+    change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    stray = tmp_path / "p_pred.nii.gz"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = change(gzip.decompress(stray.read_bytes()))
+    stray.write_bytes(gzip.compress(content[:900]) + gzip.compress(content[900:]))
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found.startswith("name ends in 'pred'")
 
 
 def test_the_decathlons_layout(tmp_path: Path) -> None:
