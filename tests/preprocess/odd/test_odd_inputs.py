@@ -4,6 +4,7 @@ What `check` refuses of a case, preparing it refuses with the same words, and th
 """
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -150,8 +151,9 @@ def test_a_run_refuses_what_check_refuses_and_no_more(
     for name, build in everything.items():
         slug = name.replace(" ", "-")
         build(data / slug)
-        for path in [path for path in (data / slug).rglob("*") if not path.is_dir()]:
-            path.rename(path.with_name(f"{slug}-{path.name}"))
+        for folder, _, files in os.walk(data / slug):
+            for file in files:
+                Path(folder, file).rename(Path(folder, f"{slug}-{file}"))
     (data / "data_manifest.yaml").write_text("crop: [16, 16, 16]\nsplits: {kind: lists}\n")
 
     answer = command("check", data, "--json")
