@@ -148,13 +148,27 @@ def _normalised(
 ) -> NDArray[np.floating]:
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
-        voxels, foreground = images[modality], None
-        if to_lps.resamples:
-            nearest = to_lps.resample((voxels != 0).astype(np.uint8), linear=False)
-            foreground = extract(nearest, box) > 0
-            voxels = to_lps.resample(voxels, linear=True)
-        out[channel] = normalise(extract(voxels, box), *statistics[modality], dtype, foreground)
+        voxels, foreground = _in_box(images[modality], to_lps, box)
+        out[channel] = normalise(voxels, *statistics[modality], dtype, foreground)
     return out
+
+
+def _in_box(
+    voxels: NDArray[np.generic], to_lps: ToLPS, box: Box
+) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
+    """One modality in the box at 1 mm, and its foreground if that is not where it is not 0.
+
+    Interpolation weighs the foreground alone: the zeros outside are no intensities, and with them
+    the brain would end in a dark shell.
+    """
+    if not to_lps.resamples:
+        return extract(voxels, box), None
+    inside = voxels != 0
+    foreground = extract(to_lps.resample(inside.astype(np.uint8), linear=False), box) > 0
+    sums = extract(to_lps.resample(voxels.astype(np.float32), linear=True), box)
+    weights = extract(to_lps.resample(inside.astype(np.float32), linear=True), box)
+    np.divide(sums, weights, out=sums, where=foreground)  # there a weight is 1/8 or more
+    return sums, foreground
 
 
 def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:

@@ -50,7 +50,7 @@ def on_one_grid(
             found = f"a grid of {volume.geometry}"
             findings.append(Finding(str(paths[role]), found, expected, action))
             continue
-        together[role] = Volume(turned, onto, volume.sha256)
+        together[role] = Volume(turned, onto, volume.file)
         found = f"another order of axes than {paths[first].name}, but of the same place"
         action = f"nothing: it is turned; masks are written as {paths[first].name} is"
         findings.append(_note(paths[role], found, "one orientation for a case", action))

@@ -12,6 +12,8 @@ GZIP_WINDOW = 31
 MOST_COMPRESSED = 1032
 """How much smaller deflate can make anything (zlib's technical notes)."""
 
+SIZE_BYTES = 4
+
 _CORRUPT: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub lacks type[]
 
 
@@ -22,6 +24,11 @@ class GunzipError(ValueError):
 def is_gzip(content: bytes) -> bool:
     """Whether it begins as gzip does."""
     return content[:2] == b"\x1f\x8b"
+
+
+def size_at_end(content: bytes) -> int:
+    """What the last member's end says of its size, modulo 4 GiB (RFC 1952, ISIZE)."""
+    return int.from_bytes(content[-SIZE_BYTES:], "little")
 
 
 def beginning(content: bytes, size: int) -> bytes:
@@ -49,7 +56,7 @@ def whole(content: bytes, least: int, most: int) -> bytes | bytearray:
         return content
     # libdeflate takes three fifths of the time for a file of one member, at whose end its size
     # stands. Of several it may see the first alone, and it says not what is wrong: then, the other.
-    if least <= int.from_bytes(content[-4:], "little") <= most:
+    if least <= size_at_end(content) <= most:
         with suppress(deflate.DeflateError):
             data = deflate.gzip_decompress(content)
             if len(data) >= least:

@@ -12,7 +12,7 @@ from common.expert_label import declared, read_label
 from common.labels import MODALITIES, Convention
 from common.layout import LABEL, CaseFiles
 from common.manifest import Manifest
-from common.nifti import Geometry, Volume
+from common.nifti import Geometry, ReadFile, Volume
 from common.record import DecidedBy, Source
 
 
@@ -75,7 +75,7 @@ def load(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         volumes[MODALITIES[0]].geometry,
         decided.convention,
         decided.by,
-        tuple(source_of(role, paths[role], volumes[role].sha256) for role in paths),
+        tuple(source_of(role, paths[role], volumes[role].file) for role in paths),
         tuple(findings),
     )
 
@@ -84,16 +84,9 @@ def _errors(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def source_of(role: str, path: Path, sha256: str) -> Source:
+def source_of(role: str, path: Path, file: ReadFile) -> Source:
     """A file as a record names it."""
-    state = path.stat()
-    return Source(
-        role=role,
-        file=path.name,
-        sha256=sha256,
-        size_bytes=state.st_size,
-        modified_ns=state.st_mtime_ns,
-    )
+    return Source(role=role, file=path.name, **file._asdict())
 
 
 def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], list[Finding]]:

@@ -1,14 +1,14 @@
 """Which files make a case, in every release's habits."""
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import Finding, InputError
+from common.folders import files_below
 from common.labels import MODALITIES, Convention
-from common.manifest import DEFAULT_NAME, Manifest
-from common.nifti import read
+from common.manifest import Manifest
+from common.nifti import skim
 from common.nifti_header import LFS_POINTER
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
@@ -56,35 +56,24 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     """Find the cases below `root`, of all conventions at once.
 
     The files of cases are only listed here, not opened. Hidden files and folders, stores and a
-    manifest are passed over; every other file that makes no case is a finding: a note where it
-    cannot be an image (the tables that releases ship), else an error. Such a volume is read, since
-    it may be left over because it is damaged.
+    manifest are passed over; every other file or folder that makes no case is a finding: a note
+    where it cannot be an image (the tables that releases ship), else an error. Of such a volume the
+    first and last bytes are looked at, since it may be left over because it is damaged.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or its path is not UTF-8.
     """
-    if not root.is_dir():
-        raise InputError(
-            Finding(
-                str(root), "no such folder", "the folder that holds the cases", "check the path"
-            )
-        )
     root = root.absolute()  # a folder's name may name a case
     discovery = Discovery()
     endings = _endings(manifest)
     groups: dict[Key, list[tuple[str, Path]]] = {}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and ".zarr" not in n)
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith(".") or name == DEFAULT_NAME:
-                continue
-            parsed = _parse(path, endings) or _parse_stacked(path, manifest)
-            if parsed is None:
-                discovery.findings.append(_stray(path, root))
-            else:
-                key, role = parsed
-                groups.setdefault(key, []).append((role, path))
+    for path in files_below(root, discovery.findings):
+        parsed = _parse(path, endings) or _parse_stacked(path, manifest)
+        if parsed is None:
+            discovery.findings.append(_stray(path, root))
+        else:
+            key, role = parsed
+            groups.setdefault(key, []).append((role, path))
     _absorb_bare_companions(groups)
     for (_, case_id), files in sorted(groups.items()):
         case = _case(case_id, files, root, manifest)
@@ -183,7 +172,7 @@ def _stray(path: Path, root: Path) -> Finding:
     unknown = f"name ends in '{_ending(path)}', which the manifest does not list"
     known = "an ending under modalities, label or companions"
     try:
-        read(path)
+        skim(path)
     except InputError as error:
         unfit = error.findings[0]
         found = f"{unfit.found}; also, {unknown}"
@@ -213,6 +202,8 @@ def _case(
     for role, path in files:
         by_role.setdefault(role, []).append(path)
     problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root)
+    if not case_id.strip("-_ "):
+        problems = [_nameless(sorted(path for _, path in files), root)]
     if problems:
         return problems
     stacked = STACKED in by_role
@@ -226,6 +217,15 @@ def _case(
         label=by_role[LABEL][0] if LABEL in by_role else None,
         names=Convention.MSD if stacked else by_names,
         stacked=stacked,
+    )
+
+
+def _nameless(paths: list[Path], root: Path) -> Finding:
+    return Finding(
+        str(paths[0].parent.relative_to(root)),
+        f"no case id in {', '.join(path.name for path in paths)}",
+        "names that begin with the case's",
+        "rename the files, or move them away",
     )
 
 

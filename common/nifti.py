@@ -6,13 +6,15 @@ The one place that meets (x, y, z): everything that leaves it is (D, H, W) = (z,
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
+from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
@@ -81,15 +83,28 @@ class Geometry:
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
+class ReadFile(NamedTuple):
+    """A file as it was when it was read."""
+
+    sha256: str
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, content: bytes, state: os.stat_result) -> Self:
+        """The file of these bytes and this state."""
+        return cls(hashlib.sha256(content).hexdigest(), state.st_size, state.st_mtime_ns)
+
+
 class Volume(NamedTuple):
-    """A file's voxels (D, H, W), where they are, and the file's sha256.
+    """A file's voxels (D, H, W), where they are, and the file that was read.
 
     The voxels are of the file's own type, and may not be written to.
     """
 
     voxels: NDArray[np.generic]
     geometry: Geometry
-    sha256: str
+    file: ReadFile
 
 
 BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
@@ -108,15 +123,41 @@ def read(path: Path) -> Volume:
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
-    content = read_content(path)
-    header = header_of(path, content)
+    content, state = read_content(path)
+    header = _header_of_one(path, content, len(content))
+    return _volume(path, content, state, header)
+
+
+def skim(path: Path) -> None:
+    """Refuse a file that `read` would refuse, as far as its first and last bytes tell.
+
+    Its voxels are decompressed only where its end does not fit its header.
+
+    Raises:
+        InputError: as `read`.
+    """
+    content, state = read_content(path, HEADER_READ)
+    header = _header_of_one(path, content, state.st_size)
+    size = state.st_size
+    if gunzip.is_gzip(content):
+        with path.open("rb") as file:
+            file.seek(-gunzip.SIZE_BYTES, os.SEEK_END)
+            size = gunzip.size_at_end(file.read())
+    if header.stop <= size <= header.stop + TRAILING_BYTES:
+        _geometry(path, content, header.shape)
+    else:
+        read(path)
+
+
+def _header_of_one(path: Path, content: bytes, size: int) -> Header:
+    header = header_of(path, content, size)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
         action = (
             "split it into one file a modality, or lay the cohort out as imagesTr/<case>.nii.gz"
         )
         raise InputError(Finding(str(path), found, "one 3-D volume a file", action))
-    return _volume(path, content, header)
+    return header
 
 
 def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
@@ -129,22 +170,22 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
     Raises:
         InputError: the file is missing, damaged, or does not have exactly these channels.
     """
-    content = read_content(path)
-    header = header_of(path, content)
+    content, state = read_content(path)
+    header = header_of(path, content, len(content))
     if len(header.shape) != 4 or header.shape[0] != len(channels):
         channel_count = header.shape[0] if len(header.shape) == 4 else 1
         found = f"{channel_count} channel(s), {len(header.shape)} axes of {header.shape}"
         expected = f"{len(channels)} channels, {', '.join(channels)}"
         action = "export all of them into one file, in the order of stacked.channels"
         raise InputError(Finding(str(path), found, expected, action))
-    stacked = _volume(path, content, header)
+    stacked = _volume(path, content, state, header)
     return {
         name: stacked._replace(voxels=voxels)
         for name, voxels in zip(channels, stacked.voxels, strict=True)
     }
 
 
-def _volume(path: Path, content: bytes, header: Header) -> Volume:
+def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -> Volume:
     try:
         data = gunzip.whole(content, header.stop, header.stop + TRAILING_BYTES)
     except gunzip.GunzipError as error:
@@ -158,7 +199,7 @@ def _volume(path: Path, content: bytes, header: Header) -> Volume:
     if header.scaling:
         voxels = apply_read_scaling(voxels, *header.scaling)
     geometry = _geometry(path, content, header.shape)
-    return Volume(voxels, geometry, hashlib.sha256(content).hexdigest())
+    return Volume(voxels, geometry, ReadFile.of(content, state))
 
 
 def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
@@ -173,18 +214,21 @@ def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
         geometry: what `read` made of it.
 
     Raises:
-        InputError: the file has no NIfTI header.
+        InputError: the file cannot be read any more, or has no NIfTI header.
     """
-    with path.open("rb") as file:
-        header = nifti_fields(path, file.read(HEADER_READ))
+    header = nifti_fields(path, read_content(path, HEADER_READ)[0])
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     coded = [name for name, code in codes.items() if code > 0]
     if not coded:
         return "no orientation in its header: the codes of sform and qform are 0"
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # as ITK does, where nibabel raises
     try:
-        forms = {name: getattr(header, f"get_{name}")() for name in coded}
-    except ValueError:
+        with np.errstate(invalid="ignore"):
+            forms = {name: getattr(header, f"get_{name}")() for name in coded}
+    except (ValueError, HeaderDataError):
         return "a qform that is no rotation"
+    if odd := [name for name, form in forms.items() if not np.isfinite(form).all()]:
+        return f"a {odd[0]} with NaN or infinity in it"
     apart = {name: _apart_mm(form, geometry) for name, form in forms.items()}
     off = [f"its {name} is up to {mm:.3g} mm off" for name, mm in apart.items() if mm > FORMS_MM]
     if not off:

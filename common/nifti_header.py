@@ -1,6 +1,7 @@
 """What a NIfTI file says of itself, before anything in it is believed."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -37,24 +38,31 @@ class Header(NamedTuple):
         return self.start + math.prod(self.shape) * self.voxel_type.itemsize
 
 
-def read_content(path: Path) -> bytes:
-    """A file's bytes.
+def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, and its state before they were read.
+
+    The state is that of the file that was opened: another may take its name meanwhile.
+
+    Args:
+        path: the file.
+        most: how many of its first bytes are wanted; -1 for all.
 
     Raises:
         InputError: it cannot be read, is empty, a pointer, or too large.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES + TRAILING_BYTES:
-            raise _too_large(path, size)
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size > MOST_BYTES + TRAILING_BYTES:
+                raise _too_large(path, state.st_size)
+            content = file.read(most)
     except OSError as error:
         raise damaged(path, f"unreadable: {error.strerror}") from error
     if not content:
         raise damaged(path, "an empty file")
     if content.startswith(LFS_POINTER):
         raise damaged(path, "a git-LFS pointer, the image itself was never fetched")
-    return content
+    return content, state
 
 
 def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
@@ -83,8 +91,13 @@ def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
     return header
 
 
-def header_of(path: Path, content: bytes) -> Header:
+def header_of(path: Path, content: bytes, size: int) -> Header:
     """What is needed to find the voxels.
+
+    Args:
+        path: the file.
+        content: its bytes, or its first ones.
+        size: how many bytes it has.
 
     Raises:
         InputError: it is no header of a volume of numbers, or claims more than a file of this size
@@ -106,7 +119,11 @@ def header_of(path: Path, content: bytes) -> Header:
     is_scaled = slope is not None and (slope, intercept) != (1, 0)
     scaling = (float(slope), float(intercept)) if is_scaled else None
     header = Header(shape, fields.get_data_dtype(), int(start), scaling)
-    _refuse_absurd_size(path, content, header)
+    possible = size * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
+    if header.stop > MOST_BYTES:
+        raise _too_large(path, header.stop, f" for {header.shape} voxels")
+    if header.stop > possible:
+        raise damaged(path, f"damaged: {size} bytes for {header.shape} voxels")
     return header
 
 
@@ -123,14 +140,6 @@ def _shape_of(path: Path, fields: Nifti1Header) -> tuple[int, ...]:
         found = f"{len(shape)} axes of {tuple(shape)}"
         raise InputError(Finding(str(path), found, "a 3-D volume", "export the whole volume"))
     return tuple(shape)
-
-
-def _refuse_absurd_size(path: Path, content: bytes, header: Header) -> None:
-    if header.stop > MOST_BYTES:
-        raise _too_large(path, header.stop, f" for {header.shape} voxels")
-    possible = len(content) * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
-    if header.stop > possible:
-        raise damaged(path, f"damaged: {len(content)} bytes for {header.shape} voxels")
 
 
 def damaged(path: Path, found: str) -> InputError:

@@ -13,7 +13,7 @@ from common.volume import Box, Triple
 
 DecidedBy = Literal["values", "names", "layout", "manifest"]
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised when the same sources and manifest would give other arrays."""
 
 

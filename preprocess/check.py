@@ -52,14 +52,27 @@ def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[CheckedCa
 
 
 def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
-    """Read one case as preprocessing does, and drop what was read."""
+    """Read one case as preprocessing does, and drop what was read.
+
+    Whatever goes wrong is a finding, since one case's trouble must not end the others' reading.
+    """
     try:
         loaded = load(files, manifest)
     except InputError as error:
         return CheckedCase(files, error.findings, {})
+    except Exception as error:  # noqa: BLE001 - as above
+        return CheckedCase(files, (_unforeseen(files, error),), {})
     hashes = {source.role: source.sha256 for source in loaded.sources}
     images = {modality: hashes[modality] for modality in MODALITIES}
     return CheckedCase(files, loaded.notes, images, *_convention(loaded))
+
+
+def _unforeseen(files: CaseFiles, error: Exception) -> Finding:
+    """An error in the words that `run` has for it too."""
+    folder = str(files.images[MODALITIES[0]].parent)
+    found, expected = f"{type(error).__name__}: {error}", "a case that is read or refused"
+    action = "move the case away, and report this line"
+    return Finding(folder, " ".join(found.split()), expected, action, files.case_id)
 
 
 def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None]:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from common.errors import StoreError
 from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
 RECORD_FILE = "zarr.json"
+NOT_A_FOLDER = ("", ".", "..", RECORD_FILE)
 UNFINISHED = ".partial"
 """Suffix of a file that zarr, or the copying of a store, had only begun when it was killed."""
 
@@ -75,7 +77,13 @@ class StoreFiles:
             self._filesystem.rm_file(f"{self._root}/{name}")
 
     def remove_case(self, case_id: str) -> None:
-        """Take a case's folder away, whatever is in it: first the record, then the arrays."""
+        """Take a case's folder away, whatever is in it: first the record, then the arrays.
+
+        Raises:
+            StoreError: the id is not the name of one folder, and more than a case would go.
+        """
+        if case_id in NOT_A_FOLDER or "/" in case_id:
+            raise StoreError(f"{self._path}: {case_id!r} cannot be the name of a case's folder")
         folder = f"{self._root}/cases/{case_id}"
         if not self._filesystem.exists(folder):
             return

@@ -273,6 +273,32 @@ def test_a_resampled_background_stays_zero(files: Files, write: Write) -> None:
     assert case.record.std["flair"] == pytest.approx(std)
 
 
+SPACINGS_MM = st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.5, 3.0])] * 3)
+
+
+@settings(max_examples=20, suppress_health_check=ANY)
+@given(spacing_mm=SPACINGS_MM)
+def test_a_resampled_brain_is_not_darker_at_its_edge(
+    spacing_mm: tuple[float, float, float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The zeros outside are no intensities: a shell of one value keeps it to the edge."""
+    folder = tmp_path_factory.mktemp("edge") / "case"
+    folder.mkdir()
+    z, y, x = np.ogrid[:20, :22, :24]
+    radius = ((z - 10) / 8) ** 2 + ((y - 11) / 9) ** 2 + ((x - 12) / 10) ** 2
+    grid = Geometry(radius.shape, spacing_mm, (0.0, 0.0, 0.0))
+    for name in ("flair", "t1", "t1ce", "t2"):
+        image = np.select([radius < 0.1, radius < 1], [900, 700]).astype(np.int16)
+        nifti.write(folder / f"case_{name}.nii.gz", image, grid)
+    case = prepared(folder, Manifest(crop=(16, 16, 16), dtype="float32"))
+    for channel, mean, std in zip(
+        case.image, case.record.mean.values(), case.record.std.values(), strict=True
+    ):
+        brain = channel[channel != 0] * std + mean
+        assert brain.min() == pytest.approx(700, rel=1e-5)
+        assert brain.max() <= 900 * (1 + 1e-5)
+
+
 def test_the_order_and_the_record(files: Files, write: Write) -> None:
     stages: list[str] = []
     manifest = MANIFEST

@@ -1,5 +1,8 @@
 """Reading a case: labels of every convention, and everything that is refused."""
 
+import hashlib
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -304,12 +307,38 @@ def test_files_of_one_place_are_turned_to_the_first_ones_axes(
     assert np.array_equal(turn(case.label, case.geometry, plain), straight.label)
 
 
+def test_a_source_is_the_file_that_was_read_and_not_what_took_its_place(
+    files: Files, write: Write
+) -> None:
+    """As when a late copy comes while a case is read: its next run must see another file."""
+    folder = write(files)
+    path, newer, pipe = (folder / name for name in ("case_t2.nii.gz", "newer", "pipe"))
+    content = path.read_bytes()
+    nifti.write(folder / "newer.nii.gz", files["t2"] // 2, nifti.read(path).geometry)
+    (folder / "newer.nii.gz").rename(newer)
+    os.mkfifo(pipe)
+    pipe.replace(path)
+
+    def give() -> None:
+        with path.open("wb") as end:  # waits for the reader
+            newer.replace(path)
+            end.write(content)
+
+    giving = threading.Thread(target=give)
+    giving.start()
+    (source,) = [source for source in loaded(folder).sources if source.role == "t2"]
+    giving.join()
+    assert source.sha256 == hashlib.sha256(content).hexdigest()
+    state = path.stat()
+    assert (source.size_bytes, source.modified_ns) != (state.st_size, state.st_mtime_ns)
+
+
 def test_sources_are_the_files(files: Files, write: Write) -> None:
     folder = write(files)
     case = loaded(folder)
     assert [source.role for source in case.sources] == ["flair", "t1", "t1ce", "t2", "label"]
     for source in case.sources:
         path = folder / source.file
-        assert source.sha256 == nifti.read(path).sha256
+        assert source.sha256 == nifti.read(path).file.sha256
         assert source.size_bytes == path.stat().st_size
         assert source.modified_ns == path.stat().st_mtime_ns

@@ -1,9 +1,14 @@
 """Which files make a case, in every release's habits."""
 
+import gzip
+import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import too_deep
 
 from common import nifti
 from common.errors import InputError
@@ -13,6 +18,7 @@ from common.manifest import Manifest
 from common.nifti import Geometry
 
 GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+CUBE = Geometry((128, 128, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 TENS = Geometry((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 HABITS = {
     "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
@@ -170,6 +176,43 @@ def test_a_stray_volume_that_is_damaged_says_both(tmp_path: Path) -> None:
     assert finding.expected.startswith("a whole NIfTI volume, with an ending under modalities")
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_stray_volume_is_not_decompressed(suffix: str, tmp_path: Path) -> None:
+    """There may be thousands, as predictions beside the cases."""
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.zeros((128, 128, 128), np.uint8), CUBE)
+    tracemalloc.start()
+    try:
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert finding.found.startswith("name ends in 'pred'")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_every_truncation_of_a_stray_volume_is_noticed(suffix: str, tmp_path: Path) -> None:
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = stray.read_bytes()
+    for length in range(0, len(content), len(content) // 60):
+        stray.write_bytes(content[:length])
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert finding.found.endswith("also, name ends in 'pred', which the manifest does not list")
+
+
+@pytest.mark.parametrize("change", [lambda b: b, lambda b: b + bytes(64)])
+def test_a_stray_volume_of_several_members_or_with_a_tail_is_whole(
+    change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    stray = tmp_path / "p_pred.nii.gz"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = change(gzip.decompress(stray.read_bytes()))
+    stray.write_bytes(gzip.compress(content[:900]) + gzip.compress(content[900:]))
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found.startswith("name ends in 'pred'")
+
+
 def test_the_decathlons_layout(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr", "BRATS_001", "BRATS_002", "._BRATS_001")
     touch(tmp_path / "labelsTr", "BRATS_001", "._BRATS_001")
@@ -265,6 +308,69 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "p").symlink_to(tmp_path / "elsewhere" / "p")
     assert [case.case_id for case in discover(tmp_path / "data", Manifest()).cases] == ["p"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_back_up_is_remarked_on_and_not_followed(target: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(data / "q", *[name.format("q") for name in HABITS["2021"]])
+    (data / "p" / "loop").symlink_to(target)
+    discovery = discover(data, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p", "q"]
+    (finding,) = discovery.findings
+    assert (finding.file, finding.severity) == ("p/loop", "note")
+    assert finding.found == "a link to a folder that it is in"
+
+
+def test_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        touch(tmp_path / name, *[n.format(name) for n in HABITS["2021"]])
+        (tmp_path / name / "link").symlink_to(tmp_path / other)
+    notes = [f for f in discover(tmp_path, Manifest()).findings if f.severity == "note"]
+    assert [note.file for note in notes] == ["a/link/link", "b/link/link"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    too_deep(tmp_path / "q")
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    (finding,) = discovery.findings
+    assert finding.found == "unreadable folder: File name too long"
+    assert finding.file.startswith("q/")
+    assert finding.severity == "error"
+
+
+LATIN_1 = os.fsdecode("Müller".encode("latin-1"))
+
+
+def test_names_that_are_no_utf_8_are_errors(tmp_path: Path) -> None:
+    """ITK ends the whole process at one."""
+    data = tmp_path / "data"
+    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(data / LATIN_1, "q_flair")
+    touch(data / "r", f"{LATIN_1}_flair")
+    discovery = discover(data, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    files = [finding.file for finding in discovery.findings]
+    assert files == [r"M\xfcller", r"r/M\xfcller_flair.nii.gz"]
+    assert {finding.found for finding in discovery.findings} == {"a name that is not UTF-8"}
+    with pytest.raises(InputError, match=r"M\\xfcller: a name that is not UTF-8"):
+        discover(data / LATIN_1, Manifest())
+
+
+@pytest.mark.parametrize("case_id", ["", "_", "--", " "])
+@pytest.mark.parametrize("habit", ["2021", "2023"])
+def test_a_name_without_a_case_id_is_an_error(habit: str, case_id: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path, *[name.format(case_id) for name in HABITS[habit]])
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    (finding,) = discovery.findings
+    assert finding.found.startswith("no case id in ")
+    assert HABITS[habit][0].format(case_id) in finding.found
+    assert (finding.case, finding.severity) == ("-", "error")
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_volume_comes_back(dtype: type[np.generic], suffix: str, tmp_path: Pat
     assert volume.voxels.dtype == dtype
     assert np.array_equal(volume.voxels, voxels(dtype))
     assert volume.geometry.matches(GEOMETRY)
-    assert volume.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert volume.file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -329,7 +329,10 @@ def test_a_file_of_four_images_is_read_by_the_names_of_its_channels(tmp_path: Pa
     for channel, volume in enumerate(volumes.values()):
         assert np.array_equal(volume.voxels, series[channel])
         assert volume.geometry == Geometry(SHAPE, (3.0, 1.0, 2.0), (0.0, 0.0, 0.0))
-        assert volume.sha256 == hashlib.sha256((tmp_path / "four.nii.gz").read_bytes()).hexdigest()
+        assert (
+            volume.file.sha256
+            == hashlib.sha256((tmp_path / "four.nii.gz").read_bytes()).hexdigest()
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -398,6 +401,29 @@ def test_what_a_header_leaves_open_about_its_place(
     assert geometry.origin_mm == image.GetOrigin()
     assert geometry.direction == image.GetDirection()
     assert nifti.orientation_doubt(path, geometry) == doubt
+
+
+@pytest.mark.parametrize("sign", [0.0, 5.0, float("nan"), -1.0])
+def test_the_sign_in_a_header_is_read_as_itk_does(sign: float, good: Path) -> None:
+    """NIfTI-1 calls for 1 or -1, and for 0 to be taken as 1; ITK asks whether it is negative."""
+    header_of(SPACINGS - 4, sign)(good)
+    doubt = nifti.orientation_doubt(good, nifti.read(good).geometry)
+    assert (doubt is not None) is (sign < 0)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "doubt"),
+    [
+        (float("nan"), "a qform with NaN or infinity in it"),
+        (float("inf"), "a qform with NaN or infinity in it"),
+        (-float("inf"), "a qform that is no rotation"),
+    ],
+)
+def test_a_spacing_that_itk_takes_for_1_mm_is_a_doubt(
+    spacing_mm: float, doubt: str, good: Path
+) -> None:
+    header_of(SPACINGS, spacing_mm)(good)
+    assert nifti.orientation_doubt(good, nifti.read(good).geometry) == doubt
 
 
 def test_sheared_axes_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -176,6 +177,25 @@ def test_a_failure_is_kept_until_the_case_is_stored(make_store: MakeStore, cases
     assert list(store.records()) == ["one"]
     store.remove("two")
     assert store.failures() == {}
+
+
+@pytest.mark.parametrize("case_id", ["", ".", "..", "../cases", "one/../two", "zarr.json"])
+def test_an_id_that_is_no_folders_name_costs_no_case(
+    case_id: str, make_store: MakeStore, cases: Cases
+) -> None:
+    """Each of these would take away more than one case."""
+    store = make_store("one", "two")
+    before = {name: store.files.read(name) for name in store.files.all()}
+    record = cases["one"].record.model_copy(update={"case_id": case_id})
+    failure = CaseFailure(case_id=case_id, stage="read", reason="no", peak_memory_mb=None)
+    for harm in (
+        lambda: store.remove(case_id),
+        lambda: store.set_aside(failure),
+        lambda: store.write(replace(cases["one"], record=record), 1),
+    ):
+        with pytest.raises(StoreError, match="cannot be the name of a case's folder"):
+            harm()
+    assert {name: store.files.read(name) for name in store.files.all()} == before
 
 
 def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -> None:

@@ -88,7 +88,7 @@ def with_header(offset: int, kind: str, *values: float, names: tuple[str, ...] =
     return build
 
 
-AXES, SIZES, TYPE, SPACINGS, CODES, QFORM, ROWS = 40, 42, 70, 80, 252, 256, 280
+AXES, SIZES, TYPE, SIGN, SPACINGS, CODES, QFORM, ROWS = 40, 42, 70, 76, 80, 252, 256, 280
 """Offsets in a NIfTI-1 header."""
 
 

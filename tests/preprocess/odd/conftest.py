@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.preprocess.odd.build import Build, arrays, written
-from tests.preprocess.odd.inputs import ERRORS, LEFT_OUT, NOTES, SPLITS, Lists
+from tests.preprocess.odd.build import Build
+from tests.preprocess.odd.inputs import ERRORS, GOOD, LEFT_OUT, NOTES, SPLITS, Lists
 
 
 @pytest.fixture(params=ERRORS)
@@ -50,8 +50,8 @@ def all_splits() -> list[tuple[Build, Lists]]:
     return [(build, lists) for build, lists, *_ in SPLITS.values()]
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
-    """A folder of one case with nothing odd about it."""
-    written(tmp_path, arrays())
+@pytest.fixture(params=GOOD)
+def good(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder of one case with nothing to say of it."""
+    GOOD[request.param](tmp_path)
     return tmp_path

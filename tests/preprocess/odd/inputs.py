@@ -1,7 +1,10 @@
 """Every kind of odd input: how it comes about, and what is said of it."""
 
+import os
+
 import nibabel
 import numpy as np
+from folders import too_deep
 
 from common.nifti import Geometry
 from tests.preprocess.odd.build import (
@@ -11,6 +14,7 @@ from tests.preprocess.odd.build import (
     RAS,
     ROWS,
     SHAPE,
+    SIGN,
     SIZES,
     SPACINGS,
     TYPE,
@@ -40,6 +44,12 @@ from tests.preprocess.odd.build import (
 )
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+
+GOOD: dict[str, Build] = {
+    "plain": lambda data: written(data, arrays()),
+    "sign of 0": with_header(SIGN, "f", 0.0, names=NAMES),
+}
+"""What there is nothing to say of."""
 
 ERRORS: dict[str, tuple[Build, str]] = {
     "truncated": (with_bytes("t1", lambda b: b[:-40]), "damaged: incomplete or truncated stream"),
@@ -143,12 +153,25 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         "damaged: incomplete or truncated stream; also, name ends in 'pd'",
     ),
     "other format": (with_files(odd_t1__mha=b"ObjectType = Image"), "file of type '.mha'"),
+    "unreadable folder": (
+        lambda data: [written(data, arrays()), too_deep(data / "odd" / "deep")],
+        "unreadable folder: File name too long",
+    ),
+    "not UTF-8": (
+        copied("odd_t1.nii.gz", os.fsdecode("Müller/odd_t1.nii.gz".encode("latin-1"))),
+        "a name that is not UTF-8",
+    ),
+    "no id": (copied("odd_t1.nii.gz", "_t1.nii.gz", "_t2.nii.gz"), "no case id in _t1.nii.gz, _t2"),
     "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image itself was"),
 }
 """What is found before any case is read."""
 
 NOTES: dict[str, tuple[Build, str]] = {
     "table": (with_files(survival__csv=b"id,days"), "file of type '.csv'"),
+    "link back": (
+        lambda data: (written(data, arrays()) / "loop").symlink_to(".."),
+        "a link to a folder that it is in",
+    ),
     "turned label": (turned("seg"), "another order of axes than odd_flair.nii.gz"),
     "turned image": (turned("t2"), "another order of axes than odd_flair.nii.gz"),
     "oblique": (everywhere(tilt(17)), "an oblique grid, 17° off the body's axes"),
@@ -161,6 +184,10 @@ NOTES: dict[str, tuple[Build, str]] = {
     "two places": (
         with_header(QFORM + 12, "f", 5.0, names=("t1",)),
         "placed by its sform; its qform is up to 5 mm off",
+    ),
+    "no number": (
+        with_header(SPACINGS, "f", float("nan")),
+        "a qform with NaN or infinity in it",
     ),
     "no rotation": (with_header(QFORM, "f", 2.0, 2.0, 2.0), "a qform that is no rotation"),
     "shared values": (

@@ -4,9 +4,11 @@ What `check` refuses of a case, preparing it refuses with the same words, and th
 """
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,15 @@ def test_what_is_only_remarked_on_is_prepared(note: tuple[Build, str], tmp_path:
         assert kept == [(f.found, f.action) for f in check_case(COHORT, files).findings]
 
 
+def test_whatever_else_goes_wrong_with_a_case_is_an_error_of_that_case(good: Path) -> None:
+    (files,) = discover(good, COHORT).cases
+    nameless = replace(files, images=files.images | {"t2": files.images["t2"] / "\0"})
+    (finding,) = check_case(COHORT, nameless).findings
+    assert re.match("ValueError: .*embedded null", finding.found)
+    assert (finding.case, finding.severity) == (files.case_id, "error")
+    assert Path(finding.file) == good / "odd"
+
+
 def divided(lists: Lists) -> Manifest:
     splits = ListSplits.model_validate({"kind": "lists"} | lists)
     return COHORT.model_copy(update={"splits": splits})
@@ -140,8 +151,9 @@ def test_a_run_refuses_what_check_refuses_and_no_more(
     for name, build in everything.items():
         slug = name.replace(" ", "-")
         build(data / slug)
-        for path in [path for path in (data / slug).rglob("*") if not path.is_dir()]:
-            path.rename(path.with_name(f"{slug}-{path.name}"))
+        for folder, _, files in os.walk(data / slug):
+            for file in files:
+                Path(folder, file).rename(Path(folder, f"{slug}-{file}"))
     (data / "data_manifest.yaml").write_text("crop: [16, 16, 16]\nsplits: {kind: lists}\n")
 
     answer = command("check", data, "--json")
