@@ -93,7 +93,10 @@ class Section:
     cpu: bool = False
 
 
-SECTIONS = (Section("pipeline", "Where a step's time goes", share=3, cpu=True),)
+SECTIONS = (
+    Section("pipeline", "Where a step's time goes", share=3, cpu=True),
+    Section("steps", "Ways of taking a step", share=4),
+)
 
 
 def choose(names: Sequence[str], device: torch.device, *, dry: bool) -> list[Section]:
