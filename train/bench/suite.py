@@ -96,6 +96,7 @@ class Section:
 SECTIONS = (
     Section("pipeline", "Where a step's time goes", share=3, cpu=True),
     Section("steps", "Ways of taking a step", share=4),
+    Section("peers", "The step beside other networks", share=2),
 )
 
 
