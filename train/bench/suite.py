@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from rich.console import RenderableType
 
+from common.console import err
 from common.errors import ConfigError, FMNetError
 from common.store import Store
 from train.run import begin
@@ -144,6 +145,9 @@ def run_sections(
             result: Result | FMNetError = module.measure(bench(until))
         except FMNetError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - those after it are measured all the same
+            err.print_exception()
+            result = FMNetError(f"{type(error).__name__}: {error}")
         done(section, result, time.monotonic() - began)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
