@@ -228,8 +228,7 @@ def wait(device: torch.device) -> None:
 
 
 def free(device: torch.device) -> None:
-    """Give back what sessions held that are gone, compiled code too."""
-    torch.compiler.reset()
-    gc.collect()
+    """Give a GPU back what sessions held that are gone."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()

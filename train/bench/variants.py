@@ -76,7 +76,11 @@ class Variant:
                 session.optimizer = self.optimizer(parameters, config)
             if self.graphs:
                 capture(session, batch)
-            yield Trial(session, batch)
+            try:
+                yield Trial(session, batch)
+            finally:
+                if self.compiles:  # torch keeps the code, and only so much of one network's
+                    torch.compiler.reset()
 
 
 def capture(session: Session, batch: Batch) -> None:
