@@ -18,7 +18,7 @@ from train.bench.networks import full_size, missing
 from train.bench.peers import networks
 from train.bench.suite import Bench
 from train.bench.trial import Row, Trial, first, race, resident
-from train.bench.variants import VARIANTS, Variant, combination
+from train.bench.variants import COMPILE, VARIANTS, Variant, combination
 from train.cli import app
 from train.loader import Batch
 
@@ -111,7 +111,7 @@ def test_a_compiler_that_fails_is_a_rows_note(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     with config.patch({"cpp.cxx": (None, "/bin/false")}), plain(bench, batch) as base:
-        begin = BY_NAME["compile"].begun
+        begin = COMPILE.begun
         row = race(
             bench, Row("unet", "compile", 2), lambda: begin(bench, "unet", SIZES, batch), base, 0.0
         )
@@ -132,7 +132,7 @@ def test_optimisers_have_the_settings_of_the_sessions_own(
 
 
 def test_the_best_change_of_each_kind_goes_into_the_combination() -> None:
-    graphs, compiled, half = (BY_NAME[name] for name in ("CUDA graphs", "compile", "bf16"))
+    graphs, half, compiled = BY_NAME["CUDA graphs"], BY_NAME["bf16"], COMPILE
     assert combination([(graphs, 1.3), (compiled, 1.2)]) is None
     together = combination([(graphs, 1.3), (compiled, 1.2), (half, 1.1)])
     assert together is not None
@@ -174,7 +174,8 @@ def test_every_way_of_taking_a_step_has_its_row(ran: tuple[Result, dict[str, Any
     for network in ("unet", "fm_net"):
         own = [row for row in rows if row["network"] == network]
         assert [row["batch"] for row in own[:3]] == [2, 1, 4]
-        assert [row["variant"] for row in own[3:-1]] == [variant.name for variant in VARIANTS]
+        names = [variant.name for variant in (*VARIANTS, COMPILE)]
+        assert [row["variant"] for row in own[3:-1]] == names
         assert own[-1]["variant"].startswith("together: channels first + bf16 + NAdam")
         left_out = {row["variant"]: row["note"] for row in own if not row["ms"]}
         assert set(left_out) == {"CUDA graphs", "NAdam capturable", "compile"}

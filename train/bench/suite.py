@@ -96,7 +96,7 @@ class Section:
 
 SECTIONS = (
     Section("pipeline", "Where a step's time goes", share=3, cpu=True),
-    Section("steps", "Ways of taking a step", share=4),
+    Section("steps", "Ways of taking a step", share=6),
     Section("peers", "The step beside other networks", share=2),
     Section("limits", "The step beside what bounds it", share=1),
 )
