@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from rich.console import RenderableType
 
+from common.console import err
 from common.errors import ConfigError, FMNetError
 from common.store import Store
 from train.run import begin
@@ -95,7 +96,12 @@ class Section:
     package: str = "train.bench"
 
 
-SECTIONS = (Section("pipeline", "Where a step's time goes", share=3, cpu=True),)
+SECTIONS = (
+    Section("pipeline", "Where a step's time goes", share=3, cpu=True),
+    Section("steps", "Ways of taking a step", share=6),
+    Section("peers", "The step beside other networks", share=2),
+    Section("limits", "The step beside what bounds it", share=1),
+)
 
 
 def choose(names: Sequence[str], device: torch.device, *, dry: bool) -> list[Section]:
@@ -141,6 +147,9 @@ def run_sections(
             result: Result | FMNetError = module.measure(bench(until))
         except FMNetError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - those after it are measured all the same
+            err.print_exception()
+            result = FMNetError(f"{type(error).__name__}: {error}")
         done(section, result, time.monotonic() - began)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
