@@ -17,6 +17,9 @@ from common.store import Store
 from train.run import begin
 from train.session import Session
 
+DRY_NETWORK = "model.widths=[4,8,16]"
+"""What a dry run makes of every preset's network, which then fits a dry run's crops."""
+
 
 class Result(Protocol):
     """What a section measured."""
@@ -63,6 +66,8 @@ class Bench:
     def begun(self, preset: str, *overrides: str) -> Iterator[Session]:
         """A run on this device and store, in a folder of its own that is gone afterwards.
 
+        When dry, its network is tiny.
+
         Args:
             preset: a preset's name, or a YAML file.
             overrides: of its keys, as `key=value`.
@@ -71,7 +76,8 @@ class Bench:
             ConfigError: the configuration is not valid, or does not fit the store.
         """
         with TemporaryDirectory(prefix="fm-net-bench-") as folder:
-            changes = (f"device={self.device}", *overrides)
+            dry = (DRY_NETWORK,) if self.dry else ()
+            changes = (f"device={self.device}", *dry, *overrides)
             yield begin(preset, changes, self.store, Path(folder, "run"))
 
 
@@ -93,7 +99,10 @@ class Section:
     cpu: bool = False
 
 
-SECTIONS = (Section("pipeline", "Where a step's time goes", share=3, cpu=True),)
+SECTIONS = (
+    Section("pipeline", "Where a step's time goes", share=3, cpu=True),
+    Section("table1", "Table I: mixed precision and DALI", share=4),
+)
 
 
 def choose(names: Sequence[str], device: torch.device, *, dry: bool) -> list[Section]:
