@@ -102,6 +102,7 @@ class Section:
 SECTIONS = (
     Section("pipeline", "Where a step's time goes", share=3, cpu=True),
     Section("table1", "Table I: mixed precision and DALI", share=4),
+    Section("inference", "Whole volumes", share=2),
 )
 
 

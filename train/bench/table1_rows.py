@@ -94,6 +94,10 @@ class Missing:
     precision: Precision
     reason: str
 
+    def __str__(self) -> str:
+        what = f"{self.loader}, {PRECISION_NAMES[self.precision]}, batches of {self.batch_size}"
+        return f"Not measured: {what}: {self.reason}"
+
 
 @dataclass
 class Table1:
@@ -141,9 +145,6 @@ class Table1:
             for row in self.rows:
                 if row.batch_size == size:
                     table.add_row(*self._cells(row))
-        for missing in self.missing:
-            what = f"{missing.loader}, {missing.precision}, batches of {missing.batch_size}"
-            table.add_row(what, *7 * ["–"], missing.reason)
         return table
 
     def _title(self) -> str:
@@ -163,7 +164,8 @@ class Table1:
         )
         seconds = ", ".join(f"{what} {count}" for what, count in PAPERS_SECONDS.items())
         ratio = PAPERS_SECONDS["none"] / PAPERS_SECONDS["DALI + AMP"]
-        return f"{said}The paper, on one RTX 3090: {seconds} s an epoch, {ratio:.1f}×."
+        said += f"The paper, on one RTX 3090: {seconds} s an epoch, {ratio:.1f}×."
+        return "\n".join((said, *map(str, self.missing)))
 
     def _cells(self, row: Row) -> tuple[str, ...]:
         return (
