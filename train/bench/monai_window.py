@@ -33,9 +33,8 @@ def monai_logits(
 ) -> Tensor:
     """As `TrainedModel.logits`, of the same network with as many windows of the same weights.
 
-    Flips are those of the whole volume, as NVIDIA's nnU-Net uses this function. Along an axis of
-    up to one and a half windows both put windows at the same places; along a longer one MONAI
-    does not spread them evenly.
+    Flips are those of the whole volume, as NVIDIA's nnU-Net uses this function. Where an axis has
+    more than two windows, MONAI does not spread them evenly.
 
     Args:
         sliding_window: MONAI's.
