@@ -61,10 +61,13 @@ class TrainConfig(BaseModel):
         cache: where decoded crops are kept from their first reading on: `none`, `ram`, one copy
             that all workers share, or with DALI `device`, which reads all before the first step.
             It changes no sample; a run says what it takes, and does not begin if that does not fit.
-        precision: fp16 scales gradients; auto takes what suits the device.
+        precision: fp16 scales gradients; tf32 is float32 whose products a GPU rounds, fp32 without
+            that; auto takes what suits the device.
         device: auto, cpu, cuda or cuda:N.
         channels_last: memory format of weights and activations; not yet measured on a GPU; on a CPU
             the faster one from batch 2.
+        compile: whether the network is compiled for training by torch.compile, which takes minutes
+            once; where that fails the run goes on without, and says so.
         clip_norm: bound on the norm of all gradients together; null leaves them alone.
         validate_every: epochs between validations; the last epoch is always validated, and
             its scores stay when the run goes on for more.
@@ -100,6 +103,7 @@ class TrainConfig(BaseModel):
     precision: Precision | Literal["auto"] = "fp16"
     device: str = "auto"
     channels_last: bool = True
+    compile: bool = False
     clip_norm: Positive | None = None
     validate_every: Count = 1
     select_by: Literal["dice", "loss"] = "dice"

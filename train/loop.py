@@ -153,7 +153,7 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
         memory_format=config.memory_format,
     )
     with session.compute.autocast():
-        outputs = model(image)
+        outputs = session.forward(image)
     total, main = session.loss.supervised(outputs, batch.label)
     session.optimizer.zero_grad()
     session.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch's stub

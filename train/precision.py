@@ -14,14 +14,19 @@ import torch
 
 from common.errors import ConfigError
 
-Precision = Literal["fp16", "bf16", "fp32"]
-"""Mixed precision with float16 (needs gradient scaling), with bfloat16, or none."""
+Precision = Literal["fp16", "bf16", "tf32", "fp32"]
+"""Mixed precision with float16 (needs gradient scaling), with bfloat16, or none: then convolutions
+and matrix products round their factors to TF32, or do not."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "tf32": torch.float32,
     "fp32": torch.float32,
 }
+
+TF32_CAPABILITY = (8, 0)
+"""Of the first GPUs that multiply in TF32."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,36 @@ def settle(compute: Compute, *, deterministic: bool) -> None:
     """Set for this process whether torch may add up in any order and try out its algorithms.
 
     All shapes are the same in every step, so trying them out pays. For a CPU torch has a fixed
-    order of everything; on a GPU it warns of what has none.
+    order of everything; on a GPU it warns of what has none. Also as `settle_float32`.
     """
     on_gpu = compute.device.type == "cuda"
     if deterministic and on_gpu:  # read when cuBLAS starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=on_gpu)
     torch.backends.cudnn.benchmark = not deterministic
+    settle_float32(compute.precision)
+
+
+def settle_float32(precision: Precision) -> None:
+    """Set for this process whether a GPU may round the factors of float32 products to TF32.
+
+    Unasked, torch does so in convolutions. Torch 2.9 named this setting anew and takes the two
+    names for a mistake where they differ, so only one is used, and for matrix products the one
+    that both have.
+    """
+    allowed = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    cudnn = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+        cudnn.rnn.fp32_precision = cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # stub
+    else:
+        cudnn.allow_tf32 = allowed
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Mixed precision on `device`, or nothing at all for fp32."""
-    if precision == "fp32":
+    """Mixed precision on `device`, or nothing at all for fp32 and tf32."""
+    if DTYPES[precision] == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
@@ -133,6 +156,9 @@ def _on_cuda(device: torch.device, precision: Precision | Literal["auto"]) -> Co
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"precision: {name} has no bfloat16; use fp16, fp32 or auto")
+    if precision == "tf32" and torch.cuda.get_device_capability(device) < TF32_CAPABILITY:
+        note = f"{torch.cuda.get_device_name(device)} has no TF32; this run computes in fp32"
+        return Compute(device, "fp32", note)
     return Compute(device, precision)
 
 
@@ -142,6 +168,8 @@ def _on_cpu(device: torch.device, precision: Precision | Literal["auto"]) -> Com
     if precision == "bf16":
         note = "" if cpu_has_bfloat16() else "this CPU emulates bf16, fp32 is faster"
         return Compute(device, precision, note)
+    if precision == "tf32":
+        return Compute(device, "fp32", "tf32 needs a GPU; this run computes in fp32")
     fits: Precision = "bf16" if cpu_has_bfloat16() else "fp32"
     note = f"fp16 needs a GPU; this run computes in {fits}" if precision == "fp16" else ""
     return Compute(device, fits, note)

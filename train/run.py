@@ -38,13 +38,14 @@ CHANGEABLE = frozenset(
         "loader",
         "workers",
         "cache",
+        "compile",
         "device",
         "checkpoint_minutes",
         "max_bad_steps",
         "inference",
     }
 )
-"""What may differ when a run goes on: no step depends on it, on the device only in its rounding."""
+"""What may differ when a run goes on: no step depends on it, or by its rounding alone."""
 
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "torch", "zarr", "zarrs")
 

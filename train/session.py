@@ -1,16 +1,20 @@
 """What a run is made of while it runs, and its way into a checkpoint and back."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from common.console import err
 from common.store import Store
 from train import checkpoint
 from train.checkpoint import Checkpoint, Which
+from train.compiled import Compiled
 from train.config import TrainConfig
 from train.loss import RegionLoss
 from train.model import FMNet
@@ -85,6 +89,7 @@ class Session:
         store: where cases are read from.
         validation: ids of the cases that are scored.
         model: the network, on the device.
+        forward: the network as a step calls it: itself, or compiled.
         loss: of logits and labels.
         optimizer: over the network's weights.
         scaler: of gradients; passes them through where the precision needs none.
@@ -97,6 +102,7 @@ class Session:
     store: Store
     validation: list[str]
     model: FMNet
+    forward: Callable[[Tensor], tuple[Tensor, ...]]
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
@@ -128,6 +134,12 @@ class Session:
         """The samples still to be learnt from, in the middle of an epoch if need be."""
         return replace(self.epoch_stream(), first_epoch=self.at.epoch, skip=self.at.samples)
 
+    def add_note(self, note: str) -> None:
+        """Say something of how the run computes, and keep it with what was said before."""
+        kept = "; ".join(filter(None, (self.compute.note, note)))
+        self.compute = replace(self.compute, note=kept)
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
+
     def as_trained(self) -> TrainedModel:
         """The network as it is now, for scoring."""
         return TrainedModel(
@@ -155,17 +167,21 @@ def new_session(
         weight_decay=config.optimizer.weight_decay,
     )
     scaler = GradScaler(compute.device.type, enabled=compute.precision == "fp16")
-    return Session(
+    session = Session(
         run_dir,
         config,
         compute,
         store,
         validation,
         model,
+        model,
         RegionLoss(config.loss),
         optimizer,
         scaler,
     )
+    if config.compile:
+        session.forward = Compiled(model, session.add_note)
+    return session
 
 
 def save(session: Session, *, best: bool = False) -> None:

@@ -21,7 +21,7 @@ from train.checkpoint import CheckpointError, Which
 from train.config import TrainConfig, load_config
 from train.inference import sliding_window
 from train.model import FMNet
-from train.precision import Compute, choose_compute
+from train.precision import Compute, choose_compute, settle_float32
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.yaml"
@@ -114,6 +114,7 @@ def load_trained(
             " or use the last with --checkpoint last"
         )
     compute = choose_compute(device, config.precision)
+    settle_float32(compute.precision)
     loaded = checkpoint.load(run_dir, which)
     model = FMNet(config.model)
     checkpoint.load_weights(model, loaded.tensors)

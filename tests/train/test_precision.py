@@ -13,7 +13,14 @@ from train.bench.suite import Bench
 from train.checkpoint import capture
 from train.config import load_config
 from train.loader import Batch
-from train.precision import Compute, Precision, at_depth, choose_compute, cpu_has_bfloat16
+from train.precision import (
+    Compute,
+    Precision,
+    at_depth,
+    choose_compute,
+    cpu_has_bfloat16,
+    settle,
+)
 from train.session import Session, new_session, restore, save
 
 CPU = torch.device("cpu")
@@ -100,6 +107,8 @@ def test_a_cpu_gets_what_it_computes_in() -> None:
     assert asked.precision == fits
     assert asked.note == f"fp16 needs a GPU; this run computes in {fits}"
     assert choose_compute("cpu", "fp32").note == ""
+    rounded = Compute(CPU, "fp32", "tf32 needs a GPU; this run computes in fp32")
+    assert choose_compute("cpu", "tf32") == rounded
 
 
 @pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])
@@ -142,3 +151,16 @@ def test_a_run_on_such_crops_says_so(tmp_path: Path) -> None:
     with bench.begun("demo", "precision=bf16") as session:
         assert session.compute.precision == "fp32"
         assert "two planes" in session.compute.note
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("tf32", True), ("fp32", False)])
+def test_whether_a_gpu_may_round_float32(precision: Precision, rounded: bool) -> None:
+    cudnn = torch.backends.cudnn
+    try:
+        settle(Compute(CPU, precision), deterministic=False)
+        old = not hasattr(cudnn, "conv")  # before torch 2.9
+        assert (cudnn.allow_tf32 if old else cudnn.conv.fp32_precision == "tf32") == rounded
+        assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
+        assert torch.backends.cuda.matmul.allow_tf32 == rounded  # which the compiler reads
+    finally:
+        settle(Compute(CPU, "fp32"), deterministic=False)

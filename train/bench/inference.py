@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
 
-from train.bench.monai_window import find_monai, monai_logits
+from train.bench.monai_window import monai_logits
+from train.bench.networks import missing
 from train.bench.suite import Bench
 from train.inference import tile_starts
 from train.session import Session
@@ -34,6 +34,7 @@ OURS, MONAI = "FM-Net", "MONAI"
 Image = NDArray[np.floating]
 Predict = Callable[[TrainedModel, Image], Tensor]
 """Logits (3, D, H, W) of a volume (4, D, H, W)."""
+WAYS: dict[str, Predict] = {OURS: TrainedModel.logits, MONAI: monai_logits}
 
 
 @dataclass(frozen=True)
@@ -187,34 +188,31 @@ def _measure(session: Session, bench: Bench) -> Inference:
         trained.config.inference.overlap,
         time.perf_counter() - began,
     )
-    ways = _ways()
     kinds = list(product((False, True), DRY_TILES if bench.dry else TILES))
-    left = len(ways) * len(kinds)
+    left = len(WAYS) * len(kinds)
     for flips, tiles in kinds:
         changed = trained.config.inference.model_copy(update={"flips": flips, "tiles": tiles})
         this = replace(trained, config=trained.config.model_copy(update={"inference": changed}))
-        for way, predict in ways.items():
+        for way, predict in WAYS.items():
             bench.tell(f"{way}, {tiles} window(s) at once, {'eight' if flips else 'no'} flips")
-            seconds = bench.each(left) / OVERHEAD
+            row, seconds = Row(way, flips, tiles), bench.each(left) / OVERHEAD
             left -= 1
-            row = Row(way, flips, tiles)
-            if predict is None:
-                row = replace(row, missing="not installed")
-            elif bench.late():
-                row = replace(row, missing="no time was left")
+            if why := _unmeasured(way, bench):
+                row = replace(row, missing=why)
             else:
                 row = _timed(row, predict, this, image, seconds)
             found.rows.append(row)
-        monai = ways[MONAI]
-        if monai and flips not in found.difference and not bench.late():
-            found.difference[flips] = _difference(this.logits(image), monai(this, image))
+        ours, theirs = found.rows[-2:]
+        if flips not in found.difference and ours.seconds and theirs.seconds:
+            found.difference[flips] = _difference(this, image)
     return found
 
 
-def _ways() -> dict[str, Predict | None]:
-    """Both, MONAI's as None where it is not installed."""
-    monai = find_monai()
-    return {OURS: TrainedModel.logits, MONAI: partial(monai_logits, monai) if monai else None}
+def _unmeasured(way: str, bench: Bench) -> str:
+    """Why a way is not measured; empty if it is."""
+    if way == MONAI and (why := missing("monai")):
+        return why
+    return "no time was left" if bench.late() else ""
 
 
 def _timed(row: Row, predict: Predict, trained: TrainedModel, image: Image, seconds: float) -> Row:
@@ -234,6 +232,7 @@ def _timed(row: Row, predict: Predict, trained: TrainedModel, image: Image, seco
     return replace(row, seconds=times, peak_memory_gb=compute.peak_memory_gb())
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of a probability."""
-    return float((ours.sigmoid() - theirs.sigmoid()).abs().max())
+def _difference(trained: TrainedModel, image: Image) -> float:
+    """The largest difference of a probability between both ways."""
+    ours, theirs = (predict(trained, image).sigmoid() for predict in WAYS.values())
+    return float((ours - theirs).abs().max())

@@ -1,18 +1,19 @@
 """Section `learning`: what two networks learn of the same real cases in the same seconds."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
+from functools import partial
 from math import fsum, isfinite
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
 
 from common.labels import REGIONS
+from common.volume import Triple
 from train.bench.loader import Source
+from train.bench.networks import NVIDIA_WIDTHS, dynunet, missing, put_in
 from train.bench.pipeline import worker_counts
 from train.bench.store import NAME
 from train.bench.suite import Bench
@@ -20,11 +21,13 @@ from train.evaluate import CaseScore, mean_scores, score_cases
 from train.inference import InferenceError
 from train.loader import Batch
 from train.loop import step
-from train.model import FMNet, ModelConfig, parameter_count
+from train.model import parameter_count
 from train.session import Session
 
 PRESET = "fm_net"
 OURS, PEER = "FM-Net", "DynUNet"
+DYNUNET, DRY_DYNUNET = (NVIDIA_WIDTHS, 2), ((4, 8, 16), 1)
+"""Its widths, and its heads beside the main one."""
 TRAINING = 0.7
 """Of a network's time, the share in which it learns; the rest is for starting and validation."""
 VALIDATED = 8
@@ -171,9 +174,12 @@ def measure(bench: Bench) -> Learning:
 def _learnt(network: str, session: Session, seconds: float, *, dry: bool) -> Learnt:
     """One network's time from its first step to its scores."""
     learnt = Learnt(network)
-    if network == PEER and not _exchange(session, dry=dry):
-        learnt.missing = "MONAI is not installed"
-        return learnt
+    if network == PEER:
+        widths, heads = DRY_DYNUNET if dry else DYNUNET
+        learnt.missing = _unfit(session.store.crop, widths)
+        if learnt.missing:
+            return learnt
+        put_in(session, partial(dynunet, widths, heads))
     learnt.parameters = parameter_count(session.model.parameters())
     learnt.compute = session.compute.describe()
     source = Source(session.config.loader, session.stream(), session.compute.device)
@@ -202,40 +208,9 @@ def _learn(learnt: Learnt, session: Session, batches: Iterator[Batch], seconds: 
         learnt.skipped += not usable
 
 
-class _AsFMNet(nn.Module):
-    """A network of MONAI's with FM-Net's outputs: a tuple, of the main head alone in evaluation."""
-
-    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
-        super().__init__()
-        self.network = network
-        self.config = config
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        out = self.network(image)
-        return tuple(out.unbind(1)) if self.training else (out,)
-
-
-def _exchange(session: Session, *, dry: bool) -> bool:
-    """Put MONAI's DynUNet in FM-Net's place; whether it is there to be put."""
-    try:
-        nets = import_module("monai.networks.nets")
-    except ModuleNotFoundError:
-        return False
-    levels, config = (3 if dry else 6), session.config
-    net = nets.DynUNet(
-        3,
-        config.model.in_channels,
-        len(REGIONS),
-        [3] * levels,
-        [1] + [2] * (levels - 1),
-        [2] * (levels - 1),
-        filters=[4, 8, 16] if dry else None,
-        deep_supervision=True,
-        deep_supr_num=1 if dry else 2,
-    )
-    model = _AsFMNet(net, config.model).to(session.compute.device)
-    session.model = cast(FMNet, model)
-    session.optimizer = torch.optim.NAdam(
-        model.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas
-    )
-    return True
+def _unfit(crop: Triple, widths: Sequence[int]) -> str:
+    """Why DynUNet cannot learn from crops; empty if it can."""
+    stride = 2 ** (len(widths) - 1)
+    if any(side % stride for side in crop):
+        return f"{PEER} needs crops of a multiple of {stride} voxels a side"
+    return missing("monai")

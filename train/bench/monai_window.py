@@ -1,9 +1,7 @@
 """Whole volumes by MONAI's sliding window, which is not among what this project needs."""
 
-from collections.abc import Callable
 from importlib import import_module
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,32 +13,18 @@ from train.trained import TrainedModel
 
 AXES = (-3, -2, -1)
 
-SlidingWindow = Callable[..., Any]
 
-
-def find_monai() -> SlidingWindow | None:
-    """MONAI's `sliding_window_inference`; None where MONAI is not installed."""
-    try:
-        inferers = import_module("monai.inferers")
-    except ModuleNotFoundError:
-        return None
-    found: SlidingWindow = inferers.sliding_window_inference
-    return found
-
-
-def monai_logits(
-    sliding_window: SlidingWindow, trained: TrainedModel, image: NDArray[np.floating]
-) -> Tensor:
+def monai_logits(trained: TrainedModel, image: NDArray[np.floating]) -> Tensor:
     """As `TrainedModel.logits`, of the same network with as many windows of the same weights.
 
     Flips are those of the whole volume, as NVIDIA's nnU-Net uses this function. Where an axis has
     more than two windows, MONAI does not spread them evenly.
 
     Args:
-        sliding_window: MONAI's.
         trained: a network that sees all modalities.
         image: (4, D, H, W).
     """
+    sliding_window = import_module("monai.inferers").sliding_window_inference
     config, compute, window = trained.config.inference, trained.compute, trained.manifest.crop
     volume = torch.from_numpy(image).to(compute.device).float()[None]
     weights = tile_weights(window)

@@ -169,19 +169,21 @@ class _MarkedScaler(GradScaler):
 @contextmanager
 def _marking(session: Session, clock: _Clock) -> Iterator[None]:
     """Within it, the session's steps mark the end of their phases but the last."""
-    loss, scaler, model = session.loss, session.scaler, session.model
-    hooks = (
-        model.register_forward_pre_hook(lambda *_: clock.mark("input")),
-        model.register_forward_hook(lambda *_: clock.mark("forward")),
-    )
+    loss, scaler, plain = session.loss, session.scaler, session.forward
+
+    def forward(image: Tensor) -> tuple[Tensor, ...]:
+        clock.mark("input")
+        outputs = plain(image)
+        clock.mark("forward")
+        return outputs
+
+    session.forward = forward
     session.loss = _MarkedLoss(loss, clock)
     session.scaler = _MarkedScaler(scaler, session.compute.device, clock)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
-        session.loss, session.scaler = loss, scaler
+        session.loss, session.scaler, session.forward = loss, scaler, plain
 
 
 def _repeat(once: Callable[[], object], seconds: float, at_least: int = AT_LEAST) -> None:
