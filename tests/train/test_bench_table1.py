@@ -19,6 +19,7 @@ from common.store import Store
 from train.augment import AugmentConfig
 from train.bench import inference, learning
 from train.bench.learning import Learnt
+from train.bench.learning_figure import running_mean
 from train.bench.monai_window import monai_logits
 from train.bench.step import LoopTimes, StepTimes
 from train.bench.store import synthetic_store
@@ -189,6 +190,14 @@ def test_a_curve_in_parts_of_equal_time() -> None:
     assert learnt.part_losses() == [None, 3.5, None, 1.0]
 
 
+def test_the_line_of_a_curve_passes_over_losses_that_are_no_numbers() -> None:
+    values = np.array(20 * [4.0] + 20 * [2.0])  # a line's point is the mean of two
+    values[[0, 30]] = np.nan
+    line = running_mean(values)
+    assert np.isnan(line[0])
+    assert list(line[[1, 19, 20, 21, 30, 39]]) == [4, 4, 3, 2, 2, 2]
+
+
 def test_a_curve_without_a_step() -> None:
     learnt = Learnt("a network", missing="out of memory")
     assert learnt.part_losses() == 4 * [None]
@@ -215,6 +224,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     figures: dict[str, Any] = json.loads(file.read_text("utf-8"))
     assert figures["dry_run"]
     sections: dict[str, Any] = figures["sections"]
+    assert file.with_name("figures-learning.png").stat().st_size > 10_000
     return sections
 
 

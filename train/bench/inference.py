@@ -128,6 +128,7 @@ class Inference:
         table.add_column("")
         for heading in ("tiles", "s a case", "cases/s", "× MONAI", "peak GB"):
             table.add_column(heading, justify="right")
+        table.add_column("")
         for flips in dict.fromkeys(row.flips for row in self.rows):
             table.add_row(f"[bold]{'eight flips' if flips else 'no flips'}[/]")
             for row in self.rows:
@@ -137,7 +138,7 @@ class Inference:
 
     def _cells(self, row: Row) -> tuple[str, ...]:
         if row.median_seconds is None:
-            return (row.missing,)
+            return (*4 * ["–"], row.missing)
         times = self.times(row)
         return (
             f"{row.median_seconds:.3f}",

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import fsum, isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
 
 from common.labels import REGIONS
 from common.volume import Triple
+from train.bench.learning_figure import learning_figure
 from train.bench.loader import Source
 from train.bench.networks import NVIDIA_WIDTHS, dynunet, missing, put_in
 from train.bench.pipeline import worker_counts
@@ -23,6 +24,9 @@ from train.loader import Batch
 from train.loop import step
 from train.model import parameter_count
 from train.session import Session
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PRESET = "fm_net"
 OURS, PEER = "FM-Net", "DynUNet"
@@ -119,6 +123,10 @@ class Learning:
             "seconds_to_learn": self.seconds,
             "networks": [learnt.to_json() for learnt in self.networks],
         }
+
+    def figure(self) -> "Figure | None":
+        """Both curves; None if there are none."""
+        return learning_figure(self) if any(learnt.losses for learnt in self.networks) else None
 
     def table(self) -> Table:
         """A column for each network."""

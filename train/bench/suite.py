@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import RenderableType
@@ -16,6 +16,9 @@ from common.errors import ConfigError, FMNetError
 from common.store import Store
 from train.run import begin
 from train.session import Session
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DRY_NETWORK = "model.widths=[4,8,16]"
 """What a dry run makes of every preset's network, which then fits a dry run's crops."""
@@ -29,6 +32,14 @@ class Result(Protocol):
 
     def table(self) -> RenderableType:
         """For people: medians, ratios, and what bounds them."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A result that can also be drawn."""
+
+    def figure(self) -> "Figure | None":
+        """The picture; None where there is nothing to draw."""
 
 
 @dataclass(frozen=True)
