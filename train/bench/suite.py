@@ -115,6 +115,7 @@ SECTIONS = (
     Section("learning", "Learning on real cases", share=3),  # not last: its time may be left over
     Section("steps", "Ways of taking a step", share=4),
     Section("peers", "The step beside other networks", share=2),
+    Section("limits", "The step beside what bounds it", share=1),
     Section("table1", "Table I: mixed precision and DALI", share=4),
     Section("inference", "Whole volumes", share=2),
 )

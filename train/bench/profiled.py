@@ -1,0 +1,92 @@
+"""Where the time of training steps goes, by kind of work, as torch's profiler sees it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from train.bench.kinds import LOSS, NODE, kind_of_event
+from train.bench.trial import Trial, wait
+from train.loop import step
+from train.loss import RegionLoss
+from train.session import Session
+
+STEPS = 3
+
+
+class _NamedLoss(RegionLoss):
+    """The loss under its name in a profile."""
+
+    def supervised(self, outputs: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+        with record_function(LOSS):
+            return super().supervised(outputs, label)
+
+
+def profile_steps(trial: Trial) -> dict[str, float]:
+    """A step's time by kind of work, in ms: of the GPU, or on a CPU of the thread that steps.
+
+    Empty where the profiler sees nothing of a GPU.
+    """
+    device = trial.session.compute.device
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with _loss_named(trial.session):
+        wait(device)
+        with profile(activities=activities) as watched:
+            for _ in range(STEPS):
+                step(trial.session, trial.batch)
+            wait(device)
+    milliseconds = _by_kind(list(watched.events() or ()), on_gpu=on_gpu)
+    return {kind: spent / STEPS for kind, spent in milliseconds.items() if spent}
+
+
+def _by_kind(events: Sequence[Any], *, on_gpu: bool) -> dict[str, float]:
+    events = [event for event in events if event.device_type.name == "CPU"]
+    inside = [list(_around(event)) for event in events]
+    loss = _loss_numbers(inside)
+    spent: dict[str, float] = defaultdict(float)
+    for event, around in zip(events, inside, strict=True):
+        names = [each.name for each in around]
+        of_loss = LOSS in names or any(
+            each.name.startswith(NODE) and each.sequence_nr in loss for each in around
+        )
+        if on_gpu:  # what it launched itself
+            microseconds = sum(kernel.duration for kernel in event.kernels)
+        else:
+            microseconds = event.self_cpu_time_total
+        if not (on_gpu and event.name in {LOSS, "ProfilerStep"}):
+            spent[kind_of_event(names, of_loss=of_loss)] += microseconds / 1e3
+    return spent
+
+
+def _around(event: Any) -> Iterator[Any]:  # noqa: ANN401 - torch's own, without types
+    """The event, what it happened in, and so on outwards."""
+    while event is not None:
+        yield event
+        event = event.cpu_parent
+
+
+def _loss_numbers(inside: Iterable[Sequence[Any]]) -> set[int]:
+    """Of the nodes that the loss made: a node and the operator that made it share a number.
+
+    An operator that made none has the number of the next that is made, which may be another's.
+    """
+    made: dict[bool, set[int]] = {True: set(), False: set()}
+    for event, *outer in inside:
+        names = [each.name for each in (event, *outer)]
+        if event.sequence_nr >= 0 and not any(name.startswith(NODE) for name in names):
+            made[LOSS in names].add(event.sequence_nr)
+    return made[True] - made[False]
+
+
+@contextmanager
+def _loss_named(session: Session) -> Iterator[None]:
+    plain = session.loss
+    session.loss = _NamedLoss(plain.config)
+    try:
+        yield
+    finally:
+        session.loss = plain
