@@ -189,9 +189,9 @@ def _measure(session: Session, bench: Bench) -> Inference:
         trained.config.inference.overlap,
         time.perf_counter() - began,
     )
-    kinds = list(product((False, True), DRY_TILES if bench.dry else TILES))
+    kinds = list(product(DRY_TILES if bench.dry else TILES, (False, True)))
     left = len(WAYS) * len(kinds)
-    for flips, tiles in kinds:
+    for tiles, flips in kinds:
         changed = trained.config.inference.model_copy(update={"flips": flips, "tiles": tiles})
         this = replace(trained, config=trained.config.model_copy(update={"inference": changed}))
         for way, predict in WAYS.items():

@@ -34,7 +34,7 @@ DYNUNET, DRY_DYNUNET = (NVIDIA_WIDTHS, 2), ((4, 8, 16), 1)
 """Its widths, and its heads beside the main one."""
 TRAINING = 0.7
 """Of a network's time, the share in which it learns; the rest is for starting and validation."""
-VALIDATED = 8
+VALIDATED = 4
 """Held-back cases that are scored at most."""
 AT_LEAST = 4
 """Steps, however short the time is."""
@@ -147,7 +147,7 @@ class Learning:
 def _column(learnt: Learnt) -> Iterator[tuple[str, str]]:
     """What each figure is, and the figure."""
     yield "computes in", learnt.compute
-    yield "parameters", f"{learnt.parameters / 1e6:.1f} M"
+    yield "parameters", f"{learnt.parameters / 1e6:.1f} M" if learnt.parameters else "–"
     yield "steps", f"{len(learnt.losses)}, {learnt.skipped} skipped"
     yield "samples", str(learnt.samples[-1] if learnt.samples else 0)
     for number, loss in enumerate(learnt.part_losses(), start=1):
@@ -219,6 +219,6 @@ def _learn(learnt: Learnt, session: Session, batches: Iterator[Batch], seconds: 
 def _unfit(crop: Triple, widths: Sequence[int]) -> str:
     """Why DynUNet cannot learn from crops; empty if it can."""
     stride = 2 ** (len(widths) - 1)
-    if any(side % stride for side in crop):
-        return f"{PEER} needs crops of a multiple of {stride} voxels a side"
+    if any(side % stride or side < 2 * stride for side in crop):
+        return f"needs crops of a multiple of {stride} and at least {2 * stride} voxels a side"
     return missing("monai")

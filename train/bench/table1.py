@@ -22,6 +22,7 @@ from train.torch_loader import QUEUE
 BATCH_SIZES = (1, 2)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
+NO_TIME = "no time was left"
 OVERHEAD = 2
 """What a measurement takes, with warming up and starting, of the seconds that it measures for."""
 
@@ -55,6 +56,10 @@ class _Measuring:
     def all(self) -> Table1:
         """Measure, one batch size after the other."""
         for size in BATCH_SIZES:
+            if self._bench.late():
+                for way in WAYS:
+                    self._miss(size, way, way.precisions, NO_TIME)
+                continue
             with ExitStack() as stack:
                 begun = [
                     self._bench.begun(PRESET, f"batch_size={size}", f"precision={precision}")
@@ -73,7 +78,7 @@ class _Measuring:
             steps[precision] = self._step(session, batch)
         for way in WAYS:
             if self._bench.late():
-                self._miss(size, way, way.precisions, "no time was left")
+                self._miss(size, way, way.precisions, NO_TIME)
                 continue
             self._bench.tell(f"U-Net, batches of {size}, {way.name}")
             try:

@@ -13,7 +13,7 @@ from train.bench.timing import Spent
 from train.precision import Precision
 
 PRESET = "unet"
-PRECISION_NAMES: dict[Precision, str] = {"fp32": "float32", "fp16": "AMP"}
+PRECISION_NAMES: dict[Precision, str] = {"fp32": "fp32", "fp16": "AMP"}
 
 LABELLED_CASES = 1251
 """Of BraTS 2021 (Baid et al. 2021, arXiv:2107.02314)."""
@@ -95,8 +95,7 @@ class Missing:
     reason: str
 
     def __str__(self) -> str:
-        what = f"{self.loader}, {PRECISION_NAMES[self.precision]}, batches of {self.batch_size}"
-        return f"Not measured: {what}: {self.reason}"
+        return f"{self.loader}, {PRECISION_NAMES[self.precision]}, batches of {self.batch_size}"
 
 
 @dataclass
@@ -134,9 +133,10 @@ class Table1:
     def table(self) -> Table:
         """Rates and ratios."""
         table = Table(title=self._title(), caption=self._caption(), box=None, pad_edge=False)
+        table.collapse_padding = True  # or it would not fit into 80 columns
         table.title_justify = table.caption_justify = "left"
         table.add_column("")
-        rates = ("volumes/s", "epoch s", "× best", "× paper", "waits", "step/s", "loader/s")
+        rates = ("volumes/s", "epoch s", "× best", "× paper", "waits", "step", "loader")
         for heading in rates:
             table.add_column(heading, justify="right")
         table.add_column("bound")
@@ -148,9 +148,11 @@ class Table1:
         return table
 
     def _title(self) -> str:
-        computes = " and ".join(dict.fromkeys(row.compute for row in self.rows))
+        computes = "".join(
+            f"{compute}; " for compute in dict.fromkeys(row.compute for row in self.rows)
+        )
         return (
-            f"{PRESET}; {computes}; {self.workers} worker(s). An epoch is of {EPOCH_CASES} cases: "
+            f"{PRESET}; {computes}{self.workers} worker(s). An epoch is of {EPOCH_CASES} cases: "
             f"{FractionSplits().train:.0%} of BraTS 2021's {LABELLED_CASES}"
         )
 
@@ -165,7 +167,10 @@ class Table1:
         seconds = ", ".join(f"{what} {count}" for what, count in PAPERS_SECONDS.items())
         ratio = PAPERS_SECONDS["none"] / PAPERS_SECONDS["DALI + AMP"]
         said += f"The paper, on one RTX 3090: {seconds} s an epoch, {ratio:.1f}×."
-        return "\n".join((said, *map(str, self.missing)))
+        for reason in dict.fromkeys(missing.reason for missing in self.missing):
+            rows = [str(missing) for missing in self.missing if missing.reason == reason]
+            said += f"\nNot measured, {reason}: {'; '.join(rows)}."
+        return said
 
     def _cells(self, row: Row) -> tuple[str, ...]:
         return (
