@@ -50,10 +50,11 @@ def trying(store: Store, *, dry: bool = True) -> Bench:
 
 
 def shown(table: object) -> str:
+    """In one line."""
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table)
-    return capture.get()
+    return " ".join(capture.get().split())
 
 
 @pytest.mark.parametrize(
