@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,8 @@ CacheKind = Literal["none", "ram", "device"]
 """Where decoded crops are kept: nowhere, in memory that the workers share, or on the device."""
 
 ALIGNMENT_BYTES = 64
+GROUPS = Path("/proc/self/cgroup")
+"""Which control groups this process is in (Linux, cgroups(7))."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class SharedCrops:
         case_ids: the cases there is room for.
         holder: id of the process that made the room.
         descriptor: of the memory in that process.
+        inode: of the memory; the system gives a descriptor out again when it is closed.
     """
 
     store: Store
     case_ids: tuple[str, ...]
     holder: int
     descriptor: int
+    inode: int
 
     @property
     def bytes(self) -> int:
@@ -49,7 +55,7 @@ class SharedCrops:
 
     def read(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
         """As `Store.read_crop`; nobody may write to what is returned."""
-        file, memory = _opened(f"/proc/{self.holder}/fd/{self.descriptor}")
+        file, memory = _opened(f"/proc/{self.holder}/fd/{self.descriptor}", self.inode)
         row = self._rows[case_id]
         image, label = self._slot(memory, row)
         filled = len(self.case_ids) * self._slot_bytes + row
@@ -84,7 +90,7 @@ class SharedCrops:
 
 
 @lru_cache(maxsize=1)
-def _opened(path: str) -> tuple[int, NDArray[np.uint8]]:
+def _opened(path: str, _inode: int) -> tuple[int, NDArray[np.uint8]]:
     return os.open(path, os.O_RDWR), np.memmap(path, np.uint8, "r+")
 
 
@@ -97,12 +103,41 @@ def shared_crops(store: Store, case_ids: tuple[str, ...]) -> Iterator[SharedCrop
     """
     descriptor = os.memfd_create("fmnet-crops")
     try:
-        crops = SharedCrops(store, case_ids, os.getpid(), descriptor)
-        take("ram", crops.bytes, psutil.virtual_memory().available, "memory")
+        inode = os.fstat(descriptor).st_ino
+        crops = SharedCrops(store, case_ids, os.getpid(), descriptor, inode)
+        take("ram", crops.bytes, free_memory(), "memory")
         os.ftruncate(descriptor, crops.bytes)
         yield crops
     finally:
         os.close(descriptor)
+
+
+def free_memory() -> int:
+    """What this process may still take of the machine's memory, in bytes.
+
+    A container or a batch system bounds it by control groups, of which psutil says nothing.
+    """
+    free = [psutil.virtual_memory().available]
+    for line in GROUPS.read_text("utf-8").splitlines() if GROUPS.is_file() else ():
+        number, kinds, group = line.split(":", 2)
+        if number == "0":
+            free += _left(Path("/sys/fs/cgroup"), group, "memory.max", "memory.current")
+        elif "memory" in kinds.split(","):
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            free += _left(Path("/sys/fs/cgroup/memory"), group, *files)
+    return max(0, min(free))
+
+
+def _left(root: Path, group: str, limit: str, used: str) -> Iterator[int]:
+    """What is left in a group and those that it is in, as far as this process can see them."""
+    inner = root / group.strip("/")
+    for folder in (inner, *inner.parents):
+        if not folder.is_relative_to(root):
+            return
+        if (folder / limit).is_file() and (most := (folder / limit).read_text().strip()) != "max":
+            cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
+            reclaimable = int(cached[1]) if cached else 0
+            yield int(most) - int((folder / used).read_text()) + reclaimable
 
 
 def take(kind: CacheKind, needed: int, free: int, where: str) -> None:

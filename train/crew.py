@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from common.errors import LoaderError
+from common.errors import FMNetError, LoaderError
 from train.workers import interrupts_held_back, note_file, stacks_file
 
 STACKS_SECONDS = 2.0
@@ -78,15 +78,20 @@ class Crew:
         A loader's own queues can hold their reader for ever when a process dies at them.
 
         Raises:
-            LoaderError: one is, or does.
+            LoaderError: one is, or does, or the loader fails with all of them alive.
         """
         self._waited_for = True
         try:
             self.refuse_dead()
             yield
-        except (RuntimeError, OSError, EOFError):  # what both loaders raise, if they come first
-            self.refuse_dead()
+        except (FMNetError, StopIteration):
             raise
+        except Exception as error:
+            self.refuse_dead()  # of which a loader's own error says nothing
+            raise LoaderError(
+                f"{self._store}: the loader failed ({type(error).__name__}: {error}); go on with "
+                "--resume, with the other loader if it fails again"
+            ) from error
         finally:
             self._waited_for = False
 

@@ -7,7 +7,6 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from nvidia.dali import fn
 from nvidia.dali.pipeline import pipeline_def
@@ -16,10 +15,10 @@ from torch.utils.dlpack import from_dlpack
 
 from common.console import progress
 from common.errors import StoreError
-from train.cache import take
+from train.cache import free_memory, take
 from train.crew import Crew, board
 from train.loader import Batch, Feed, batch_of
-from train.source import CONTROLS, DaliSource, SampleInfo
+from train.source import CONTROLS, DaliSource, SampleInfo, WorkersPickle
 from train.stream import Stream
 from train.workers import refuse_small_memory
 
@@ -50,6 +49,7 @@ def dali_feed(
             device_id=(device.index or 0) if device.type == "cuda" else None,
             py_num_workers=workers,
             py_start_method="spawn",  # zarrs hangs in a forked child
+            py_callback_pickler=WorkersPickle(desks),
             prefetch_queue_depth=QUEUE,
         )
         with crew.starting():
@@ -76,7 +76,7 @@ class Stored:
     def __init__(self, stream: Stream, device: torch.device) -> None:
         count, shape = stream.samples, stream.shape
         on_gpu = device.type == "cuda"
-        free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
         take("device", count * stream.stored_bytes, free, "GPU memory" if on_gpu else "memory")
         self._stream = stream
         dtype = getattr(torch, stream.store.manifest.dtype)

@@ -69,9 +69,10 @@ class RegionLoss:
             label: (B, …) canonical labels.
         """
         target = regions_of(label)
-        losses = torch.stack([self._of_regions(logits.float(), target) for logits in outputs])
-        weights = torch.tensor([0.5**k for k in range(len(outputs))], device=losses.device)
-        return (losses * weights).sum() / weights.sum(), losses[0].detach()
+        losses = [self._of_regions(logits.float(), target) for logits in outputs]
+        weights = [0.5**k for k in range(len(outputs))]  # numbers, not a tensor to be copied over
+        weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True)]
+        return torch.stack(weighted).sum() / sum(weights), losses[0].detach()
 
     def _of_regions(self, logits: Tensor, target: Tensor) -> Tensor:
         probability = torch.sigmoid(logits)

@@ -163,7 +163,6 @@ def _refuse_unfit(config: TrainConfig, store: Store) -> None:
             f"of {stride} and at least {2 * stride} voxels a side; {store.path} has {store.crop}: "
             "take fewer widths, or preprocess with another crop"
         )
-    store.split("train")
     without = [case for case in store.split("val") if not store.record(case).has_volume]
     if without:
         raise ConfigError(

@@ -3,6 +3,7 @@
 Like the stream it imports neither torch nor DALI, so that they start faster.
 """
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,29 @@ from train.workers import set_up_worker
 
 CONTROLS = 5
 """Outputs that say what is to be done to a sample."""
+
+
+@dataclass(frozen=True)
+class WorkersPickle:
+    """How DALI hands its source to a worker, which is set up then and not at its first sample.
+
+    Until then it would not notice that the process that started it was killed.
+
+    Attributes:
+        board: where workers say what they are at.
+    """
+
+    board: Path
+
+    def dumps(self, source: "DaliSource") -> bytes:
+        """In the process that starts workers."""
+        return pickle.dumps(source)
+
+    def loads(self, content: bytes) -> "DaliSource":
+        """In a worker."""
+        set_up_worker(self.board)
+        source: DaliSource = pickle.loads(content)  # noqa: S301 - from the process that started it
+        return source
 
 
 class SampleInfo(Protocol):

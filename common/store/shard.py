@@ -30,24 +30,39 @@ def write_shard(array: Any, position: int, values: NDArray[Any]) -> None:  # noq
     """
     blosc, _crc32c_codec = array.compressors
     codec = Blosc(blosc.cname.value, blosc.clevel, SHUFFLES[blosc.shuffle.value])
-    content = encode(_filled(values, array.shards, array.fill_value), array.chunks, codec)
+    missing = len(array.shards) - values.ndim
+    content = encode(
+        values.reshape((1,) * missing + values.shape),
+        array.shards,
+        array.chunks,
+        array.fill_value,
+        codec,
+    )
     key = array.metadata.encode_chunk_key((position, *(0 for _ in array.shape[1:])))
     sync((array.store_path / key).set(Buffer.from_bytes(content)))
 
 
-def encode(values: NDArray[Any], chunk: tuple[int, ...], codec: Blosc) -> bytes:
+def encode(
+    values: NDArray[Any],
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    fill: object,
+    codec: Blosc,
+) -> bytes:
     """A shard's bytes.
 
     Args:
-        values: of the shard's shape.
+        values: from the shard's first on; it may go on beyond the array's end.
+        shape: of the shard.
         chunk: shape of an inner chunk, which divides it.
+        fill: what stands beyond the array's end.
         codec: compresses an inner chunk; a CRC-32C follows each.
     """
     parts, index, offset = list[bytes](), list[tuple[int, int]](), 0
-    counts = (size // side for size, side in zip(values.shape, chunk, strict=True))
+    counts = (size // side for size, side in zip(shape, chunk, strict=True))
     for where in product(*map(range, counts)):
         window = tuple(slice(i * n, (i + 1) * n) for i, n in zip(where, chunk, strict=True))
-        part = codec.encode(np.ascontiguousarray(values[window]))
+        part = codec.encode(_filled(values[window], chunk, fill))
         parts += (part, _crc32c(part))
         index.append((offset, len(part) + 4))
         offset += len(part) + 4
@@ -55,13 +70,11 @@ def encode(values: NDArray[Any], chunk: tuple[int, ...], codec: Blosc) -> bytes:
     return b"".join((*parts, table, _crc32c(table)))
 
 
-def _filled(values: NDArray[Any], shape: tuple[int, ...], fill: object) -> NDArray[Any]:
-    """Values with the array's fill value up to the end of the shard, and its leading axis."""
-    missing = len(shape) - values.ndim
-    values = values.reshape((1,) * missing + values.shape)
-    if values.shape == shape:
-        return values
-    whole = np.full(shape, fill, values.dtype)
+def _filled(values: NDArray[Any], chunk: tuple[int, ...], fill: object) -> NDArray[Any]:
+    """One inner chunk's values, with the fill value where the array has ended."""
+    if values.shape == chunk:
+        return np.ascontiguousarray(values)
+    whole = np.full(chunk, fill, values.dtype)
     whole[tuple(map(slice, values.shape))] = values
     return whole
 

@@ -1,5 +1,6 @@
 """Crops kept in memory: the same samples, in one copy, that nobody leaves behind."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from common.errors import ConfigError, StoreError
 from common.labels import MODALITIES
 from common.store import Store
 from train.augment import AugmentConfig
-from train.cache import CacheKind, shared_crops
+from train.cache import CacheKind, free_memory, shared_crops
 from train.loader import Batch, LoaderKind, Stream, open_feed
 
 MakeStore = Callable[..., Store]
@@ -97,6 +98,42 @@ def test_float32_crops_stay_what_they_are(make_store: MakeStore) -> None:
                 assert image.dtype == expected.dtype
                 assert (image == expected).all()
                 assert (label == its_label).all()
+
+
+def test_a_second_cache_does_not_hold_what_the_first_did(make_store: MakeStore) -> None:
+    for stores in (make_store(), make_store(dtype="float32")):
+        cases = tuple(stores.split("train"))
+        with shared_crops(stores, cases) as crops:
+            image, _ = crops.read(cases[0])
+            assert (image == stores.read_crop(cases[0])[0]).all()
+
+
+LIMIT_BYTES = 500 * 2**20
+IN_GROUP = """
+import sys
+from train.cache import free_memory
+open(sys.argv[1], "w").write("0")
+print(free_memory())
+"""
+
+
+def test_a_control_group_bounds_what_is_free() -> None:
+    """As of a container: made for real where this process may."""
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    root, limit = (v1, "memory.limit_in_bytes") if v1.is_dir() else (v2, "memory.max")
+    folder = root / f"fm-net-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / limit).write_text(str(LIMIT_BYTES))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        command = [sys.executable, "-c", IN_GROUP, str(folder / "cgroup.procs")]
+        free = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    finally:
+        folder.rmdir()
+    assert 0.5 * LIMIT_BYTES < free <= LIMIT_BYTES
+    assert free_memory() > LIMIT_BYTES
 
 
 @pytest.mark.parametrize(("kind", "kept"), WAYS)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -16,6 +17,7 @@ from threading import Thread
 import psutil
 import pytest
 import torch
+from failing import FailingStream
 
 from common.errors import ConfigError, LoaderError
 from common.labels import MODALITIES
@@ -86,9 +88,11 @@ def when_at(feed: Feed, case_id: str, do: Callable[[], None]) -> None:
     """Do it once a worker has been at the case for half a second, from another thread."""
 
     def wait() -> None:
-        until(lambda: f"case {case_id}" in feed.at().values())
-        time.sleep(0.5)
-        do()
+        try:
+            until(lambda: f"case {case_id}" in feed.at().values())
+            time.sleep(0.5)
+        finally:  # or the main thread would wait for ever
+            do()
 
     Thread(target=wait).start()
 
@@ -138,6 +142,20 @@ def test_a_stuck_worker_is_seen_and_can_be_ended(blocked: Blocked, kind: LoaderK
     assert f", at case {case_id}:" in stacks[0]
     assert "read_crop" in stacks[0]
     assert stacks[0].count("worker ") == 1
+
+
+@both
+def test_a_loader_that_fails_with_its_workers_alive_is_an_error_of_its_own(
+    store: Store, kind: LoaderKind
+) -> None:
+    stream = stream_of(store)
+    failing = FailingStream(**{field.name: getattr(stream, field.name) for field in fields(stream)})
+    with open_feed(kind, failing, CPU, 1) as feed:
+        message = the_end_of(feed)
+    assert multiprocessing.active_children() == []
+    assert message.startswith(f"{store.path}: the loader failed (")
+    assert "nobody expected this" in message
+    assert "--resume" in message
 
 
 @both
@@ -192,7 +210,7 @@ def test_workers_end_with_the_feed(
 
 
 SCRIPT = """
-import sys, torch
+import sys, time, torch
 from common.store import Store
 from train.augment import AugmentConfig
 from train.loader import Stream, open_feed
@@ -203,6 +221,9 @@ with open_feed(kind, stream, torch.device("cpu"), 2) as feed:
     for n in range(int(batches)):
         next(feed)
         print(n, flush=True)
+    if batches == "0":
+        print("no sample was asked for", flush=True)
+        time.sleep(300)
 """
 
 
@@ -224,6 +245,22 @@ def test_nothing_is_said_or_left_at_exit(store: Store, kind: LoaderKind, tmp_pat
     _, errors = program.communicate(timeout=120)
     assert (program.returncode, errors) == (0, "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@both
+def test_workers_without_a_sample_end_with_the_program_too(
+    store: Store, kind: LoaderKind, tmp_path: Path
+) -> None:
+    program = start(kind, store, 0, tmp_path)
+    assert program.stdout is not None
+    assert program.stdout.readline().startswith("no sample")
+    children = psutil.Process(program.pid).children(recursive=True)
+    assert len(children) >= 2
+    program.kill()
+    program.communicate(timeout=120)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 @pytest.mark.slow

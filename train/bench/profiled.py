@@ -30,36 +30,41 @@ def profile_steps(trial: Trial) -> dict[str, float]:
 
     Empty where the profiler sees nothing of a GPU.
     """
+    on_gpu = trial.session.compute.device.type == "cuda"
+    spent: dict[str, float] = defaultdict(float)
+    for kind, event in told_apart(watch(trial)):
+        if not on_gpu:
+            spent[kind] += event.self_cpu_time_total
+        elif event.name != LOSS:  # a name of ours launches nothing, but may have its span
+            spent[kind] += sum(kernel.duration for kernel in event.kernels)
+    return {kind: spent / STEPS / 1e3 for kind, spent in spent.items() if spent}
+
+
+def watch(trial: Trial) -> list[Any]:
+    """What the profiler sees of some steps on the CPU, each with what it launched on a GPU."""
     device = trial.session.compute.device
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
     with _loss_named(trial.session):
         wait(device)
         with profile(activities=activities) as watched:
             for _ in range(STEPS):
                 step(trial.session, trial.batch)
             wait(device)
-    milliseconds = _by_kind(list(watched.events() or ()), on_gpu=on_gpu)
-    return {kind: spent / STEPS for kind, spent in milliseconds.items() if spent}
+    return [event for event in watched.events() or () if event.device_type.name == "CPU"]
 
 
-def _by_kind(events: Sequence[Any], *, on_gpu: bool) -> dict[str, float]:
-    events = [event for event in events if event.device_type.name == "CPU"]
+def told_apart(events: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Each event with its kind of work."""
     inside = [list(_around(event)) for event in events]
     loss = _loss_numbers(inside)
-    spent: dict[str, float] = defaultdict(float)
     for event, around in zip(events, inside, strict=True):
         names = [each.name for each in around]
         of_loss = LOSS in names or any(
             each.name.startswith(NODE) and each.sequence_nr in loss for each in around
         )
-        if on_gpu:  # what it launched itself
-            microseconds = sum(kernel.duration for kernel in event.kernels)
-        else:
-            microseconds = event.self_cpu_time_total
-        if not (on_gpu and event.name in {LOSS, "ProfilerStep"}):
-            spent[kind_of_event(names, of_loss=of_loss)] += microseconds / 1e3
-    return spent
+        yield kind_of_event(names, of_loss=of_loss), event
 
 
 def _around(event: Any) -> Iterator[Any]:  # noqa: ANN401 - torch's own, without types

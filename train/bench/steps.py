@@ -11,7 +11,7 @@ from rich.table import Table
 from train.bench.rows import rows_table
 from train.bench.suite import Bench
 from train.bench.trial import SECONDS, Row, Trial, first, race, resident
-from train.bench.variants import VARIANTS, Variant, combination
+from train.bench.variants import COMPILE, VARIANTS, Variant, combination
 from train.loader import Batch
 
 NETWORKS = ("unet", "fm_net")
@@ -25,6 +25,9 @@ GAIN = 1.02
 """Ratio to the base from which a change is taken into the combination."""
 COMPILE_SECONDS = 45
 """Without so many left, a network is not compiled."""
+RESERVED_SECONDS = 60
+"""For compiling, and for what gains together."""
+ALONE = "not run: no two changes gained"
 DRY_SIZES = {"unet": ("model.widths=[2,4]",), "fm_net": ("model.widths=[2,4,8]",)}
 """Overrides that make the networks small in a dry run."""
 
@@ -59,6 +62,7 @@ class _Contest:
         stack: holds the base.
         base: at the first batch size, once it is warmed up.
         rows: so far.
+        won: changes that gained, with their ratios.
     """
 
     bench: Bench
@@ -67,6 +71,7 @@ class _Contest:
     stack: ExitStack
     base: Trial | None = None
     rows: list[Row] = field(default_factory=list)
+    won: list[tuple[Variant, float]] = field(default_factory=list)
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -92,16 +97,28 @@ class _Contest:
 
     def run_variants(self, until: float) -> None:
         bench = replace(self.bench, until=until)
-        won = list[tuple[Variant, float]]()
         for number, variant in enumerate(VARIANTS):
             seconds = min(SECONDS, bench.each(len(VARIANTS) - number) / 2)
-            row = self._row(bench, variant, seconds)
-            self.rows.append(row)
-            if row.ratio and variant.same and (row.ratio > GAIN or bench.dry):
-                won.append((variant, 0.0 if bench.dry else row.ratio))
-        together = combination(won)
-        row = Row(self.name, "together", BATCHES[0], note="not run: no two changes gained")
-        self.rows.append(row if together is None else self._row(bench, together, SECONDS))
+            self._run(bench, variant, seconds)
+
+    def run_compiled(self) -> None:
+        self._run(self.bench, COMPILE, SECONDS)
+
+    def run_together(self) -> None:
+        together = combination(self.won)
+        if together is not None and self._unfit(self.bench, together):  # to compile it as well
+            together = combination(pair for pair in self.won if pair[0] is not COMPILE)
+        if together is None:
+            self.rows.append(Row(self.name, "together", BATCHES[0], note=ALONE))
+        else:
+            self._run(self.bench, together, SECONDS)
+
+    def _run(self, bench: Bench, variant: Variant, seconds: float) -> None:
+        row = self._row(bench, variant, seconds)
+        self.rows.append(row)
+        without = variant.compiles and row.note  # it failed, and the row is of what runs instead
+        if row.ratio and variant.same and not without and (row.ratio > GAIN or bench.dry):
+            self.won.append((variant, 0.0 if bench.dry else row.ratio))
 
     def _row(self, bench: Bench, variant: Variant, seconds: float) -> Row:
         row = Row(self.name, variant.name, BATCHES[0])
@@ -121,7 +138,7 @@ class _Contest:
             return ""
         if bench.dry and bench.device.type == "cpu":
             return "for a CPU it takes longer than all of a dry run"
-        left = bench.until - time.monotonic()
+        left = self.bench.until - time.monotonic()
         return "" if left > COMPILE_SECONDS else f"{max(0.0, left):.0f} s are left, too few"
 
 
@@ -140,6 +157,9 @@ def measure(bench: Bench) -> Steps:
         for contest in contests:
             contest.run_bases(min(SECONDS, bench.each(rows) / 2))
         for number, contest in enumerate(contests):
-            left = max(0.0, bench.until - time.monotonic())
-            contest.run_variants(time.monotonic() + left / (len(contests) - number))
+            left = bench.until - RESERVED_SECONDS - time.monotonic()
+            contest.run_variants(time.monotonic() + max(0.0, left) / (len(contests) - number))
+        for contest in contests:
+            contest.run_compiled()
+            contest.run_together()
         return Steps([row for contest in contests for row in contest.rows])

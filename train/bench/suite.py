@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from rich.console import RenderableType
 
+from common.console import err
 from common.errors import ConfigError, FMNetError
 from common.store import Store
 from train.run import begin
@@ -113,7 +114,7 @@ class Section:
 SECTIONS = (
     Section("pipeline", "Where a step's time goes", share=3, cpu=True),
     Section("learning", "Learning on real cases", share=3),  # not last: its time may be left over
-    Section("steps", "Ways of taking a step", share=4),
+    Section("steps", "Ways of taking a step", share=6),
     Section("peers", "The step beside other networks", share=2),
     Section("limits", "The step beside what bounds it", share=1),
     Section("table1", "Table I: mixed precision and DALI", share=4),
@@ -164,6 +165,9 @@ def run_sections(
             result: Result | FMNetError = module.measure(bench(until))
         except FMNetError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - those after it are measured all the same
+            err.print_exception()
+            result = FMNetError(f"{type(error).__name__}: {error}")
         done(section, result, time.monotonic() - began)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

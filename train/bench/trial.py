@@ -157,7 +157,18 @@ def race(
     if bench.late():
         return replace(row, note="not run: no time was left")
     bench.tell(f"{row.network}, {row.variant}, batch {row.batch}")
-    device = bench.device
+    filled = _attempted(bench.device, row, make, base, seconds)
+    free(bench.device)
+    return filled
+
+
+def _attempted(
+    device: torch.device,
+    row: Row,
+    make: Callable[[], AbstractContextManager[Trial]],
+    base: Trial | None,
+    seconds: float,
+) -> Row:
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     try:
         with make() as trial:
@@ -167,8 +178,6 @@ def race(
     except (FMNetError, RuntimeError) as error:  # of a compiler, a capture, a configuration
         why = " ".join(str(error).split())[:200]
         return replace(row, note=f"not run: {type(error).__name__}: {why}", failed=True)
-    finally:
-        free(device)
 
 
 def _raced(row: Row, trial: Trial, base: Trial | None, seconds: float, before: int) -> Row:
@@ -228,8 +237,7 @@ def wait(device: torch.device) -> None:
 
 
 def free(device: torch.device) -> None:
-    """Give back what sessions held that are gone, compiled code too."""
-    torch.compiler.reset()
-    gc.collect()
+    """Give a GPU back what sessions held that are gone."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()

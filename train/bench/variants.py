@@ -76,7 +76,11 @@ class Variant:
                 session.optimizer = self.optimizer(parameters, config)
             if self.graphs:
                 capture(session, batch)
-            yield Trial(session, batch)
+            try:
+                yield Trial(session, batch)
+            finally:
+                if self.compiles:  # torch keeps the code, and only so much of one network's
+                    torch.compiler.reset()
 
 
 def capture(session: Session, batch: Batch) -> None:
@@ -129,13 +133,14 @@ VARIANTS = (
     Variant("CUDA graphs", "calls", graphs=True, needs_gpu=True),
     Variant("bf16", "precision", ("precision=bf16",)),
     Variant("NAdam capturable", "optimiser", optimizer=_nadam(capturable=True), needs_gpu=True),
-    Variant("compile", "calls", ("compile=true",)),
     Variant("tf32", "precision", ("precision=tf32",), same=False),
     Variant("AdamW fused, another optimiser", "optimiser", optimizer=_adamw, same=False),
     Variant("NAdam tensor by tensor", "optimiser", optimizer=_nadam(foreach=False)),
     Variant("fp32", "precision", ("precision=fp32",), same=False),
 )
 """In the order of what they may gain; torch takes NAdam's foreach by itself on a GPU."""
+
+COMPILE = Variant("compile", "calls", ("compile=true",))
 
 
 def combination(won: Iterable[tuple[Variant, float]]) -> Variant | None:
