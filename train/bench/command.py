@@ -15,7 +15,7 @@ from common.errors import FMNetError
 from common.store import Store
 from train.bench.about import about
 from train.bench.store import synthetic_store
-from train.bench.suite import Bench, Result, Section, choose, run_sections
+from train.bench.suite import Bench, Pictured, Result, Section, choose, run_sections
 from train.checkpoint import write_json
 from train.precision import choose_compute
 
@@ -73,7 +73,8 @@ def measure_sections(  # noqa: PLR0913, PLR0917 - as above
 ) -> list[Result | FMNetError]:
     """Measure, show and write: each section's result, or why there is none.
 
-    The file is written again after each section, so that none is lost with one after it.
+    The file is written again after each section, so that none is lost with one after it. A section
+    that has a picture leaves it beside the file.
 
     Args:
         sections: in this order.
@@ -101,6 +102,8 @@ def measure_sections(  # noqa: PLR0913, PLR0917 - as above
         figures["sections"][section.name] = {"took_seconds": seconds} | found
         if file:
             write_json(file, figures)
+            if isinstance(result, Pictured) and (figure := result.figure()):
+                figure.savefig(file.with_name(f"{file.stem}-{section.name}.png"))
 
     made = nullcontext() if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
     with made as folder:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.labels import REGIONS
+from train.model import FMNet, ModelConfig
+from train.session import Session
 
 WIDTHS = (32, 64, 128, 256, 512)
 """Of U-Net and FM-Net."""
@@ -16,7 +20,13 @@ NVIDIA_WIDTHS = (64, 96, 128, 192, 256, 384, 512)
 
 
 class Peer(nn.Module):
-    """A network of another library; its heads' logits as FM-Net gives its own."""
+    """A network of another library; its heads' logits as FM-Net gives its own.
+
+    Attributes:
+        config: what prediction asks of a network: that it is one for volumes.
+    """
+
+    config = ModelConfig(dims=3)
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -109,3 +119,22 @@ def missing(package: str) -> str:
 
 
 MakePeer = Callable[[], Peer]
+
+
+def put_in(session: Session, make: MakePeer) -> None:
+    """Another network in a session's place for FM-Net, and the session's optimiser over that.
+
+    Args:
+        session: not begun to learn.
+        make: builds the network.
+    """
+    config = session.config
+    torch.manual_seed(config.seed)
+    model = make().to(session.compute.device)
+    model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
+    # Steps and predictions ask nothing of a network that any other would not answer.
+    session.model = cast(FMNet, model)
+    session.forward = model
+    group = session.optimizer.param_groups[0]
+    settings = {key: value for key, value in group.items() if key != "params"}
+    session.optimizer = type(session.optimizer)(model.parameters(), **settings)

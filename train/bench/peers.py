@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -18,6 +18,7 @@ from train.bench.networks import (
     dynunet,
     missing,
     plain_conv_unet,
+    put_in,
 )
 from train.bench.rows import figures
 from train.bench.suite import Bench
@@ -186,17 +187,8 @@ def _count(found: Peers, network: Network, sizes: tuple[str, ...], bench: Bench)
 def _begun(
     bench: Bench, network: Network, overrides: tuple[str, ...], batch: Batch
 ) -> Iterator[Trial]:
-    """The preset's session with another network in it, and the session's optimiser over that."""
+    """The preset's session with the network in it."""
     with bench.begun(network.preset, *BASE, *overrides, f"batch_size={BATCH}") as session:
         if network.make is not None:
-            config = session.config
-            torch.manual_seed(config.seed)
-            model = network.make().to(session.compute.device)
-            model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
-            # A step asks nothing of a network that any other would not answer.
-            session.model = cast(FMNet, model)
-            session.forward = model
-            group = session.optimizer.param_groups[0]
-            settings = {key: value for key, value in group.items() if key != "params"}
-            session.optimizer = type(session.optimizer)(model.parameters(), **settings)
+            put_in(session, network.make)
         yield Trial(session, batch)

@@ -14,6 +14,7 @@ from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
 
+NAME = "synthetic"
 CASES = 5
 """One of them to validate, without which no run begins."""
 NOISE = 0.04
@@ -29,7 +30,7 @@ def synthetic_store(folder: Path, side: int) -> Store:
     """
     ids = tuple(f"BraTS-SYNTHETIC-{index:05d}" for index in range(CASES))
     manifest = Manifest(
-        name="synthetic",
+        name=NAME,
         crop=(side, side, side),
         volumes=("val",),
         splits=ListSplits(kind="lists", train=ids[1:], val=ids[:1], test=()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import RenderableType
@@ -18,6 +18,12 @@ from common.store import Store
 from train.run import begin
 from train.session import Session
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRY_NETWORK = "model.widths=[4,8,16]"
+"""What a dry run makes of every preset's network, which then fits a dry run's crops."""
+
 
 class Result(Protocol):
     """What a section measured."""
@@ -27,6 +33,14 @@ class Result(Protocol):
 
     def table(self) -> RenderableType:
         """For people: medians, ratios, and what bounds them."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A result that can also be drawn."""
+
+    def figure(self) -> "Figure | None":
+        """The picture; None where there is nothing to draw."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,8 @@ class Bench:
     def begun(self, preset: str, *overrides: str) -> Iterator[Session]:
         """A run on this device and store, in a folder of its own that is gone afterwards.
 
+        When dry, its network is tiny.
+
         Args:
             preset: a preset's name, or a YAML file.
             overrides: of its keys, as `key=value`.
@@ -72,7 +88,8 @@ class Bench:
             ConfigError: the configuration is not valid, or does not fit the store.
         """
         with TemporaryDirectory(prefix="fm-net-bench-") as folder:
-            changes = (f"device={self.device}", *overrides)
+            dry = (DRY_NETWORK,) if self.dry else ()
+            changes = (f"device={self.device}", *dry, *overrides)
             yield begin(preset, changes, self.store, Path(folder, "run"))
 
 
@@ -98,9 +115,12 @@ class Section:
 
 SECTIONS = (
     Section("pipeline", "Where a step's time goes", share=3, cpu=True),
+    Section("learning", "Learning on real cases", share=3),  # not last: its time may be left over
     Section("steps", "Ways of taking a step", share=6),
     Section("peers", "The step beside other networks", share=2),
     Section("limits", "The step beside what bounds it", share=1),
+    Section("table1", "Table I: mixed precision and DALI", share=4),
+    Section("inference", "Whole volumes", share=2),
 )
 
 
