@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from common.store.contents import Contents
     from preprocess.lock import Lock
+    from preprocess.lock_file import Owner
     from preprocess.pipeline import Plan, Report
 
 UNCLEAN = 1
@@ -217,14 +218,14 @@ def verify(
 ) -> None:
     """Read every byte again and compare it with what was written and with the contract."""
     from common.store.audit import repair as drop
-    from preprocess.lock import LockFile
+    from preprocess.lock_file import LockFile
     from preprocess.processes import available_cores
     from preprocess.summary import audit_lines, audit_table
     from preprocess.verify import audit as look
 
     opened = Store.open(store)
-    writer = LockFile(store).holder()
-    if writer and not writer.is_gone and not repair:
+    writer = LockFile.of_store(store).holder()
+    if writer and writer.seems_alive and not repair:
         out.print(f"{writer.name} is writing this store: what it is at shows as missing or left")
     with _held(store) if repair else nullcontext():
         with console.progress("cases") as bar:
@@ -285,10 +286,20 @@ def _held(store: str) -> "Iterator[Lock]":
     from preprocess.lock import hold
 
     signal.signal(signal.SIGTERM, _interrupt)
-    with hold(store) as lock:
+    with hold(store, _say_watched) as lock:
         if lock.taken_over:
             out.print(f"taking over the lock that {lock.taken_over.name} left behind")
         yield lock
+
+
+def _say_watched(owner: "Owner") -> None:
+    from preprocess.lock_file import STALE_SECONDS
+
+    out.print(
+        f"{owner.name} left a lock at the store, or is slow: looking for a sign of life for "
+        f"{STALE_SECONDS:.0f} s …",
+        markup=False,
+    )
 
 
 def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
