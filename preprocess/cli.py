@@ -17,7 +17,8 @@ from preprocess.cli_shared import cohort_manifest, held, print_leaks, print_line
 
 if TYPE_CHECKING:
     from preprocess.lock import Lock
-    from preprocess.pipeline import Plan, Report
+    from preprocess.pipeline import Report
+    from preprocess.plan import Plan
 
 UNCLEAN = 1
 """Exit code when the work was done but something is wrong with the cohort or the store."""
@@ -124,7 +125,8 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
-    from preprocess.pipeline import Report, begin, plan
+    from preprocess.pipeline import Report, begin
+    from preprocess.plan import plan
     from preprocess.summary import failure_lines, finding_lines, run_table
 
     described = cohort_manifest(manifest, overrides, data)
@@ -158,7 +160,8 @@ def _execute(
 ) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
     from preprocess.cluster import connect
-    from preprocess.pipeline import execute, stored
+    from preprocess.pipeline import execute
+    from preprocess.plan import done
     from preprocess.processes import available_cores
 
     section = work.manifest.cluster
@@ -176,9 +179,8 @@ def _execute(
                 bar.advance(task)
     except KeyboardInterrupt:
         # From the store: a worker may have committed a case that nobody heard of any more.
-        done = stored(work.store_path, work.manifest).keys() & set(work.expected)
         err.print(
-            f"interrupted: {len(done)} of {len(work.expected)} case(s) are stored; the same "
+            f"interrupted: {len(done(work))} of {len(work.expected)} case(s) are stored; the same "
             "command goes on with the others",
             soft_wrap=True,
         )

@@ -60,8 +60,11 @@ def status_table(store: Store, contents: Contents) -> Table:
     """A store in a few lines."""
     records, failures = contents.records, contents.failures
     table = _plain(f"Store {store.path}")
-    missing = set(store.expected) - set(records) - set(failures)
+    missing = set(store.expected) - set(records) - set(failures) - set(contents.stale)
     table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
+    if contents.stale:
+        what = "made with other parameters than the store's, which no reader takes"
+        table.add_row("to be made again", f"{len(contents.stale)}: {what}")
     table.add_row("missing", f"{len(missing)}: not tried yet" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)

@@ -19,7 +19,8 @@ from common.errors import ConfigError, InputError
 from common.manifest import load_manifest
 from common.store import Store, StoreWriter
 from preprocess.lock import hold
-from preprocess.pipeline import execute, plan
+from preprocess.pipeline import begin, execute
+from preprocess.plan import plan
 
 Cohort = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -137,6 +138,27 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Com
     assert f"{120 - done} case(s) to do, {done} done before" in rerun.stdout
     assert rerun.returncode == 0
     assert len(Store.open(path).records()) == 120
+
+
+def test_cases_from_before_a_change_of_the_manifest_are_not_called_done(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(3), tmp_path / "s.zarr"
+    assert command("run", data, "--store", path).returncode == 0
+    manifest = load_manifest(data / "data_manifest.yaml", ["margin=6"])
+    begin(plan(data, str(path), manifest))  # and the run is killed before its first case
+    status = command("status", path)
+    assert status.returncode == 1, status.stdout
+    assert "0 done, 0 failed" in status.stdout
+    assert "to be made again" in status.stdout
+    assert "3: made with other parameters" in status.stdout
+    with pytest.raises(ConfigError, match="split 'train' is empty"):
+        Store.open(path).split("train")
+    unchanged = plan(data, str(path), load_manifest(data / "data_manifest.yaml"))
+    assert len(unchanged.kept) == 3
+    again = command("run", data, "--store", path, "--set", "margin=6")
+    assert "3 case(s) to do, 0 done before" in again.stdout
+    assert command("status", path).returncode == 0
 
 
 def test_bad_cases_are_set_aside_and_the_others_stored(

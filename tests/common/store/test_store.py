@@ -191,6 +191,24 @@ def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -
     assert now.leaks == []
 
 
+def test_cases_of_other_parameters_than_the_stores_are_not_there_until_made_again(
+    make_store: MakeStore, cases: Cases
+) -> None:
+    store = make_store("one", "three")
+    before, fingerprint = store.records(), store.fingerprint
+    StoreWriter.create(store.path, store.manifest.model_copy(update={"margin": 7}), ("one",))
+    changed = Store.open(store.path)
+    contents = changed.contents()
+    assert contents.records == {}
+    assert contents.stale == ["one", "three"]
+    assert contents.committed == before
+    assert changed.fingerprint != fingerprint
+    with pytest.raises(ConfigError, match="split 'train' is empty"):
+        changed.split("train")
+    StoreWriter.create(store.path, store.manifest)  # thought better of
+    assert Store.open(store.path).records() == before
+
+
 def test_a_record_from_before_there_were_notes_is_read(make_store: MakeStore) -> None:
     store = make_store("one")
     metadata = Path(store.path, "cases/one/zarr.json")
