@@ -123,31 +123,46 @@ def run(
     ] = None,
     manifest: ManifestOption = None,
     overrides: Overrides = None,
+    drop_absent: Annotated[
+        bool, typer.Option("--drop-absent", help="Take stored cases out that are not in DATA.")
+    ] = False,
 ) -> None:
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
     from preprocess.pipeline import Report, begin
     from preprocess.plan import plan
-    from preprocess.summary import failure_lines, finding_lines, run_table
+    from preprocess.summary import (
+        absent_line,
+        failure_lines,
+        finding_lines,
+        run_table,
+    )
 
     described = cohort_manifest(manifest, overrides, data)
     path = store or described.store
     with held(path) as lock:
         with console.progress("cases") as bar:
             task = bar.add_task("comparing", visible=False)
-            work = plan(data, path, described, partial(show, bar, task))
+            progress = partial(show, bar, task)
+            work = plan(data, path, described, progress, drop_absent=drop_absent)
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
-        report = Report(work.findings, work.kept)
+        report = Report(work.findings, work.kept, work.refused)
         if work.todo:
             _execute(work, lock, report, cluster, workers)
         else:
             begin(work)
     print_lines(finding_lines(report.findings))
     print_lines(failure_lines(report.failures))
+    if work.absent:
+        out.print(absent_line(work), markup=False, soft_wrap=True)
     opened = Store.open(path)
     contents = opened.contents()
     out.print(run_table(report, opened, contents))
-    if print_leaks(contents) or not report.clean:
-        err.print("the cohort is not clean: see above; the good cases are stored")
+    done = len(contents.records.keys() & set(opened.expected))
+    if print_leaks(contents) or done < len(opened.expected) or not report.clean:
+        err.print(
+            f"the cohort is not clean: see above; {done} of {len(opened.expected)} case(s) are "
+            "stored"
+        )
         raise typer.Exit(UNCLEAN)
 
 
@@ -180,7 +195,7 @@ def _execute(
     except KeyboardInterrupt:
         # From the store: a worker may have committed a case that nobody heard of any more.
         err.print(
-            f"interrupted: {len(done(work))} of {len(work.expected)} case(s) are stored; the same "
+            f"interrupted: {len(done(work))} of {len(work.present)} case(s) are stored; the same "
             "command goes on with the others",
             soft_wrap=True,
         )

@@ -26,17 +26,19 @@ class Report:
         findings: what discovery had to say.
         outcomes: the cases that were processed.
         kept: ids of the cases that were in the store already, unchanged.
+        refused: cases of which discovery said that their files make none.
         seconds: from the first task to the last.
     """
 
     findings: list[Finding]
-    kept: list[str] = field(default_factory=list)
+    kept: list[str]
+    refused: list[CaseFailure]
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def failures(self) -> list[CaseFailure]:
-        """The cases that are not in the store, by id."""
+        """The cases that were tried in vain, by id."""
         failures = [outcome.failure for outcome in self.outcomes if outcome.failure]
         return sorted(failures, key=lambda failure: failure.case_id)
 
@@ -58,10 +60,14 @@ def begin(work: Plan) -> StoreWriter:
     Raises:
         StoreError: it cannot be written.
     """
-    store = StoreWriter.create(work.store_path, work.manifest, work.expected)
+    staying = () if work.drop_absent else work.absent
+    expected = tuple(sorted({*work.present, *staying}))
+    store = StoreWriter.create(work.store_path, work.manifest, expected)
     with reachable(work.store_path, "written"):
-        for case_id in store.failures().keys() - set(work.expected):
-            store.remove(case_id)  # its files were moved away or mended under another name
+        for case_id in work.absent if work.drop_absent else ():
+            store.remove(case_id)
+        for failure in work.refused:
+            store.set_aside(failure)
     return store
 
 

@@ -1,7 +1,7 @@
 """What the preprocessing commands print."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
@@ -18,6 +18,7 @@ from common.store.contents import Contents
 if TYPE_CHECKING:
     # It brings Dask, which only a run needs.
     from preprocess.pipeline import Report
+    from preprocess.plan import Plan
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
@@ -44,7 +45,7 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
     table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
-    table.add_row("cases failed", str(len(report.failures)))
+    table.add_row("cases failed", str(len(report.failures) + len(report.refused)))
     if count:
         workers = len({outcome.process for outcome in report.outcomes if outcome.process})
         rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s a case"
@@ -54,6 +55,17 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
             table.add_row("peak memory", f"{max(peaks):.0f} MB a worker")
     _add_store_rows(table, store, contents)
     return table
+
+
+def absent_line(work: "Plan") -> str:
+    """What a run does about cases that the store knows and the data do not hold."""
+    count = f"{len(work.absent)} case(s)"
+    if work.drop_absent:
+        return f"dropped {count} that are not in {work.data}: {_some(work.absent)}"
+    return (
+        f"{count} of the store are not in {work.data}: {_some(work.absent)}; they stay; if they "
+        "were moved away for good, --drop-absent takes them out"
+    )
 
 
 def status_table(store: Store, contents: Contents) -> Table:
@@ -101,7 +113,7 @@ def audit_table(audit: Audit, store: Store) -> Table:
     return table
 
 
-def _some(names: list[str], most: int = 20) -> str:
+def _some(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 

@@ -100,7 +100,8 @@ class Contents:
             if record.has_label
         }
         return [
-            f"{one} and {other} have the same image: keep one of the cases, or both in one split"
+            f"{one} and {other} have the same image: list both in one split, or move one of the "
+            "cases away and preprocess with --drop-absent"
             for one, other in shared(self.splits, images)
         ]
 

