@@ -1,8 +1,10 @@
 """One run: give each case of a plan to a task, keep what comes back."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
@@ -98,7 +100,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
             ) from error
         future.release()
         lock.check()
-        yield _set_aside(store, outcome, row) if outcome.failure else outcome
+        yield _set_aside(store, work.data, outcome, row) if outcome.failure else outcome
 
 
 def _outcome(
@@ -122,16 +124,23 @@ def _outcome(
     return future.result()
 
 
-def _set_aside(store: StoreWriter, outcome: Outcome, row: int) -> Outcome:
-    """Keep a failure in the store; where even that fails, say so with the failure."""
+def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
+    """Keep a failure in the store; where even that fails, say so with the failure.
+
+    Files are named as `check` does, below the data's folder: a store goes to other people, whom
+    this machine's folders do not concern.
+    """
     assert outcome.failure is not None  # noqa: S101 - the caller looked
+    reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")
+    failure = outcome.failure.model_copy(update={"reason": reason})
     try:
         with reachable(store.path, "written"):
-            store.set_aside(outcome.failure, row)
+            store.set_aside(failure, row)
     except StoreError as error:
-        reason = f"{outcome.failure.reason}; the store could not keep this: {error}"
-        return replace(outcome, failure=outcome.failure.model_copy(update={"reason": reason}))
-    return outcome
+        failure = failure.model_copy(
+            update={"reason": f"{reason}; the store could not keep this: {error}"}
+        )
+    return replace(outcome, failure=failure)
 
 
 def _lost(

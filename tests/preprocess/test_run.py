@@ -178,6 +178,7 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     assert list(store.records()) == ["BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002"]
     failure = store.failures()["BraTS2021_00004"]
     assert failure.stage == "read"
+    assert failure.reason.startswith(f"BraTS2021_00004/{flair.name}: damaged: incomplete")
     assert failure.peak_memory_mb is not None
     assert failure.peak_memory_mb > 10
     status = command("status", path)

@@ -269,6 +269,14 @@ def test_what_cluster_is_asked_for_is_no_part_of_it(tmp_path: Path) -> None:
     assert Store.open(store.path).manifest == Manifest()
 
 
+def test_where_the_manifest_would_have_it_is_no_part_of_it(tmp_path: Path) -> None:
+    """A store is moved by copying it; and an address may have a secret in it."""
+    manifest = Manifest(store="s3://AKIA:s3cretword@bucket/x.zarr")
+    store = StoreWriter.create(tmp_path / "s.zarr", manifest)
+    assert "s3cretword" not in Path(store.path, "zarr.json").read_text()
+    assert Store.open(store.path).manifest == Manifest()
+
+
 def test_places_that_are_no_store(tmp_path: Path) -> None:
     folder, file, foreign = tmp_path / "folder", tmp_path / "file", tmp_path / "foreign"
     folder.mkdir()
