@@ -12,6 +12,7 @@ import typer
 
 from common import console
 from common.console import err, out
+from common.errors import ConfigError
 from common.store import Store, StoreWriter
 from preprocess.cli_shared import cohort_manifest, held, print_leaks, print_lines, show
 
@@ -82,6 +83,7 @@ def check(
     data: Data,
     manifest: ManifestOption = None,
     overrides: Overrides = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Say what is wrong with a folder, case by case; writes nothing."""
@@ -91,7 +93,7 @@ def check(
 
     described = cohort_manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
-    discovery, results = check_folder(data, described)
+    discovery, results = check_folder(data, described, workers)
     with console.progress("cases") as bar:
         bar.disable = as_json
         cases = list(bar.track(results, len(discovery.cases), description="checking"))
@@ -137,6 +139,12 @@ def run(
         run_table,
     )
 
+    if workers and cluster != "local":
+        raise ConfigError(
+            f"--workers {workers}: for local workers only; with --cluster {cluster} leave it out: "
+            "at an address as many work as were started there, and what SLURM is asked for "
+            "is the manifest's, as in --set cluster.jobs=4"
+        )
     described = cohort_manifest(manifest, overrides, data)
     path = store or described.store
     with held(path) as lock:

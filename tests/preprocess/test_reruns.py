@@ -124,3 +124,10 @@ def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path:
     manifest = load_manifest(data / "data_manifest.yaml")
     store = begin(plan(data, str(path), manifest, drop_absent=True))
     assert (list(store.failures()), FOUR in store.expected) == ([], False)
+
+
+def test_workers_are_given_the_path_that_was_named(cohort: Cohort, tmp_path: Path) -> None:
+    data, mounted = cohort(5), tmp_path / "mounted"
+    mounted.symlink_to(data)  # on another machine, to where the disk is there
+    work = plan(mounted, str(tmp_path / "s.zarr"), load_manifest(data / "data_manifest.yaml"))
+    assert work.todo[0].images["t1"] == file_of(mounted, ONE, "t1")

@@ -215,6 +215,11 @@ def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort, command: Comman
     nobody = command("run", tmp_path / "data", "--cluster", "tcp://127.0.0.1:9", cwd=tmp_path)
     assert nobody.returncode == 2
     assert "no Dask scheduler answers there" in nobody.stderr
+    for where in ("tcp://127.0.0.1:9", "slurm"):
+        at = ("--store", tmp_path / "brats.zarr", "--cluster", where)
+        idle = command("run", tmp_path / "data", *at, "--workers", 2)
+        assert idle.returncode == 2
+        assert f"--workers 2: for local workers only; with --cluster {where}" in idle.stderr
     assert not (tmp_path / "brats.zarr").exists()
     assert not (tmp_path / "brats.zarr.lock").exists()
 
