@@ -161,7 +161,7 @@ def run(
     print_lines(finding_lines(report.findings))
     print_lines(failure_lines(report.failures))
     if work.absent:
-        out.print(absent_line(work), markup=False, soft_wrap=True)
+        out.print(absent_line(work), soft_wrap=True)
     opened = Store.open(path)
     contents = opened.contents()
     out.print(run_table(report, opened, contents))
@@ -198,7 +198,7 @@ def _execute(
                 report.outcomes.append(outcome)
                 report.seconds = time.perf_counter() - began
                 if outcome.failure:
-                    bar.print(f"✗ {outcome.case_id} failed", markup=False)
+                    bar.print(f"✗ {outcome.case_id} failed")
                 bar.advance(task)
     except KeyboardInterrupt:
         # From the store: a worker may have committed a case that nobody heard of any more.
@@ -249,7 +249,7 @@ def verify(
             audit = look(opened, workers or available_cores(), partial(show, bar, task))
         print_lines(audit_lines(audit))
         for dropped in drop(StoreWriter(store), audit) if repair else ():
-            out.print(f"dropped {dropped}", markup=False, soft_wrap=True)
+            out.print(f"dropped {dropped}", soft_wrap=True)
     out.print(audit_table(audit, opened))
     if audit.missing:
         err.print(

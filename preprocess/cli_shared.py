@@ -48,7 +48,6 @@ def _say_watched(owner: "Owner") -> None:
     out.print(
         f"{owner.name} left a lock at the store, or is slow: looking for a sign of life for "
         f"{STALE_SECONDS:.0f} s …",
-        markup=False,
     )
 
 
@@ -66,7 +65,7 @@ def print_lines(lines: Iterator["Text"]) -> None:
 def print_leaks(contents: "Contents") -> bool:
     """A line for each image that is in two splits; whether there was one."""
     for leak in contents.leaks:
-        err.print(f"✗ {leak}", markup=False, soft_wrap=True)
+        err.print(f"✗ {leak}", soft_wrap=True)
     return bool(contents.leaks)
 
 

@@ -236,12 +236,13 @@ def test_a_cohort_without_labels_is_said_to_be_of_no_use_for_training(
 
 
 def test_no_progress_is_shown_of_nothing(tmp_path: Path, command: Command) -> None:
-    path = tmp_path / "s.zarr"
+    path = tmp_path / "[old]" / "x[" / "b].zarr"  # which Rich would take for markup
     StoreWriter.create(path, load_manifest())
     for name in ("verify", "report"):
         done = command(name, path)
         assert done.returncode == 0, done.stderr
         assert "cases/s" not in done.stdout
+        assert "[old]/x[/b]" in done.stdout
 
 
 def test_an_empty_split_is_refused_before_any_work(cohort: Cohort, tmp_path: Path) -> None:
