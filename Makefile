@@ -11,6 +11,7 @@ OUT    ?= predictions
 SET    ?=
 RESUME ?=
 REPAIR ?=
+DROP_ABSENT ?=
 DEVICE ?= auto
 MINUTES ?= 9
 DRY    ?=
@@ -50,8 +51,8 @@ demo: $(READY)  ## Everything on phantoms, in about 5 minutes: cohort, store, tr
 need-%:
 	@test -n "$($*)" || { echo "$* is missing: make $(firstword $(MAKECMDGOALS)) $*=/path/to/$(if $(filter DATA,$*),brats (the folder that holds the cases),case (or a cohort, or a store))" >&2; exit 2; }
 
-preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …']
-	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(foreach item,$(SET),--set '$(item)')
+preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …'] [DROP_ABSENT=1]
+	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(if $(DROP_ABSENT),--drop-absent) $(foreach item,$(SET),--set '$(item)')
 
 check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
 	$(PY) -m preprocess check "$(DATA)"

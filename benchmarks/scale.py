@@ -32,7 +32,8 @@ from common.manifest import DEFAULT_NAME, load_manifest
 from common.nifti import Geometry
 from preprocess.cluster import connect
 from preprocess.lock import hold
-from preprocess.pipeline import execute, plan
+from preprocess.pipeline import execute
+from preprocess.plan import plan
 from preprocess.processes import at_each, available_cores
 from preprocess.pulse import peak_memory_mb
 

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -25,8 +26,16 @@ INTERRUPTED = 130
 SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of the system's that are a disk's or a folder's, and not this program's."""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+EXTRAS = {
+    "preprocess": {"dask", "dask_jobqueue", "distributed", "jinja2", "markupsafe", "PIL"},
+    "s3": {"s3fs"},
+    "train": {"matplotlib", "nvidia", "psutil", "safetensors", "tensorboard", "torch"},
+}
+"""Each extra's packages, by the names that they are imported by."""
+
+# Paths have brackets in them that are no markup.
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 def run(app: typer.Typer) -> None:
@@ -34,22 +43,30 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except FMNetError as error:
-        err.print("[bold red]error:[/]", end=" ")
-        err.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(USAGE_ERROR)
+        _end_with(str(error))
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             raise
-        err.print("[bold red]error:[/]", end=" ")
-        err.print(f"{error}: make room, or make it writable", markup=False, soft_wrap=True)
-        sys.exit(USAGE_ERROR)
+        _end_with(f"{error}: make room, or make it writable")
     except ImportError as error:
-        err.print("[bold red]error:[/] a package is missing:", end=" ")
-        err.print(f"{error}; s3:// needs pip install '.[s3]'", markup=False, soft_wrap=True)
-        sys.exit(USAGE_ERROR)
+        _end_with(f"a package is missing: {error}{_extra_for(error)}")
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)
+
+
+def _end_with(message: str) -> NoReturn:
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, soft_wrap=True)
+    sys.exit(USAGE_ERROR)
+
+
+def _extra_for(error: ImportError) -> str:
+    """How to get a package, if it is in one of the extras; fsspec has an error of its own."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    package = (cause.name or "").partition(".")[0]
+    extras = [extra for extra, packages in EXTRAS.items() if package in packages]
+    return "".join(f"; pip install '.[{extra}]' brings it" for extra in extras)
 
 
 class RateColumn(ProgressColumn):

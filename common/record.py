@@ -123,7 +123,8 @@ class CaseFailure(BaseModel):
         case_id: the case.
         stage: what was being done: read, prepare or store.
         reason: the error's own words.
-        peak_memory_mb: the most that the worker held while at it; None if the worker died.
+        peak_memory_mb: the most that the worker held while at it; None if no worker came to it, or
+            if it died.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

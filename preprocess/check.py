@@ -37,8 +37,15 @@ class CheckedCase:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[CheckedCase]]:
+def check(
+    data: Path, manifest: Manifest, workers: int | None = None
+) -> tuple[Discovery, Iterator[CheckedCase]]:
     """Discover a folder's cases, then read each of them completely, several at a time.
+
+    Args:
+        data: the folder of cases.
+        manifest: the cohort's description.
+        workers: processes; None is one a core.
 
     Returns:
         What discovery found, and an iterator over its cases in their order. Paths in findings are
@@ -48,7 +55,7 @@ def check(data: Path, manifest: Manifest) -> tuple[Discovery, Iterator[CheckedCa
         InputError: there is no such folder.
     """
     discovery = discover(data, manifest)
-    return discovery, _read_cases(data, discovery.cases, manifest)
+    return discovery, _read_cases(data, discovery.cases, manifest, workers or available_cores())
 
 
 def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
@@ -79,8 +86,10 @@ def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None
     return (None, None) if loaded.label is None else (loaded.convention, loaded.convention_from)
 
 
-def _read_cases(data: Path, cases: list[CaseFiles], manifest: Manifest) -> Iterator[CheckedCase]:
-    for case in at_each(check_case, manifest, cases, available_cores()):
+def _read_cases(
+    data: Path, cases: list[CaseFiles], manifest: Manifest, workers: int
+) -> Iterator[CheckedCase]:
+    for case in at_each(check_case, manifest, cases, workers):
         found = (_relative(finding, data.absolute()) for finding in case.findings)
         yield replace(case, findings=tuple(found))
 

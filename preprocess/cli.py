@@ -1,31 +1,25 @@
 """`python -m preprocess`: from a BraTS folder to a store."""
 
 import json
-import signal
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from common import console
 from common.console import err, out
-from common.manifest import Manifest, load_manifest, manifest_path
+from common.errors import ConfigError
 from common.store import Store, StoreWriter
+from preprocess.cli_shared import cohort_manifest, held, print_leaks, print_lines, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.progress import Progress, TaskID
-    from rich.text import Text
-
-    from common.store.contents import Contents
     from preprocess.lock import Lock
-    from preprocess.pipeline import Plan, Report
+    from preprocess.pipeline import Report
+    from preprocess.plan import Plan
 
 UNCLEAN = 1
 """Exit code when the work was done but something is wrong with the cohort or the store."""
@@ -89,6 +83,7 @@ def check(
     data: Data,
     manifest: ManifestOption = None,
     overrides: Overrides = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
     """Say what is wrong with a folder, case by case; writes nothing."""
@@ -96,9 +91,9 @@ def check(
     from preprocess.check_cohort import cohort_findings
     from preprocess.summary import finding_lines
 
-    described = _manifest(manifest, overrides, data, quiet=as_json)
+    described = cohort_manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
-    discovery, results = check_folder(data, described)
+    discovery, results = check_folder(data, described, workers)
     with console.progress("cases") as bar:
         bar.disable = as_json
         cases = list(bar.track(results, len(discovery.cases), description="checking"))
@@ -109,7 +104,7 @@ def check(
     if as_json:
         print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
     else:
-        _print_lines(finding_lines(findings))
+        print_lines(finding_lines(findings))
         seconds = time.perf_counter() - began
         out.print(f"{usable} usable case(s), {len(errors)} error(s), {seconds:.1f} s")
     if errors or not usable:
@@ -130,30 +125,52 @@ def run(
     ] = None,
     manifest: ManifestOption = None,
     overrides: Overrides = None,
+    drop_absent: Annotated[
+        bool, typer.Option("--drop-absent", help="Take stored cases out that are not in DATA.")
+    ] = False,
 ) -> None:
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
-    from preprocess.pipeline import Report, begin, plan
-    from preprocess.summary import failure_lines, finding_lines, run_table
+    from preprocess.pipeline import Report, begin
+    from preprocess.plan import plan
+    from preprocess.summary import (
+        absent_line,
+        failure_lines,
+        finding_lines,
+        run_table,
+    )
 
-    described = _manifest(manifest, overrides, data)
+    if workers and cluster != "local":
+        raise ConfigError(
+            f"--workers {workers}: for local workers only; with --cluster {cluster} leave it out: "
+            "at an address as many work as were started there, and what SLURM is asked for "
+            "is the manifest's, as in --set cluster.jobs=4"
+        )
+    described = cohort_manifest(manifest, overrides, data)
     path = store or described.store
-    with _held(path) as lock:
+    with held(path) as lock:
         with console.progress("cases") as bar:
             task = bar.add_task("comparing", visible=False)
-            work = plan(data, path, described, partial(_show, bar, task))
+            progress = partial(show, bar, task)
+            work = plan(data, path, described, progress, drop_absent=drop_absent)
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
-        report = Report(work.findings, work.kept)
+        report = Report(work.findings, work.kept, work.refused)
         if work.todo:
             _execute(work, lock, report, cluster, workers)
         else:
             begin(work)
-    _print_lines(finding_lines(report.findings))
-    _print_lines(failure_lines(report.failures))
+    print_lines(finding_lines(report.findings))
+    print_lines(failure_lines(report.failures))
+    if work.absent:
+        out.print(absent_line(work), soft_wrap=True)
     opened = Store.open(path)
     contents = opened.contents()
     out.print(run_table(report, opened, contents))
-    if _print_leaks(contents) or not report.clean:
-        err.print("the cohort is not clean: see above; the good cases are stored")
+    done = len(contents.records.keys() & set(opened.expected))
+    if print_leaks(contents) or done < len(opened.expected) or not report.clean:
+        err.print(
+            f"the cohort is not clean: see above; {done} of {len(opened.expected)} case(s) are "
+            "stored"
+        )
         raise typer.Exit(UNCLEAN)
 
 
@@ -166,7 +183,8 @@ def _execute(
 ) -> None:
     """Run the planned cases under a progress bar, keeping each outcome in the report."""
     from preprocess.cluster import connect
-    from preprocess.pipeline import execute, stored
+    from preprocess.pipeline import execute
+    from preprocess.plan import done
     from preprocess.processes import available_cores
 
     section = work.manifest.cluster
@@ -180,13 +198,12 @@ def _execute(
                 report.outcomes.append(outcome)
                 report.seconds = time.perf_counter() - began
                 if outcome.failure:
-                    bar.print(f"✗ {outcome.case_id} failed", markup=False)
+                    bar.print(f"✗ {outcome.case_id} failed")
                 bar.advance(task)
     except KeyboardInterrupt:
         # From the store: a worker may have committed a case that nobody heard of any more.
-        done = stored(work.store_path, work.manifest).keys() & set(work.expected)
         err.print(
-            f"interrupted: {len(done)} of {len(work.expected)} case(s) are stored; the same "
+            f"interrupted: {len(done(work))} of {len(work.present)} case(s) are stored; the same "
             "command goes on with the others",
             soft_wrap=True,
         )
@@ -201,8 +218,8 @@ def status(store: StoreArgument) -> None:
     opened = Store.open(store)
     contents = opened.contents()
     out.print(status_table(opened, contents))
-    _print_lines(failure_lines(list(contents.failures.values())))
-    leaks = _print_leaks(contents)
+    print_lines(failure_lines(list(contents.failures.values())))
+    leaks = print_leaks(contents)
     if leaks or contents.failures or set(opened.expected) - set(contents.records):
         raise typer.Exit(UNCLEAN)
 
@@ -217,22 +234,22 @@ def verify(
 ) -> None:
     """Read every byte again and compare it with what was written and with the contract."""
     from common.store.audit import repair as drop
-    from preprocess.lock import LockFile
+    from preprocess.lock_file import LockFile
     from preprocess.processes import available_cores
     from preprocess.summary import audit_lines, audit_table
     from preprocess.verify import audit as look
 
     opened = Store.open(store)
-    writer = LockFile(store).holder()
-    if writer and not writer.is_gone and not repair:
+    writer = LockFile.of_store(store).holder()
+    if writer and writer.seems_alive and not repair:
         out.print(f"{writer.name} is writing this store: what it is at shows as missing or left")
-    with _held(store) if repair else nullcontext():
+    with held(store) if repair else nullcontext():
         with console.progress("cases") as bar:
             task = bar.add_task("verifying", visible=False)
-            audit = look(opened, workers or available_cores(), partial(_show, bar, task))
-        _print_lines(audit_lines(audit))
+            audit = look(opened, workers or available_cores(), partial(show, bar, task))
+        print_lines(audit_lines(audit))
         for dropped in drop(StoreWriter(store), audit) if repair else ():
-            out.print(f"dropped {dropped}", markup=False, soft_wrap=True)
+            out.print(f"dropped {dropped}", soft_wrap=True)
     out.print(audit_table(audit, opened))
     if audit.missing:
         err.print(
@@ -266,49 +283,6 @@ def report(
     quality.write(cohort, page)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
     out.print(f"{len(cohort.cases)} case(s), {len(cohort.to_check)} to check: open {page} ({size})")
-
-
-def _manifest(
-    path: Path | None, overrides: list[str] | None, data: Path, *, quiet: bool = False
-) -> Manifest:
-    """The manifest to use: the one named, else beside the data, else here, else the packaged."""
-    chosen = manifest_path(path, data)
-    described = load_manifest(chosen, overrides or ())
-    if not quiet:
-        out.print(f"manifest: {chosen or 'the packaged one'}")
-    return described
-
-
-@contextmanager
-def _held(store: str) -> "Iterator[Lock]":
-    """Hold a store's lock; a scheduler's or a system's SIGTERM gives it back like Ctrl-C."""
-    from preprocess.lock import hold
-
-    signal.signal(signal.SIGTERM, _interrupt)
-    with hold(store) as lock:
-        if lock.taken_over:
-            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
-        yield lock
-
-
-def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total, visible=bool(total))
-
-
-def _print_lines(lines: "Iterator[Text]") -> None:
-    """Each on a line of its own, however long: the terminal wraps it, grep finds it whole."""
-    for line in lines:
-        out.print(line, soft_wrap=True)
-
-
-def _print_leaks(contents: "Contents") -> bool:
-    for leak in contents.leaks:
-        err.print(f"✗ {leak}", markup=False, soft_wrap=True)
-    return bool(contents.leaks)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _triple(text: str) -> tuple[int, int, int]:

@@ -112,7 +112,7 @@ def _watched(client: Client, look: Look, usual: str = "") -> Iterator[None]:
                 client.close()  # whoever waits for its futures waits no longer
                 return
             if told != said:
-                out.print(told, markup=False, soft_wrap=True)
+                out.print(told, soft_wrap=True)
             said = told
 
     thread = threading.Thread(target=watch, name="workers' watch", daemon=True)

@@ -1,24 +1,21 @@
-"""One run: discover the cases, give each to a task, keep what comes back."""
+"""One run: give each case of a plan to a task, keep what comes back."""
 
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+import os
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from common.errors import ConfigError, Finding, InputError, StoreError
-from common.layout import LABEL, CaseFiles, Discovery, discover
-from common.manifest import Manifest
-from common.record import CaseFailure, CaseRecord, Source
-from common.splits import assign, require
-from common.store import Store, StoreWriter, is_current
-from common.store.place import is_taken, reachable, resolved
-from common.store.writer import refuse_other_arrays
+from common.errors import ConfigError, Finding, StoreError
+from common.layout import CaseFiles
+from common.record import CaseFailure
+from common.store import StoreWriter
+from common.store.place import reachable
 from preprocess.lock import Lock
-from preprocess.processes import available_cores
+from preprocess.plan import Plan
 from preprocess.pulse import Signs
 from preprocess.task import Outcome, process_case
 
@@ -31,17 +28,19 @@ class Report:
         findings: what discovery had to say.
         outcomes: the cases that were processed.
         kept: ids of the cases that were in the store already, unchanged.
+        refused: cases of which discovery said that their files make none.
         seconds: from the first task to the last.
     """
 
     findings: list[Finding]
-    kept: list[str] = field(default_factory=list)
+    kept: list[str]
+    refused: list[CaseFailure]
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def failures(self) -> list[CaseFailure]:
-        """The cases that are not in the store, by id."""
+        """The cases that were tried in vain, by id."""
         failures = [outcome.failure for outcome in self.outcomes if outcome.failure]
         return sorted(failures, key=lambda failure: failure.case_id)
 
@@ -57,81 +56,20 @@ class Report:
         return not errors and not self.failures
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run is about to do; until `begin`, nothing is written.
-
-    Attributes:
-        store_path: where the store is, or will be.
-        manifest: the cohort's description.
-        expected: ids of all usable cases.
-        todo: cases to process.
-        kept: ids of cases that are stored already, unchanged.
-        findings: what discovery had to say.
-    """
-
-    store_path: str
-    manifest: Manifest
-    expected: tuple[str, ...]
-    todo: list[CaseFiles]
-    kept: list[str]
-    findings: list[Finding]
-
-
-def plan(
-    data: Path,
-    store_path: str,
-    manifest: Manifest,
-    on_case: Callable[[int, int], None] = lambda *_: None,
-) -> Plan:
-    """Look at the data and the store and decide which cases to process.
-
-    Args:
-        data: the folder of cases.
-        store_path: the store's path or URL.
-        manifest: the cohort's description.
-        on_case: told (cases compared, cases to compare) after each that is stored already.
-
-    Raises:
-        InputError: there is no usable case.
-        ConfigError: a split that the manifest asks for would be empty.
-        StoreError: the path cannot be this cohort's store.
-    """
-    # The workers may stand in another folder than this process.
-    data, store_path = data.resolve(), resolved(store_path)
-    discovery = discover(data, manifest)
-    if not discovery.cases:
-        raise InputError(
-            Finding(
-                str(data),
-                "no usable case",
-                "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
-                "name another folder, or describe its file names in a manifest",
-            ),
-            *discovery.findings,
-        )
-    _refuse_empty_splits(discovery, manifest)
-    kept = _unchanged(discovery.cases, stored(store_path, manifest), manifest, on_case)
-    return Plan(
-        store_path,
-        manifest,
-        tuple(sorted(case.case_id for case in discovery.cases)),
-        [case for case in discovery.cases if case.case_id not in kept],
-        sorted(kept),
-        discovery.findings,
-    )
-
-
 def begin(work: Plan) -> StoreWriter:
     """Make the store, or give it the plan's manifest and cases.
 
     Raises:
         StoreError: it cannot be written.
     """
-    store = StoreWriter.create(work.store_path, work.manifest, work.expected)
+    staying = () if work.drop_absent else work.absent
+    expected = tuple(sorted({*work.present, *staying}))
+    store = StoreWriter.create(work.store_path, work.manifest, expected)
     with reachable(work.store_path, "written"):
-        for case_id in store.failures().keys() - set(work.expected):
-            store.remove(case_id)  # its files were moved away or mended under another name
+        for case_id in work.absent if work.drop_absent else ():
+            store.remove(case_id)
+        for failure in work.refused:
+            store.set_aside(failure)
     return store
 
 
@@ -162,7 +100,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
             ) from error
         future.release()
         lock.check()
-        yield _set_aside(store, outcome, row) if outcome.failure else outcome
+        yield _set_aside(store, work.data, outcome, row) if outcome.failure else outcome
 
 
 def _outcome(
@@ -186,16 +124,23 @@ def _outcome(
     return future.result()
 
 
-def _set_aside(store: StoreWriter, outcome: Outcome, row: int) -> Outcome:
-    """Keep a failure in the store; where even that fails, say so with the failure."""
+def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
+    """Keep a failure in the store; where even that fails, say so with the failure.
+
+    Files are named as `check` does, below the data's folder: a store goes to other people, whom
+    this machine's folders do not concern.
+    """
     assert outcome.failure is not None  # noqa: S101 - the caller looked
+    reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")
+    failure = outcome.failure.model_copy(update={"reason": reason})
     try:
         with reachable(store.path, "written"):
-            store.set_aside(outcome.failure, row)
+            store.set_aside(failure, row)
     except StoreError as error:
-        reason = f"{outcome.failure.reason}; the store could not keep this: {error}"
-        return replace(outcome, failure=outcome.failure.model_copy(update={"reason": reason}))
-    return outcome
+        failure = failure.model_copy(
+            update={"reason": f"{reason}; the store could not keep this: {error}"}
+        )
+    return replace(outcome, failure=failure)
 
 
 def _lost(
@@ -224,67 +169,3 @@ def _lost(
         peak_memory_mb=max(peaks, default=None),
     )
     return Outcome(case.case_id, failure, 0.0, failure.peak_memory_mb, 0)
-
-
-def _refuse_empty_splits(discovery: Discovery, manifest: Manifest) -> None:
-    """Before hours of work, not after; a cohort without labels is divided by nobody."""
-    patients = {case.case_id: case.patient for case in discovery.cases if case.label}
-    if patients:
-        placed = assign(manifest.splits, patients)
-        for name in manifest.splits.requested:
-            require(name, placed, patients)
-
-
-def stored(store_path: str, manifest: Manifest) -> dict[str, CaseRecord]:
-    """The records of the store that a run goes on with; none where it will be made.
-
-    Raises:
-        StoreError: something else is there, or a store with other arrays.
-    """
-    with reachable(store_path, "read"):
-        try:
-            if not is_taken(store_path):
-                return {}
-        except (ValueError, LookupError):
-            pass  # its zarr.json is damaged, which opening it says in plain words
-    store = Store.open(store_path)
-    refuse_other_arrays(store, manifest)
-    return store.records()
-
-
-def _unchanged(
-    cases: list[CaseFiles],
-    records: dict[str, CaseRecord],
-    manifest: Manifest,
-    on_case: Callable[[int, int], None],
-) -> set[str]:
-    """Ids of the cases whose files are still those of their record; touched ones are read."""
-    compared = [case for case in cases if case.case_id in records]
-    kept = set()
-    on_case(0, len(compared))
-    with ThreadPoolExecutor(available_cores()) as pool:
-        hashes = pool.map(lambda case: _hashes(case, records[case.case_id]), compared)
-        for done, (case, found) in enumerate(zip(compared, hashes, strict=True), 1):
-            if is_current(records[case.case_id], found, manifest):
-                kept.add(case.case_id)
-            on_case(done, len(compared))
-    return kept
-
-
-def _hashes(case: CaseFiles, record: CaseRecord) -> dict[str, str]:
-    paths = dict(case.images) | ({LABEL: case.label} if case.label else {})
-    known = {source.role: source for source in record.sources}
-    return {role: _sha256(path, known.get(role)) for role, path in paths.items()}
-
-
-def _sha256(path: Path, known: Source | None) -> str:
-    """A file's checksum: the known one if size and time of change are, else from its bytes."""
-    state = path.stat()
-    untouched = known and (known.size_bytes, known.modified_ns) == (
-        state.st_size,
-        state.st_mtime_ns,
-    )
-    if known and untouched:
-        return known.sha256
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

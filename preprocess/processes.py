@@ -66,7 +66,7 @@ def at_each(
         except BrokenProcessPool as error:
             raise FMNetError(
                 "a process died at a case, as it does when memory runs out; free some, or use "
-                "fewer processes where the command has --workers"
+                "fewer processes with --workers"
             ) from error
 
 

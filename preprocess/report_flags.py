@@ -65,7 +65,7 @@ FLAGS = {
         "Same image in two splits",
         "An image file of this case has the very bytes of another case's in another split: scores "
         "on that split would be scores on training data.",
-        "Remove one of the cases, or list both in one split of the manifest.",
+        "Move one of the cases away and preprocess with --drop-absent, or list both in one split.",
     ),
     "duplicate": Flag(
         Severity.CHECK,

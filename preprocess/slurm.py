@@ -122,7 +122,7 @@ class Jobs:
                 said = f"{_end(jobs[name], states[name])}; another takes its place"
             else:
                 said = _cause(jobs[name], states[name])
-            out.print(said, markup=False, soft_wrap=True)
+            out.print(said, soft_wrap=True)
         self._mourned |= ended
         self.cluster.sync(self._adjust, ended & self._worked)
         return ("" if workers else "waiting for workers; ") + _sentence(states)

@@ -1,7 +1,7 @@
 """What the preprocessing commands print."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
@@ -18,6 +18,7 @@ from common.store.contents import Contents
 if TYPE_CHECKING:
     # It brings Dask, which only a run needs.
     from preprocess.pipeline import Report
+    from preprocess.plan import Plan
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
@@ -44,7 +45,7 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
     table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
-    table.add_row("cases failed", str(len(report.failures)))
+    table.add_row("cases failed", str(len(report.failures) + len(report.refused)))
     if count:
         workers = len({outcome.process for outcome in report.outcomes if outcome.process})
         rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s a case"
@@ -56,12 +57,26 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     return table
 
 
+def absent_line(work: "Plan") -> str:
+    """What a run does about cases that the store knows and the data do not hold."""
+    count = f"{len(work.absent)} case(s)"
+    if work.drop_absent:
+        return f"dropped {count} that are not in {work.data}: {_some(work.absent)}"
+    return (
+        f"{count} of the store are not in {work.data}: {_some(work.absent)}; they stay; if they "
+        "were moved away for good, --drop-absent takes them out"
+    )
+
+
 def status_table(store: Store, contents: Contents) -> Table:
     """A store in a few lines."""
     records, failures = contents.records, contents.failures
     table = _plain(f"Store {store.path}")
-    missing = set(store.expected) - set(records) - set(failures)
+    missing = set(store.expected) - set(records) - set(failures) - set(contents.stale)
     table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
+    if contents.stale:
+        what = "made with other parameters than the store's, which no reader takes"
+        table.add_row("to be made again", f"{len(contents.stale)}: {what}")
     table.add_row("missing", f"{len(missing)}: not tried yet" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
@@ -98,7 +113,7 @@ def audit_table(audit: Audit, store: Store) -> Table:
     return table
 
 
-def _some(names: list[str], most: int = 20) -> str:
+def _some(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 

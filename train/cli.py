@@ -85,7 +85,7 @@ def run(
     end = execute(session)
     out.print(run_summary(session, end))
     for line in next_steps(session, end):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     if end is End.STOPPED:
         raise typer.Exit(console.INTERRUPTED)
 
@@ -111,7 +111,7 @@ def evaluate(
         evaluation = score_split(trained, opened, split, lambda _: bar.advance(task))
     out.print(evaluation_table(evaluation))
     for note in evaluation.notes:
-        err.print(f"note: {note}", markup=False, soft_wrap=True)
+        err.print(f"note: {note}", soft_wrap=True)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
     out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
 
@@ -138,11 +138,11 @@ def predict(
             trained, data, out_dir, lambda n, total: bar.update(task, completed=n, total=total)
         )
     for finding in done.findings:
-        err.print(f"{finding.case}: {finding}", markup=False, soft_wrap=True)
+        err.print(f"{finding.case}: {finding}", soft_wrap=True)
     for case_id, reason in done.failures.items():
-        err.print(f"✗ {case_id}: {reason}", markup=False, soft_wrap=True)
+        err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     for note in done.notes:
-        err.print(f"note: {note}", markup=False, soft_wrap=True)
+        err.print(f"note: {note}", soft_wrap=True)
     out.print(f"{len(done.written)} mask(s) in {out_dir}", soft_wrap=True)
     if not done.clean:
         raise typer.Exit(UNCLEAN)
@@ -244,6 +244,6 @@ def _announce(session: "Session", folder: Path) -> None:
         soft_wrap=True,
     )
     if session.compute.note:
-        err.print(f"note: {session.compute.note}", markup=False, soft_wrap=True)
+        err.print(f"note: {session.compute.note}", soft_wrap=True)
     if session.at.epoch > 1 or session.at.samples:
         out.print(f"going on in epoch {session.at.epoch}, after {session.at.samples} of its cases")

@@ -138,7 +138,7 @@ class Session:
         """Say something of how the run computes, and keep it with what was said before."""
         kept = "; ".join(filter(None, (self.compute.note, note)))
         self.compute = replace(self.compute, note=kept)
-        err.print(f"note: {note}", markup=False, soft_wrap=True)
+        err.print(f"note: {note}", soft_wrap=True)
 
     def as_trained(self) -> TrainedModel:
         """The network as it is now, for scoring."""

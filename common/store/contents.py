@@ -24,15 +24,41 @@ class Contents:
     """
 
     def __init__(
-        self, path: str, splits: Splits, attributes: Mapping[str, Mapping[str, Any]]
+        self,
+        path: str,
+        splits: Splits,
+        parameter_hash: str,
+        attributes: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.path = path
         self._rule = splits
+        self._parameter_hash = parameter_hash
         self._attributes = attributes
 
     @cached_property
     def records(self) -> dict[str, CaseRecord]:
-        """The committed cases by id, sorted.
+        """The committed cases of the store's own parameters by id, sorted.
+
+        Raises:
+            StoreError: a record is damaged.
+        """
+        return {
+            case_id: record
+            for case_id, record in self.committed.items()
+            if record.parameter_hash == self._parameter_hash
+        }
+
+    @cached_property
+    def stale(self) -> list[str]:
+        """Ids of committed cases that a run with another manifest left, and none has made again.
+
+        Their labels may mean something else, so that nobody may use them beside the others.
+        """
+        return sorted(self.committed.keys() - self.records.keys())
+
+    @cached_property
+    def committed(self) -> dict[str, CaseRecord]:
+        """The committed cases of any parameters by id, sorted.
 
         Raises:
             StoreError: a record is damaged.
@@ -74,7 +100,8 @@ class Contents:
             if record.has_label
         }
         return [
-            f"{one} and {other} have the same image: keep one of the cases, or both in one split"
+            f"{one} and {other} have the same image: list both in one split, or move one of the "
+            "cases away and preprocess with --drop-absent"
             for one, other in shared(self.splits, images)
         ]
 

@@ -58,7 +58,7 @@ def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[s
     """Bring the store's own metadata; the records that an earlier copy left."""
     for name in (*METADATA, "zarr.json"):
         _fetch(filesystem, f"{root}/{name}", target / name)
-    return Store.open(target).records()
+    return Store.open(target).contents().committed
 
 
 def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:

@@ -50,7 +50,7 @@ class Store:
         except ValidationError as error:
             raise StoreError(f"{path}: its manifest is not readable: {explain(error)}") from error
         self.expected = tuple(cast("list[str]", attributes["expected"]))
-        self.written_hash = attributes["parameter_hash"]
+        self.written_hash = str(attributes["parameter_hash"])
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.path,)
@@ -89,10 +89,12 @@ class Store:
         """
         with reachable(self.path, "read"):
             folders = self.files.case_folders()
-        return Contents(self.path, self.manifest.splits, self.files.attributes(folders))
+        return Contents(
+            self.path, self.manifest.splits, self.written_hash, self.files.attributes(folders)
+        )
 
     def records(self) -> dict[str, CaseRecord]:
-        """The committed cases by id, sorted: the only list of cases there is."""
+        """The committed cases of the store's parameters by id, sorted: the only list there is."""
         return self.contents().records
 
     def failures(self) -> dict[str, CaseFailure]:

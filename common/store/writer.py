@@ -42,7 +42,7 @@ class StoreWriter(Store):
         """
         attributes: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "manifest": manifest.model_dump(mode="json", exclude={"cluster"}),
+            "manifest": manifest.model_dump(mode="json", exclude={"cluster", "store"}),
             "parameters": parameters(manifest),
             "parameter_hash": hash_of(parameters(manifest)),
             "expected": list(expected),

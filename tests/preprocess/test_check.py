@@ -1,6 +1,7 @@
 """`python -m preprocess check`: every problem of every case, and nothing written."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from common import nifti
+from common.manifest import load_manifest
+from preprocess.check import check as check_folder
 
 Cohort = Callable[..., Path]
 
@@ -29,6 +32,17 @@ def test_a_clean_cohort(cohort: Cohort) -> None:
     done = check(cohort(3))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 usable case(s), 0 error(s)" in done.stdout
+
+
+def test_as_many_processes_as_asked_for(cohort: Cohort) -> None:
+    data = cohort(3)
+    manifest = load_manifest(data / "data_manifest.yaml")
+    for workers in (1, 3):
+        _, cases = check_folder(data, manifest, workers)
+        assert next(cases).is_usable
+        assert len(multiprocessing.active_children()) == workers
+        assert all(case.is_usable for case in cases)
+    assert "3 usable case(s)" in check(data, "--workers", "2").stdout
 
 
 def test_all_problems_of_a_case_at_once_as_json(cohort: Cohort) -> None:

@@ -6,14 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import StoreError
 from preprocess import lock as locks
-from preprocess.lock import STALE_SECONDS, Lock, hold
+from preprocess.lock import Lock, hold
+from preprocess.lock_file import STALE_SECONDS, this_machine
 
 
 def owner(**changes: object) -> str:
@@ -23,6 +26,7 @@ def owner(**changes: object) -> str:
         "token": "another",
         "user": "ada",
         "host": socket.gethostname(),
+        "machine": this_machine(),
         "process": os.getppid(),
         "since": now - 5,
         "beat": now,
@@ -62,25 +66,175 @@ def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
         lock.check()
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A run is watched for this many seconds, and beats much more often."""
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    return 1.0
+
+
 @pytest.mark.parametrize("far_away", [False, True])
-def test_a_lock_that_a_dead_run_left_is_taken_over(far_away: bool, tmp_path: Path) -> None:
+def test_a_lock_that_a_dead_run_left_is_taken_over(
+    far_away: bool, tmp_path: Path, short: float
+) -> None:
     path = tmp_path / "s.zarr"
     if far_away:  # nobody here can see whether that process lives: its silence tells
-        text = owner(host="elsewhere", beat=time.time() - STALE_SECONDS - 1)
+        text = owner(host="elsewhere", machine="elsewhere", beat=time.time() - STALE_SECONDS - 1)
     else:
         text = owner(process=finished_process())
     Path(f"{path}.lock").write_text(text)
-    with hold(str(path)) as lock:
+    began, waited = time.monotonic(), []
+    with hold(str(path), lambda owner: waited.append(owner.name)) as lock:
         assert lock.taken_over is not None
         assert lock.taken_over.user == "ada"
         lock.check()
+        process = json.loads(text)["process"]
+        assert waited == ([f"ada on elsewhere, process {process}"] if far_away else [])
+        assert (time.monotonic() - began >= short) == far_away
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_far_away_run_that_still_beats_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    Path(f"{path}.lock").write_text(owner(host="elsewhere", process=1))
+    Path(f"{path}.lock").write_text(owner(host="elsewhere", machine="elsewhere", process=1))
     with pytest.raises(StoreError, match="ada on elsewhere, process 1"):
         Lock(str(path))
+
+
+def test_a_container_of_the_same_host_name_is_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    Path(f"{path}.lock").write_text(owner(machine="elsewhere", process=finished_process()))
+    with pytest.raises(StoreError, match="ada on"):
+        Lock(str(path))
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_run_that_beats_by_another_clock_is_left_alone(
+    hours: int, tmp_path: Path, short: float
+) -> None:
+    path = tmp_path / "s.zarr"
+    file, over = Path(f"{path}.lock"), threading.Event()
+
+    def beat() -> None:
+        while not over.wait(short / 10):
+            now = time.time() + 3600 * hours
+            text = owner(host="elsewhere", machine="elsewhere", since=0, beat=now)
+            (tmp_path / "new").write_text(text)
+            (tmp_path / "new").replace(file)
+
+    file.write_text(owner(host="elsewhere", machine="elsewhere", since=0, beat=1))
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        with pytest.raises(StoreError, match="ada on elsewhere"):
+            Lock(str(path))
+    finally:
+        over.set()
+        heart.join()
+
+
+def test_a_run_that_ends_while_it_is_watched_leaves_the_store_to_the_next(
+    tmp_path: Path, short: float
+) -> None:
+    path = tmp_path / "s.zarr"
+    file = Path(f"{path}.lock")
+    file.write_text(owner(host="elsewhere", machine="elsewhere", beat=1))
+    with hold(str(path), lambda _: file.unlink()) as lock:
+        assert lock.taken_over is None
+        lock.check()
+
+
+def test_a_run_that_died_while_it_took_a_lock_over_is_succeeded(tmp_path: Path) -> None:
+    path, dead = tmp_path / "s.zarr", finished_process()
+    Path(f"{path}.lock").write_text(owner(process=dead))
+    third = {"token": "third", "user": "bob", "process": dead}
+    Path(f"{path}.lock.another").write_text(owner(**third))
+    with hold(str(path)) as lock:
+        assert lock.taken_over is not None
+        assert lock.taken_over.user == "ada"
+        lock.check()
+    assert not list(tmp_path.iterdir())
+
+
+STARTER = """
+import sys, time
+from common.errors import StoreError
+from preprocess.lock import Lock
+
+print("ready", flush=True)
+for line in sys.stdin:
+    path, moment = line.split()
+    while time.time() < float(moment):
+        pass
+    try:
+        lock = Lock(path)
+    except StoreError as error:
+        print("refused:", error, flush=True)
+        sys.stdin.readline()
+        continue
+    print("held", flush=True)
+    sys.stdin.readline()
+    try:
+        lock.check()
+        found = "holds it still"
+    except StoreError as error:
+        found = f"lost: {error}"
+    lock.release()
+    print(found, flush=True)
+"""
+
+
+@pytest.fixture
+def starters() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that wait to take locks at the same moment."""
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        for _ in range(4)
+    ]
+    for one in made:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    yield made
+    for one in made:
+        one.communicate(timeout=60)
+
+
+def tell(starter: subprocess.Popen[str], line: str) -> None:
+    assert starter.stdin is not None
+    starter.stdin.write(line + "\n")
+
+
+def hear(starter: subprocess.Popen[str]) -> str:
+    assert starter.stdout is not None
+    return starter.stdout.readline().strip()
+
+
+def test_of_runs_that_start_at_once_one_holds_the_lock(
+    tmp_path: Path, starters: list[subprocess.Popen[str]]
+) -> None:
+    dead = finished_process()
+    for index in range(100):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        path = folder / "s.zarr"
+        if index % 2:  # a lock that a dead run left, and that all of them want to take over
+            Path(f"{path}.lock").write_text(owner(process=dead))
+        moment = time.time() + 0.005
+        for one in starters:
+            tell(one, f"{path} {moment}")
+        answers = [hear(one) for one in starters]
+        for one in starters:
+            tell(one, "check")
+        held = [hear(o) for o, a in zip(starters, answers, strict=True) if a == "held"]
+        assert held == ["holds it still"], (index, answers, held)
+        assert not list(folder.iterdir())
 
 
 def test_a_run_whose_lock_was_taken_stops_and_leaves_the_new_one(tmp_path: Path) -> None:

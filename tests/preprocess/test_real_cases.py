@@ -118,7 +118,7 @@ def test_each_odd_case_is_one_line_and_the_good_ones_are_stored(done: Done) -> N
     assert "git-LFS pointer" in pointer
     assert "damaged: incomplete or truncated stream" in truncated
     assert "12 new, 0 kept" in finished.stdout
-    assert "the good cases are stored" in finished.stderr
+    assert "case(s) are stored" in finished.stderr
 
 
 def test_two_workers_share_the_work_and_stay_small(done: Done) -> None:

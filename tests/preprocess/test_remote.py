@@ -1,6 +1,10 @@
 """Stores in object storage through the command line: what is wrong is one line, and no secret."""
 
+import json
 import os
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 from common.errors import StoreError
 from common.store import Store
 from preprocess.lock import Lock
+from preprocess.lock_file import LockFile, Owner, this_machine
 
 Cohort = Callable[..., Path]
 Run = Callable[..., CompletedProcess[str]]
@@ -107,6 +112,43 @@ def test_wrong_credentials_and_none_are_one_line(
         assert SECRET not in wrong.stderr
     nobody = remote("status", URL, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     assert_one_line(nobody, f"{URL}: cannot be read", "Could not connect", "AWS_ENDPOINT_URL")
+
+
+@pytest.mark.slow
+def test_one_run_at_a_time_takes_the_lock_and_takes_it_over(
+    remote: Run, cohort: Cohort, endpoint: str
+) -> None:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=endpoint)
+    data, path = cohort(3), f"{URL.removeprefix('s3://')}.lock"
+    left = {
+        "token": "another",
+        "user": "ada",
+        "host": "node7",
+        "machine": this_machine(),
+        "process": os.getpid(),
+        "since": time.time(),
+        "beat": time.time(),
+    }
+    filesystem.pipe_file(path, json.dumps(left).encode())
+    second = remote("run", data, "--store", URL)
+    assert_one_line(second, f"{URL}: ada on node7, process {os.getpid()} has been writing this")
+    file = LockFile(filesystem, path)
+    with pytest.raises(FileExistsError):
+        file.create(Owner(**left | {"token": "third"}))
+    assert file.holder() == Owner(**left)
+    file.replace(Owner(**left | {"process": ended_process()}))
+    next_one = remote("run", data, "--store", URL, "--workers", 1)
+    assert next_one.returncode == 0, next_one.stdout + next_one.stderr
+    assert "taking over the lock that ada on node7" in next_one.stdout
+    assert not [name for name in filesystem.find("bucket") if ".lock" in name]
+
+
+def ended_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait(timeout=60)
+    return done.pid
 
 
 @pytest.mark.parametrize(

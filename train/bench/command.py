@@ -94,7 +94,7 @@ def measure_sections(  # noqa: PLR0913, PLR0917 - as above
     def done(section: Section, result: Result | FMNetError, seconds: float) -> None:
         results.append(result)
         if isinstance(result, FMNetError):
-            err.print(f"✗ {section.name}: {result}", markup=False, soft_wrap=True)
+            err.print(f"✗ {section.name}: {result}", soft_wrap=True)
             found: dict[str, Any] = {"failed": str(result)}
         else:
             out.print(Rule(section.title, align="left"), result.table(), "")
@@ -109,10 +109,10 @@ def measure_sections(  # noqa: PLR0913, PLR0917 - as above
     with made as folder:
         opened = store or synthetic_store(Path(str(folder)), DRY_CROP if dry else crop)
         figures["store"] = _about_store(opened)
-        out.print(_headline(figures), markup=False, soft_wrap=True)
+        out.print(_headline(figures), soft_wrap=True)
 
         def bench(until: float) -> Bench:
-            tell = lambda what: err.print(f"measuring {what} …", markup=False)  # noqa: E731
+            tell = lambda what: err.print(f"measuring {what} …")  # noqa: E731
             return Bench(preset, tuple(overrides), device, opened, dry, until, tell)
 
         run_sections(sections, 60 * minutes, bench, done)

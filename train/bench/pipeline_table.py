@@ -4,6 +4,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from train.bench.loader import Parts
 from train.bench.step import LoopTimes, StepTimes
@@ -86,4 +87,4 @@ def _add_loop(table: Table, loop: dict[CacheKind, LoopTimes]) -> None:
 
 def _head(table: Table, what: str) -> None:
     """A line for what the rows below it are of."""
-    table.add_row(f"[bold]{what}[/]")
+    table.add_row(Text(what, "bold"))

@@ -211,6 +211,24 @@ def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -
     assert now.leaks == []
 
 
+def test_cases_of_other_parameters_than_the_stores_are_not_there_until_made_again(
+    make_store: MakeStore, cases: Cases
+) -> None:
+    store = make_store("one", "three")
+    before, fingerprint = store.records(), store.fingerprint
+    StoreWriter.create(store.path, store.manifest.model_copy(update={"margin": 7}), ("one",))
+    changed = Store.open(store.path)
+    contents = changed.contents()
+    assert contents.records == {}
+    assert contents.stale == ["one", "three"]
+    assert contents.committed == before
+    assert changed.fingerprint != fingerprint
+    with pytest.raises(ConfigError, match="split 'train' is empty"):
+        changed.split("train")
+    StoreWriter.create(store.path, store.manifest)  # thought better of
+    assert Store.open(store.path).records() == before
+
+
 def test_a_record_from_before_there_were_notes_is_read(make_store: MakeStore) -> None:
     store = make_store("one")
     metadata = Path(store.path, "cases/one/zarr.json")
@@ -268,6 +286,14 @@ def test_what_cluster_is_asked_for_is_no_part_of_it(tmp_path: Path) -> None:
     manifest = Manifest.model_validate({"cluster": {"queue": "secret"}})
     store = StoreWriter.create(tmp_path / "s.zarr", manifest)
     assert "secret" not in Path(store.path, "zarr.json").read_text()
+    assert Store.open(store.path).manifest == Manifest()
+
+
+def test_where_the_manifest_would_have_it_is_no_part_of_it(tmp_path: Path) -> None:
+    """A store is moved by copying it; and an address may have a secret in it."""
+    manifest = Manifest(store="s3://AKIA:s3cretword@bucket/x.zarr")
+    store = StoreWriter.create(tmp_path / "s.zarr", manifest)
+    assert "s3cretword" not in Path(store.path, "zarr.json").read_text()
     assert Store.open(store.path).manifest == Manifest()
 
 

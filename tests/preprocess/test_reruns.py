@@ -1,0 +1,133 @@
+"""A run on data that changed under a store: what was moved away, refused, or is out of reach."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from common.case import prepare
+from common.manifest import load_manifest
+from common.record import CaseFailure
+from common.store import Store, StoreWriter
+from preprocess.pipeline import begin
+from preprocess.plan import plan
+
+Cohort = Callable[..., Path]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+NAMES = ("flair", "t1", "t1ce", "t2", "seg")
+ONE, TWO, THREE, FOUR, FIVE = (f"BraTS2021_{index:05d}" for index in range(5))
+
+
+def file_of(data: Path, case_id: str, name: str) -> Path:
+    return data / case_id / f"{case_id}_{name}.nii.gz"
+
+
+def preprocess(data: Path, path: Path) -> StoreWriter:
+    """What a run does, in this process and without a cluster."""
+    work = plan(data, str(path), load_manifest(data / "data_manifest.yaml"))
+    store = begin(work)
+    for case, row in zip(work.todo, store.allocate(len(work.todo)), strict=True):
+        store.write(prepare(case, store.manifest), row)
+    return store
+
+
+def test_a_case_that_discovery_refuses_is_known_to_the_store(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    t1 = file_of(data, FOUR, "t1")
+    t1.rename(tmp_path / "aside")
+    store = preprocess(data, path)
+    assert list(store.failures()) == [FOUR]
+    status = command("status", path)
+    assert status.returncode == 1
+    assert "4 done, 1 failed" in status.stdout
+    assert f"{FOUR}  failed at read, memory unknown: {FOUR}: has flair, t1ce, t2" in status.stdout
+    (tmp_path / "aside").rename(t1)
+    store = preprocess(data, path)
+    assert store.failures() == {}
+    t1.unlink()  # now that the case is stored, it is not lost for what its folder has become
+    store = preprocess(data, path)
+    assert list(store.records()) == [ONE, TWO, THREE, FOUR, FIVE]
+    assert store.failures() == {}
+
+
+def test_stored_cases_that_were_moved_away_are_said_and_dropped_when_asked(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    for name in NAMES:
+        file_of(data, FOUR, name).write_bytes(file_of(data, ONE, name).read_bytes())
+    preprocess(data, path)
+    (data / FOUR).rename(tmp_path / "aside")
+    rerun = command("run", data, "--store", path)
+    assert rerun.returncode == 1
+    assert f"1 case(s) of the store are not in {data}: {FOUR}" in rerun.stdout
+    assert "have the same image" in rerun.stderr
+    assert "--drop-absent" in rerun.stderr
+    assert FOUR in Store.open(path).records()
+    dropped = command("run", data, "--store", path, "--drop-absent")
+    assert dropped.returncode == 0, dropped.stdout + dropped.stderr
+    assert f"dropped 1 case(s) that are not in {data}: {FOUR}" in dropped.stdout
+    store = Store.open(path)
+    assert list(store.records()) == [ONE, TWO, THREE, FIVE]
+    assert store.expected == (ONE, TWO, THREE, FIVE)
+    assert store.split("val") == [ONE, TWO]
+    assert not [file for file in (path / "crops/image/c/3").rglob("*") if file.is_file()]
+
+
+def test_a_run_on_a_part_of_the_data_forgets_nothing(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    store = preprocess(data, path)
+    store.set_aside(CaseFailure(case_id=FOUR, stage="read", reason="no", peak_memory_mb=None))
+    store.remove(THREE)  # as if its folder had been taken out of the store by hand
+    part = ("run", data / ONE, "--store", path, "--manifest", data / "data_manifest.yaml")
+    done = command(*part, "--set", "splits={kind: fractions, train: 1, val: 0, test: 0}")
+    assert done.returncode == 1, done.stdout
+    assert "3 of 5 case(s) are stored" in done.stderr
+    assert f"4 case(s) of the store are not in {data / ONE}" in done.stdout
+    reopened = Store.open(path)
+    assert reopened.expected == (ONE, TWO, THREE, FOUR, FIVE)
+    assert list(reopened.failures()) == [FOUR]
+    status = command("status", path)
+    assert status.returncode == 1
+    assert "3 done, 1 failed" in status.stdout
+    assert "1: not tried yet" in status.stdout
+
+
+def test_a_stored_case_whose_file_cannot_be_read_stays_and_the_file_is_named(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    preprocess(data, path)
+    t1 = file_of(data, TWO, "t1")
+    t1.unlink()
+    t1.symlink_to(tmp_path / "unmounted" / "t1.nii.gz")
+    rerun = command("run", data, "--store", path)
+    assert rerun.returncode == 1, rerun.stderr
+    assert "Traceback" not in rerun.stderr
+    assert "0 case(s) to do, 5 done before" in rerun.stdout
+    shown = f"{TWO}/{t1.name}: unreadable file (No such file or directory)"
+    assert f"{TWO}  {shown}" in rerun.stdout
+    assert TWO in Store.open(path).records()
+
+
+def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path: Path) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    file_of(data, FOUR, "t1").unlink()
+    preprocess(data, path)
+    (data / FOUR).rename(tmp_path / "aside")
+    store = preprocess(data, path)
+    assert (list(store.failures()), FOUR in store.expected) == ([FOUR], True)
+    manifest = load_manifest(data / "data_manifest.yaml")
+    store = begin(plan(data, str(path), manifest, drop_absent=True))
+    assert (list(store.failures()), FOUR in store.expected) == ([], False)
+
+
+def test_workers_are_given_the_path_that_was_named(cohort: Cohort, tmp_path: Path) -> None:
+    data, mounted = cohort(5), tmp_path / "mounted"
+    mounted.symlink_to(data)  # on another machine, to where the disk is there
+    work = plan(mounted, str(tmp_path / "s.zarr"), load_manifest(data / "data_manifest.yaml"))
+    assert work.todo[0].images["t1"] == file_of(mounted, ONE, "t1")
