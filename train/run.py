@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from common import __version__
 from common.console import err
 from common.errors import ConfigError
@@ -47,7 +49,7 @@ CHANGEABLE = frozenset(
 )
 """What may differ when a run goes on: no step depends on it, or by its rounding alone."""
 
-PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "torch", "zarr", "zarrs")
+PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
 
 def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
@@ -240,6 +242,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:  # the torch loader runs without DALI
             found[package] = "not installed"
+    found["torch"] = str(torch.__version__)  # which says what it was built for
     return found
 
 

@@ -41,6 +41,7 @@ def ends(
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
     monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
     said = ends(lambda: importlib.import_module(module), monkeypatch, capsys)
     assert said.startswith("error: a package is missing: ")
