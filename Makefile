@@ -15,6 +15,7 @@ DROP_ABSENT ?=
 DEVICE ?= auto
 MINUTES ?= 9
 DRY    ?=
+ONLY   ?=
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
@@ -75,8 +76,8 @@ evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STO
 predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
 	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)" $(foreach item,$(SET),--set '$(item)')
 
-bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=docs/benchmarks/] [SET='key=value …'] [DRY=1]
-	$(PY) -m train bench $(PRESET) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
+bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=docs/benchmarks/] [ONLY='steps peers …'] [SET='key=value …'] [DRY=1]
+	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
 
 gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=runs/gpu-check/] [DRY=1]

@@ -161,13 +161,15 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     norm = torch.nn.utils.get_total_norm(
         [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     )
-    usable = bool(norm.isfinite())
+    # Both in one transfer, before the update, which the device then does while others are prepared.
+    loss, size = torch.stack([main, norm]).tolist()
+    usable = math.isfinite(size)
     if usable:
         if config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
         session.scaler.step(session.optimizer)
     session.scaler.update()
-    return main.item(), usable
+    return loss, usable
 
 
 def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> None:

@@ -52,6 +52,19 @@ CHANGEABLE = frozenset(
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
 
+def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
+    """A run's session at its beginning; nothing is written.
+
+    Raises:
+        ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
+    """
+    config = load_config(preset, overrides)
+    _refuse_unfit(config, store)
+    session = _session(run_dir, config, store)
+    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
+    return session
+
+
 def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
     """Make a run's folder, with everything that is needed to repeat the run, and its session.
 
@@ -59,17 +72,14 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
         RunError: the folder holds a run, or cannot be written.
     """
-    config = load_config(preset, overrides)
-    _refuse_unfit(config, store)
     _refuse_other_run(run_dir)
-    session = _session(run_dir, config, store)
-    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
+    session = fresh(preset, overrides, store, run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(run_dir / MANIFEST, store.manifest.to_yaml())
         _write_run_file(session, preset, [])
         save(session)
-        write_text(run_dir / CONFIG, config.to_yaml())
+        write_text(run_dir / CONFIG, session.config.to_yaml())
     except OSError as error:
         raise RunError(
             f"{run_dir}: cannot be written ({error.strerror}); name another folder with --out"

@@ -32,12 +32,15 @@ def about(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the code's own checkout, with `-dirty` where files differ from it; else `unknown`."""
+    """Of the code's own checkout, with `-dirty` where files differ from it.
+
+    A copy without git says what the environment says in FM_NET_COMMIT, else `unknown`.
+    """
     command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
     try:
         found = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - fixed
     except (OSError, subprocess.CalledProcessError):  # no git, or installed from a wheel
-        return "unknown"
+        return os.environ.get("FM_NET_COMMIT", "unknown")
     return found.stdout.strip()
 
 

@@ -126,7 +126,9 @@ def _file(path: str | None, device: str) -> Path | None:
     if path is None:
         return None
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    file = Path(path, f"{name}.json") if path.endswith("/") else Path(path)
+    file = Path(path)
+    if path.endswith("/") or file.is_dir():
+        file /= f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 

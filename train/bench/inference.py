@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from train.bench.monai_window import monai_logits
@@ -130,7 +131,7 @@ class Inference:
             table.add_column(heading, justify="right")
         table.add_column("")
         for flips in dict.fromkeys(row.flips for row in self.rows):
-            table.add_row(f"[bold]{'eight flips' if flips else 'no flips'}[/]")
+            table.add_row(Text(f"{'eight flips' if flips else 'no flips'}", "bold"))
             for row in self.rows:
                 if row.flips == flips:
                     table.add_row(row.way, str(row.tiles), *self._cells(row))

@@ -142,6 +142,9 @@ def measure(bench: Bench) -> AllLimits:
             found.networks.append(_limits(bench, network, sizes, peaks, seconds))
         except torch.OutOfMemoryError:
             found.networks.append(Limits(network, note="not run: out of memory"))
+        except Exception as error:  # noqa: BLE001 - a profiler's, for one: the peaks stand
+            note = f"not run: {type(error).__name__}: {error}"
+            found.networks.append(Limits(network, note=note))
         free(bench.device)
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,7 +97,7 @@ class Peers:
                 network = row.network
                 size, work = self.parameters.get(network), self.gflop.get(network)
                 table.add_row(
-                    f"[bold]{network}[/]",
+                    Text(f"{network}", "bold"),
                     "–" if size is None else f"{size / 1e6:.1f}",
                     "–" if work is None else f"{work:.0f}",
                 )

@@ -103,6 +103,8 @@ def _measure(session: Session, bench: Bench) -> Measured:
         loop: dict[CacheKind, LoopTimes] = {"none": measure_loop(session, batches, seconds)}
     cached: dict[CacheKind, Spent] = {}
     for kept in caches:
+        if bench.late():
+            break
         bench.tell(f"both with cache={kept.cache}")
         cached[kept.cache] = kept.rate(config.workers, seconds=seconds)
         with kept.open(config.workers) as batches:

@@ -35,8 +35,9 @@ def profile_steps(trial: Trial) -> dict[str, float]:
     for kind, event in told_apart(watch(trial)):
         if not on_gpu:
             spent[kind] += event.self_cpu_time_total
-        elif event.name != LOSS:  # a name of ours launches nothing, but may have its span
-            spent[kind] += sum(kernel.duration for kernel in event.kernels)
+        else:  # a name that a block was given launches nothing, but may have its span
+            own = (kernel for kernel in event.kernels if kernel.name != event.name)
+            spent[kind] += sum(kernel.duration for kernel in own)
     return {kind: spent / STEPS / 1e3 for kind, spent in spent.items() if spent}
 
 

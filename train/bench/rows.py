@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from statistics import median
 
 from rich.table import Table
+from rich.text import Text
 
 from train.bench.trial import Row
 
@@ -17,7 +18,7 @@ def rows_table(rows: Iterable[Row], caption: str) -> Table:
     for row in rows:
         if row.network != network:
             network = row.network
-            table.add_row(f"[bold]{network}[/]")
+            table.add_row(Text(f"{network}", "bold"))
         table.add_row(row.variant, str(row.batch), *figures(row))
     return table
 

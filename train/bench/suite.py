@@ -1,5 +1,6 @@
 """The benchmark's sections, one after the other within a given time."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.console import RenderableType
 from common.console import err
 from common.errors import ConfigError, FMNetError
 from common.store import Store
-from train.run import begin
+from train.run import begin, fresh
 from train.session import Session
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Bench:
         return not self.dry and time.monotonic() > self.until
 
     @contextmanager
-    def begun(self, preset: str, *overrides: str) -> Iterator[Session]:
+    def begun(self, preset: str, *overrides: str, saved: bool = False) -> Iterator[Session]:
         """A run on this device and store, in a folder of its own that is gone afterwards.
 
         When dry, its network is tiny.
@@ -83,6 +84,7 @@ class Bench:
         Args:
             preset: a preset's name, or a YAML file.
             overrides: of its keys, as `key=value`.
+            saved: whether its folder holds it, so that it can be opened again; that takes seconds.
 
         Raises:
             ConfigError: the configuration is not valid, or does not fit the store.
@@ -90,7 +92,10 @@ class Bench:
         with TemporaryDirectory(prefix="fm-net-bench-") as folder:
             dry = (DRY_NETWORK,) if self.dry else ()
             changes = (f"device={self.device}", *dry, *overrides)
-            yield begin(preset, changes, self.store, Path(folder, "run"))
+            make = begin if saved else fresh
+            run_dir = Path(folder, "run")
+            run_dir.mkdir()
+            yield make(preset, changes, self.store, run_dir)
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,14 @@ class Section:
 
 
 SECTIONS = (
-    Section("pipeline", "Where a step's time goes", share=3, cpu=True),
-    Section("learning", "Learning on real cases", share=3),  # not last: its time may be left over
+    # First what needs no loader: should one hang, the least is lost.
     Section("steps", "Ways of taking a step", share=6),
     Section("peers", "The step beside other networks", share=2),
     Section("limits", "The step beside what bounds it", share=1),
-    Section("table1", "Table I: mixed precision and DALI", share=4),
     Section("inference", "Whole volumes", share=2),
+    Section("learning", "Learning on real cases", share=3),  # not last: its time may be left over
+    Section("table1", "Table I: mixed precision and DALI", share=4),
+    Section("pipeline", "Where a step's time goes", share=3, cpu=True),
 )
 
 
@@ -171,5 +177,6 @@ def run_sections(
             err.print_exception()
             result = FMNetError(f"{type(error).__name__}: {error}")
         done(section, result, time.monotonic() - began)
+        gc.collect()  # sessions that refer to themselves
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -49,7 +49,7 @@ class Way:
             yield batches
 
 
-BEST = Way("DataLoader", "torch")
+BEST = Way("DataLoader", "torch", ("tf32", "fp32", "fp16"))
 """The best one: processes for all cores up to eight, which stay; pinned memory; queues."""
 PAPERS = Way("paper's loader", None)
 """One process, which reads and augments on the CPU before it computes (FM-Net paper, Table I)."""

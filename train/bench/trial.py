@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import FMNetError, StoreError
+from common.errors import StoreError
 from train.bench.suite import Bench
 from train.loader import Batch
 from train.loop import step
@@ -37,11 +37,13 @@ class Trial:
     Attributes:
         session: it learns.
         batch: on the device.
+        captured: whether its passes are CUDA graphs.
         skipped: of all steps so far, those without a finite gradient, which had no update.
     """
 
     session: Session
     batch: Batch
+    captured: bool = False
     skipped: int = 0
 
     def warm_up(self) -> None:
@@ -52,9 +54,12 @@ class Trial:
             done += 1
 
     def peak_memory_bytes(self, before: int) -> int | None:
-        """The most that some steps hold of a GPU, beyond what it held before; None on a CPU."""
+        """The most that some steps hold of a GPU, beyond what it held before.
+
+        None on a CPU, and of a captured network, whose graph keeps what its replays use.
+        """
         device = self.session.compute.device
-        if device.type != "cuda":
+        if device.type != "cuda" or self.captured:
             return None
         torch.cuda.reset_peak_memory_stats(device)
         for _ in range(ALONE):
@@ -175,7 +180,7 @@ def _attempted(
             return _raced(row, trial, base, seconds, before)
     except torch.OutOfMemoryError:
         return replace(row, note="not run: out of memory", failed=True)
-    except (FMNetError, RuntimeError) as error:  # of a compiler, a capture, a configuration
+    except Exception as error:  # noqa: BLE001 - of a compiler, a capture, a configuration
         why = " ".join(str(error).split())[:200]
         return replace(row, note=f"not run: {type(error).__name__}: {why}", failed=True)
 

@@ -77,7 +77,7 @@ class Variant:
             if self.graphs:
                 capture(session, batch)
             try:
-                yield Trial(session, batch)
+                yield Trial(session, batch, captured=self.graphs)
             finally:
                 if self.compiles:  # torch keeps the code, and only so much of one network's
                     torch.compiler.reset()

@@ -45,7 +45,7 @@ def _measure(bench: Bench) -> Sequence[Row]:
         with bench.begun(bench.preset, *changes) as session:
             unbroken.append(train_to(session, STEPS))
     bench.tell(f"resume: a run that SIGTERM ends after {stop} steps, and that goes on")
-    with bench.begun(bench.preset, *changes) as session:
+    with bench.begun(bench.preset, *changes, saved=True) as session:
         train_to(session, stop)
         again = reopen(None, (), bench.store, session.run_dir)
         began = again.at.step
