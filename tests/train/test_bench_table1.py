@@ -125,10 +125,10 @@ def test_table_1_quotes_the_best_dataloader_first(table1: Table1) -> None:
     assert (
         "batches of 1: 5.00× the best DataLoader in torch's own float32, 20.00× the paper's" in text
     )
-    assert "batches of 2: 8.00× the best DataLoader in float32, – the paper's condition" in text
+    assert "batches of 2: 8.00× the best DataLoader in torch's own float32, – the paper's" in text
     assert "Not measured, no time was left: paper's loader, fp32, batches of 2." in text
     assert "11.1×" in text
-    assert text.index("DataLoader, fp32") < text.index("paper's loader, fp32")
+    assert text.index("DataLoader, TF32") < text.index("paper's loader, fp32")
     figures = table1.to_json()
     assert figures["missing"][0]["reason"] == "no time was left"
     assert [each["workers"] for each in figures["rows"]] == [4, 0, 4, 4, 4]
