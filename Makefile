@@ -55,8 +55,8 @@ need-%:
 preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …'] [DROP_ABSENT=1]
 	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(if $(DROP_ABSENT),--drop-absent) $(foreach item,$(SET),--set '$(item)')
 
-check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats
-	$(PY) -m preprocess check "$(DATA)"
+check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats [SET='key=value …']
+	$(PY) -m preprocess check "$(DATA)" $(foreach item,$(SET),--set '$(item)')
 
 status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
 	$(PY) -m preprocess status "$(STORE)"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import ModuleType
 
 import dask
@@ -134,21 +135,25 @@ def _workers(client: Client) -> dict[str, str]:
     return {address: str(worker["name"]) for address, worker in workers.items()}
 
 
-def _local(workers: int) -> LocalCluster:
-    # Ctrl-C reaches every process of the terminal; started with it ignored, the workers leave
-    # the answer to the client.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _local(workers: int) -> Iterator[LocalCluster]:
+    # Ctrl-C reaches every process of the terminal; started with it held back, the workers leave
+    # the answer to the client, which hears of it once they have started.
+    resource_tracker.ensure_running()  # which, when it is started, lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return LocalCluster(
+        with LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",
             silence_logs=SILENT,
             preload=["preprocess.task"],
-        )
+        ) as cluster:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield cluster
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slurm() -> ModuleType:

@@ -228,6 +228,7 @@ def _store(path: str | None) -> Store:
 
 
 def _announce(session: "Session", folder: Path) -> None:
+    from train.loop import ended
     from train.model import parameter_count
 
     config, store = session.config, session.store
@@ -243,7 +244,15 @@ def _announce(session: "Session", folder: Path) -> None:
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )
+    if absent := set(store.expected) - store.contents().records.keys():
+        err.print(
+            f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
+            f"such as {min(absent)}; python -m preprocess status {store.path} says why",
+            soft_wrap=True,
+        )
     if session.compute.note:
         err.print(f"note: {session.compute.note}", soft_wrap=True)
-    if session.at.epoch > 1 or session.at.samples:
+    if ended(session):
+        out.print("nothing is left to train: the run was over before")
+    elif session.at.epoch > 1 or session.at.samples:
         out.print(f"going on in epoch {session.at.epoch}, after {session.at.samples} of its cases")

@@ -177,7 +177,7 @@ def _read(preset: str) -> tuple[str, dict[str, Any]]:
         text = path.read_text("utf-8")
     else:
         raise ConfigError(
-            f"{preset}: no such preset{did_you_mean(preset, known)}; there are "
-            f"{', '.join(known)}, or name a .yaml file"
+            f"{preset}: no such preset (there are {', '.join(known)}, or name a .yaml file)"
+            f"{did_you_mean(preset, known)}"
         )
     return source, read_yaml(text, source)

@@ -133,7 +133,10 @@ def refuse_unfit_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> No
         ConfigError: it cannot.
     """
     if cache != "none" and stream.window != "crop":
-        raise ConfigError(f"cache={cache} keeps crops, and window={stream.window} cuts others")
+        raise ConfigError(
+            f"cache={cache} keeps crops, and window={stream.window} cuts others: take window=crop, "
+            "or cache=none"
+        )
     if cache == "device" and kind == "torch":
         raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
 

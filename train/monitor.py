@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -108,7 +108,7 @@ class Monitor:
         if row["val_loss"] is not None:
             scores = [f"{region.upper()} {row[f'val_dice_{region}']:.3f}" for region in REGIONS]
             line += f"  val loss {row['val_loss']:.3f}  Dice {' '.join(scores)}"
-        line += f"  {row['volumes_per_second']:.1f} volumes/s  wait {row['wait_share']:.1%}"
+        line += f"  {row['volumes_per_second']:.3g} volumes/s  wait {row['wait_share']:.1%}"
         if row["skipped_steps"]:
             line += f"  {row['skipped_steps']} step(s) skipped"
         out.print(line + ("  ★ best" if best else ""), soft_wrap=True)
@@ -121,10 +121,10 @@ class Monitor:
         session, at = self._session, self._session.at
         rate = at.samples / at.seconds if at.seconds else 0.0
         wait = at.waited_seconds / at.seconds if at.seconds else 0.0
-        numbers = Table.grid(padding=(0, 3))
+        numbers = Table.grid(*(Column(no_wrap=True) for _ in range(5)), padding=(0, 3))
         numbers.add_row(
             Text.assemble("loss ", (_shown(at.mean_loss) if at.judged else "–", "bold")),
-            Text.assemble((f"{rate:.1f}", "bold"), " volumes/s"),
+            Text.assemble((f"{rate:.3g}", "bold"), " volumes/s"),
             Text.assemble("wait ", (f"{wait:.1%}", "bold" if wait < 0.02 else "bold yellow")),
             Text.assemble("memory ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),
             Text(f"{at.skipped} step(s) skipped" if at.skipped else "", "yellow"),

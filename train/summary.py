@@ -37,7 +37,7 @@ def run_summary(session: Session, end: End) -> Table:
         rates, waits = (
             [row[key] for row in at.rows] for key in ("volumes_per_second", "wait_share")
         )
-        speed = f"{median(rates):.1f} volumes/s, {median(waits):.1%} of it waiting for data"
+        speed = f"{median(rates):.3g} volumes/s, {median(waits):.1%} of it waiting for data"
         table.add_row("speed", f"{speed} (medians over epochs)")
     table.add_row("memory", f"{compute.peak_memory_gb():.1f} GB at most, {compute.describe()}")
     if skipped := at.skipped + sum(row["skipped_steps"] for row in at.rows):

@@ -112,6 +112,26 @@ def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
     assert "0 case(s) to do, 3 done before" in again.stdout
 
 
+def test_an_interrupt_while_workers_start_is_heard(cohort: Cohort, tmp_path: Path) -> None:
+    data = cohort(120)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "preprocess", "run", str(data), "--store", str(tmp_path / "s.zarr")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stdout is not None
+    while "starting local workers" not in running.stdout.readline():
+        assert running.poll() is None
+    time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "of 120 case(s) are stored" in errors
+    assert "Traceback" not in errors
+
+
 def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Command) -> None:
     data, path = cohort(120), tmp_path / "s.zarr"
     running = subprocess.Popen(

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
 from common.errors import ConfigError, StoreError
 from common.splits import ListSplits
-from common.store import Store
+from common.store import Store, StoreWriter
 from train import loop
 from train.checkpoint import load
 from train.loop import End
@@ -340,3 +341,25 @@ def test_a_checkpoint_without_a_scale_goes_on_in_half_precision(
     )
     restore(half)
     assert half.scaler.is_enabled()
+
+
+def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store()
+    gone = store.split("train")[0]
+    StoreWriter(store.path).remove(gone)
+    command = [sys.executable, "-m", "train", "run", "demo", "--store", store.path]
+    command += [
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "epochs=1",
+        "--set",
+        "model.widths=[4,6,8]",
+    ]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"1 of 6 expected case(s) are not in the store, such as {gone}" in ran.stderr
+    again = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
+    assert "nothing is left to train" in again.stdout
+    StoreWriter(store.path).remove(store.split("val")[0])
+    with pytest.raises(ConfigError, match=r"2 of 6 expected case\(s\) are not stored: preprocess"):
+        Store.open(store.path).split("val")
