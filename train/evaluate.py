@@ -194,7 +194,10 @@ def evaluate(
         on_case(scored)
 
     scores = tuple(score_cases(trained, store, case_ids, keep_plane))
-    stem = trained.run_dir / f"evaluation-{split}{'' if trained.which == 'best' else '-last'}"
+    # Scores on another store than the run's, of which the notes speak, do not take its own's place.
+    elsewhere = f"-{store.fingerprint[:8]}" if notes else ""
+    which = "" if trained.which == "best" else "-last"
+    stem = trained.run_dir / f"evaluation-{split}{which}{elsewhere}"
     evaluation = Evaluation(
         split,
         scores,

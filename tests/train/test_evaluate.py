@@ -191,7 +191,8 @@ def test_scores_on_another_store_say_so(
     assert any(f"trained on {store.path}" in note and other.path in note for note in notes)
     assert any("margin 4, the run's with 2" in note for note in notes)
     assert any("1 of the 1 case(s) are of patients" in n and ids[1] in n for n in notes)
-    written = json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
+    name = f"evaluation-test-{other.fingerprint[:8]}.json"  # beside those on the run's own store
+    written = json.loads((tmp_path / "run" / name).read_text())
     assert tuple(written["notes"]) == notes
 
 
