@@ -221,7 +221,9 @@ def test_a_worker_that_takes_too_much_memory_is_named_with_what_it_took(
     cohort: Cohort, tmp_path: Path, command: Command
 ) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
-    shape = (240, 420, 420)  # 85 MB a file, of which there are four
+    # 167 MB a file, of which there are five: beyond the limit for longer than from one look at
+    # the worker's memory to the next.
+    shape = (240, 590, 590)
     voxels = np.zeros(shape, np.int16)
     voxels[100:200, 100:200, 100:200] = np.random.default_rng(0).integers(1, 9, (100, 100, 100))
     small = data / VICTIM
