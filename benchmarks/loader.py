@@ -1,8 +1,9 @@
-"""The measurements behind docs/decisions/0004.
+"""The measurements behind docs/decisions/0004, and what a loader takes of a GPU node's processor.
 
 python benchmarks/loader.py speed STORE     CPU and wall time of a sample through either loader
 python benchmarks/loader.py agree STORE     the largest difference between the loaders' samples
 python benchmarks/loader.py noise STORE     what noise costs, and how far DALI's own repeats itself
+python benchmarks/loader.py host STORE      samples read, drawn and handed over; a GPU does the rest
 """
 
 import sys
@@ -21,7 +22,10 @@ from common.labels import MODALITIES
 from common.store import Store
 from train.augment import NOISE, AugmentConfig, generator, noise_field
 from train.bench.loader import NOTHING, Source
+from train.bench.timing import spend
+from train.crew import board
 from train.loader import LoaderKind, Stream, open_feed
+from train.source import CONTROLS, DaliSource, WorkersPickle
 
 CPU = torch.device("cpu")
 LOADERS: tuple[LoaderKind, ...] = ("dali", "torch")
@@ -54,6 +58,47 @@ def speed(path: Path) -> None:
             spent = source.rate(WORKERS, steps=SAMPLES)
             wall = 1e3 / spent.volumes_per_second
             print(f"{name}, {loader}: {spent.cpu_ms:.0f} ms of CPU, {wall:.0f} ms a sample")
+
+
+def host(path: Path) -> None:
+    for workers in (1, 2):
+        with board() as desks:
+            source = DaliSource(stream_of(path, AugmentConfig()), desks, reads=True)
+            pipeline = _handed_over(
+                source,
+                batch_size=1,
+                num_threads=1,
+                device_id=None,
+                py_num_workers=workers,
+                py_start_method="spawn",
+                py_callback_pickler=WorkersPickle(desks),
+                prefetch_queue_depth=2,
+            )
+            pipeline.start_py_workers()
+            batches = iter(pipeline.run, None)
+            spend(batches, batch_size=len, steps=8)
+            alone = time.process_time()
+            spent = spend(batches, batch_size=lambda _: 1, steps=2 * SAMPLES)
+            main = 1e3 * (time.process_time() - alone) / spent.samples
+            pipeline._py_pool.close()
+        print(
+            f"{workers} worker(s): {spent.volumes_per_second:.0f} volumes/s, {spent.cpu_ms:.0f} ms "
+            f"of CPU a sample, {main:.0f} of it in the main process"
+        )
+
+
+@pipeline_def
+def _handed_over(source: DaliSource) -> tuple[object, ...]:
+    """What workers read and draw, as it comes: no augmentation, and no number made another type."""
+    image, label, _, noise, *_ = fn.external_source(
+        source=source,
+        num_outputs=3 + CONTROLS,
+        parallel=True,
+        batch=False,
+        prefetch_queue_depth=2,
+        bytes_per_sample_hint=source.stream.sample_bytes,
+    )
+    return image, label, noise
 
 
 def agree(path: Path) -> None:
@@ -98,7 +143,7 @@ def _dali_noise(batch_size: int) -> Iterator[np.ndarray]:
 
 
 if __name__ == "__main__":
-    COMMANDS = {"speed": speed, "agree": agree, "noise": noise}
+    COMMANDS = {"speed": speed, "agree": agree, "noise": noise, "host": host}
     if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
         sys.exit(__doc__)
     COMMANDS[sys.argv[1]](Path(sys.argv[2]))
