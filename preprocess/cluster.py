@@ -6,8 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 import dask
@@ -17,6 +16,7 @@ from distributed.comm.core import connect as dask_connect
 from common import __version__
 from common.console import out
 from common.errors import ConfigError
+from common.interrupts import interrupts_held_back
 from common.manifest import ClusterSection
 from preprocess.processes import WORKER_ENVIRONMENT
 from preprocess.task import installed_version
@@ -137,23 +137,19 @@ def _workers(client: Client) -> dict[str, str]:
 
 @contextmanager
 def _local(workers: int) -> Iterator[LocalCluster]:
-    # Ctrl-C reaches every process of the terminal; started with it held back, the workers leave
-    # the answer to the client, which hears of it once they have started.
-    resource_tracker.ensure_running()  # which, when it is started, lets the signal through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",
-            silence_logs=SILENT,
-            preload=["preprocess.task"],
-        ) as cluster:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            yield cluster
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with ExitStack() as stack:
+        with interrupts_held_back():
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=":0",
+                    silence_logs=SILENT,
+                    preload=["preprocess.task"],
+                )
+            )
+        yield cluster
 
 
 def _slurm() -> ModuleType:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from common.errors import FMNetError, LoaderError
-from train.workers import interrupts_held_back, note_file, stacks_file
+from common.interrupts import interrupts_held_back
+from train.workers import note_file, stacks_file
 
 STACKS_SECONDS = 2.0
 """How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Thread
 
@@ -41,21 +40,6 @@ def refuse_small_memory(needed_bytes: int) -> None:
             f"remount,size={_gigabytes(needed)}g {SHARED}), or lower batch_size, or with "
             "loader=torch workers"
         )
-
-
-@contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C, which reaches all processes of a terminal.
-
-    They end when their feed is closed, after whatever the main process wants to do first. A Ctrl-C
-    that comes meanwhile reaches the main process afterwards.
-    """
-    resource_tracker.ensure_running()  # which, when it is started, unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Desk:

@@ -18,6 +18,7 @@ from common.errors import ConfigError
 from common.store import Store
 from train import checkpoint, torch_loader
 from train.bench.suite import Bench
+from train.bench.table1_loaders import in_this_process
 from train.checkpoint import Checkpoint
 from train.cli import app
 from train.gpucheck import resume
@@ -25,7 +26,7 @@ from train.gpucheck.augmentation import ALL, CHECKED, Case, check, compare, stre
 from train.gpucheck.learning import TINY
 from train.gpucheck.precision import Curve, judge, judge_float32
 from train.gpucheck.rows import Checked, Row, attempt, judged, why_not
-from train.gpucheck.samples import by_dali, by_torch
+from train.gpucheck.samples import by_dali
 from train.loader import Batch, Stream
 from train.precision import DTYPES
 
@@ -38,7 +39,7 @@ def stream(store: Store, case: Case) -> Stream:
 
 
 def torches(of: Stream) -> list[Batch]:
-    return list(islice(by_torch(of), 4))
+    return list(islice(in_this_process(of, CPU), 4))
 
 
 def statuses(rows: Sequence[Row]) -> dict[str, str]:

@@ -131,7 +131,7 @@ class Inference:
             table.add_column(heading, justify="right")
         table.add_column("")
         for flips in dict.fromkeys(row.flips for row in self.rows):
-            table.add_row(Text(f"{'eight flips' if flips else 'no flips'}", "bold"))
+            table.add_row(Text("eight flips" if flips else "no flips", "bold"))
             for row in self.rows:
                 if row.flips == flips:
                     table.add_row(row.way, str(row.tiles), *self._cells(row))

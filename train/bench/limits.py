@@ -12,8 +12,8 @@ from rich.table import Table
 from train.bench.kinds import GAPS
 from train.bench.peaks import Peaks, measure_peaks
 from train.bench.profiled import profile_steps
-from train.bench.suite import Bench
-from train.bench.trial import Trial, free, resident
+from train.bench.suite import Bench, free
+from train.bench.trial import Trial, resident
 from train.bench.work import Operation, count_step, flop_by_layers
 from train.loader import Batch
 from train.model import FMNet

@@ -97,7 +97,7 @@ class Peers:
                 network = row.network
                 size, work = self.parameters.get(network), self.gflop.get(network)
                 table.add_row(
-                    Text(f"{network}", "bold"),
+                    Text(network, "bold"),
                     "–" if size is None else f"{size / 1e6:.1f}",
                     "–" if work is None else f"{work:.0f}",
                 )

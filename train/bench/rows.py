@@ -18,7 +18,7 @@ def rows_table(rows: Iterable[Row], caption: str) -> Table:
     for row in rows:
         if row.network != network:
             network = row.network
-            table.add_row(Text(f"{network}", "bold"))
+            table.add_row(Text(network, "bold"))
         table.add_row(row.variant, str(row.batch), *figures(row))
     return table
 

@@ -168,15 +168,21 @@ def run_sections(
         began = time.monotonic()
         shares = sum(other.share for other in sections[number:])
         until = began + max(0.0, end - began) * section.share / shares
+        made = bench(until)
         module = import_module(f"{section.package}.{section.name}")
         try:
-            result: Result | FMNetError = module.measure(bench(until))
+            result: Result | FMNetError = module.measure(made)
         except FMNetError as error:
             result = error
         except Exception as error:  # noqa: BLE001 - those after it are measured all the same
             err.print_exception()
             result = FMNetError(f"{type(error).__name__}: {error}")
         done(section, result, time.monotonic() - began)
-        gc.collect()  # sessions that refer to themselves
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free(made.device)
+
+
+def free(device: torch.device) -> None:
+    """Give back what sessions held that are gone, those that refer to themselves too."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

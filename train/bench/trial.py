@@ -1,6 +1,5 @@
 """Training steps of several networks or settings, timed in turns so that their ratios hold."""
 
-import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from common.errors import StoreError
-from train.bench.suite import Bench
+from train.bench.suite import Bench, free
 from train.loader import Batch
 from train.loop import step
 from train.session import Session
@@ -239,10 +238,3 @@ def wait(device: torch.device) -> None:
     """Until the device has done all that it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def free(device: torch.device) -> None:
-    """Give a GPU back what sessions held that are gone."""
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -101,40 +102,38 @@ def capture(session: Session, batch: Batch) -> None:
         torch.cuda.make_graphed_callables(session.model.train(), (image,))  # in place
 
 
-def _nadam(**how: bool) -> MakeOptimizer:
+def _made(kind: Callable[..., torch.optim.Optimizer], **how: bool) -> MakeOptimizer:
     def make(
         parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig
     ) -> torch.optim.Optimizer:
-        return torch.optim.NAdam(
-            parameters,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            **how,
+        return kind(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **how
         )
 
     return make
 
 
-def _adamw(
-    parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+_nadam = partial(_made, torch.optim.NAdam)
+_adamw = _made(torch.optim.AdamW, fused=True)
 
 
 VARIANTS = (
     Variant("channels first", "layout", ("channels_last=false",)),
     Variant("CUDA graphs", "calls", graphs=True, needs_gpu=True),
     Variant("bf16", "precision", ("precision=bf16",)),
-    Variant("NAdam capturable", "optimiser", optimizer=_nadam(capturable=True), needs_gpu=True),
+    Variant(
+        "NAdam capturable",
+        "optimiser",
+        optimizer=_nadam(capturable=True),
+        needs_gpu=True,
+    ),
     Variant("tf32", "precision", ("precision=tf32",), same=False),
-    Variant("AdamW fused, another optimiser", "optimiser", optimizer=_adamw, same=False),
+    Variant(
+        "AdamW fused, another optimiser",
+        "optimiser",
+        optimizer=_adamw,
+        same=False,
+    ),
     Variant("NAdam tensor by tensor", "optimiser", optimizer=_nadam(foreach=False)),
     Variant("fp32", "precision", ("precision=fp32",), same=False),
 )

@@ -17,9 +17,10 @@ from common.labels import MODALITIES
 from common.store import Store
 from train.augment import AugmentConfig
 from train.bench.suite import Bench
+from train.bench.table1_loaders import in_this_process
 from train.cache import CacheKind
 from train.gpucheck.rows import Checked, Row, attempt, judged
-from train.gpucheck.samples import by_dali, by_torch
+from train.gpucheck.samples import by_dali
 from train.loader import Batch, Stream
 
 CASES = 4
@@ -112,7 +113,7 @@ def check(case: Case, store: Store, device: torch.device) -> Sequence[Row]:
     if device.type == "cuda":
         expected = by_dali(stream, torch.device("cpu"), batches)
     else:
-        expected = list(islice(by_torch(stream), batches))
+        expected = list(islice(in_this_process(stream, device), batches))
     if elsewhere := {batch.image.device.type for batch in made} - {device.type}:
         return [Row(case.name, "FAILED", f"batches came to {', '.join(elsewhere)}")]
     return compare(case, stream, made, expected)

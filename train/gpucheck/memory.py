@@ -1,13 +1,12 @@
 """Check `memory`: what a training step takes of the device's, and whether it fits."""
 
-import gc
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
 import torch
 
-from train.bench.suite import Bench
+from train.bench.suite import Bench, free
 from train.gpucheck.learning import batches_of, learn, repeated
 from train.gpucheck.rows import Checked, Row, attempt, verdict, why_not
 from train.loader import Batch
@@ -37,9 +36,7 @@ def _measure(bench: Bench) -> Sequence[Row]:
         bench.tell(f"memory: {name}")
         batch = repeated(one, size)
         rows += attempt(name, partial(_steps, bench, name, preset, precision, batch))
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free(bench.device)
     return rows
 
 

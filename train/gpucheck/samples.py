@@ -1,14 +1,12 @@
-"""A stream's first batches, from either side of a comparison."""
+"""A stream's first batches through DALI."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, islice
+from itertools import islice
 
 import torch
 
 from train.cache import CacheKind
-from train.loader import Batch, Stream, batch_of, open_feed
-from train.torch_loader import augmented
+from train.loader import Batch, Stream, open_feed
 
 
 def by_dali(
@@ -27,12 +25,3 @@ def by_dali(
                 torch.cuda.current_stream(device).synchronize()
             kept.append(replace(batch, image=batch.image.clone(), label=batch.label.clone()))
     return kept
-
-
-def by_torch(stream: Stream) -> Iterator[Batch]:
-    """A stream's batches as the torch loader's processes make them, in this process."""
-    for index in count():
-        step = stream.step(index)
-        samples = [augmented(stream.sample(index, place)) for place in range(len(step.keys))]
-        images, labels = zip(*samples, strict=True)
-        yield batch_of(step, torch.stack(images), torch.stack(labels))

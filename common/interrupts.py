@@ -1,0 +1,20 @@
+"""Ctrl-C, which reaches every process of a terminal, and worker processes."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C; they leave the answer to the main process.
+
+    One that comes meanwhile reaches the main process afterwards.
+    """
+    resource_tracker.ensure_running()  # which, when it is started, unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
