@@ -22,6 +22,7 @@ from common.nifti import Geometry
 from common.record import CaseRecord, Note, TumourVoxels, hash_of, parameters
 from common.volume import (
     Box,
+    T,
     bounding_box,
     brain_box,
     crop_window,
@@ -97,11 +98,16 @@ def prepare(
     return PreparedCase(
         record,
         image,
-        None if label is None else extract(label, box),
+        None if label is None else _cut(label, box),
         # All that is not background lies in the box, so the crop can be cut from it.
-        extract(image, crop.relative_to(box)),
-        None if label is None else extract(label, crop),
+        _cut(image, crop.relative_to(box)),
+        None if label is None else _cut(label, crop),
     )
+
+
+def _cut(array: NDArray[T], box: Box) -> NDArray[T]:
+    """As `extract`, in one piece: it is read more than once."""
+    return np.ascontiguousarray(extract(array, box))
 
 
 def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.uint8], Geometry]:
@@ -182,11 +188,14 @@ def _tumour_voxels(
     if tumour is None:
         none = dict.fromkeys(REGIONS, 0)
         return TumourVoxels(native=none, box=none, crop=none, centred_crop=none)
+    native = region_voxels(extract(label, tumour))
+
+    def within(window: Box) -> dict[str, int]:
+        part = tumour.overlap(window)
+        return native if part == tumour else region_voxels(extract(label, part))
+
     return TumourVoxels(
-        native=region_voxels(extract(label, tumour)),
-        box=region_voxels(extract(label, tumour.overlap(box))),
-        crop=region_voxels(extract(label, tumour.overlap(crop))),
-        centred_crop=region_voxels(extract(label, tumour.overlap(centred))),
+        native=native, box=within(box), crop=within(crop), centred_crop=within(centred)
     )
 
 

@@ -110,22 +110,20 @@ def unusable_image(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:
         if top and not SMALLEST < top < LARGEST:
             expected = f"intensities of {SMALLEST:g} to {LARGEST:g}"
             return [Finding(str(path), f"intensities up to {top:g}", expected, "export it again")]
-    if not np.any(voxels):
-        return [Finding(str(path), "only zeros", "an image", "export it again")]
     constant = _only_value(voxels)
-    if constant is not None:
-        found = f"the same value, {constant:g}, in all of the brain"
-        return [Finding(str(path), found, "an image", "export it again")]
-    return []
+    if constant is None:
+        return []
+    found = f"the same value, {constant:g}, in all of the brain" if constant else "only zeros"
+    return [Finding(str(path), found, "an image", "export it again")]
 
 
 def _only_value(voxels: NDArray[np.generic]) -> float | None:
-    """The one value that all non-zero voxels have, if they have one."""
-    for some in (_sample(voxels), voxels):
+    """The one value that all non-zero voxels have, 0 if there are none; None if they differ."""
+    for some in (_sample(voxels), voxels):  # of nearly all images a sample is enough
         values = some[some != 0]
         if values.size and (values != values[0]).any():
             return None
-    return float(values[0])
+    return float(values[0]) if values.size else 0.0
 
 
 def _sample(voxels: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -8,7 +8,8 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from common import gunzip
 from common.errors import Finding, InputError
 from common.nifti_header import (
+    HEADER_READ,
     TRAILING_BYTES,
     Header,
     damaged,
@@ -31,13 +33,12 @@ from common.nifti_header import (
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
+Triple = tuple[float, float, float]
+
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 TOLERANCE_MM = 1e-2
 """Two grids that differ by less are the same: NIfTI keeps its geometry in float32."""
-
-HEADER_READ = 1 << 16
-"""What is read of a file for its header alone; compressed, it takes a few hundred bytes."""
 
 FORMS_MM = 0.1
 """Where sform and qform are further apart, they tell two places apart."""
@@ -144,7 +145,7 @@ def skim(path: Path) -> None:
             file.seek(-gunzip.SIZE_BYTES, os.SEEK_END)
             size = gunzip.size_at_end(file.read())
     if header.stop <= size <= header.stop + TRAILING_BYTES:
-        _geometry(path, content, header.shape)
+        _geometry(path, content, header)
     else:
         read(path)
 
@@ -198,7 +199,7 @@ def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if header.scaling:
         voxels = apply_read_scaling(voxels, *header.scaling)
-    geometry = _geometry(path, content, header.shape)
+    geometry = _geometry(path, content, header)
     return Volume(voxels, geometry, ReadFile.of(content, state))
 
 
@@ -244,24 +245,14 @@ def _apart_mm(affine: NDArray[np.floating], geometry: Geometry) -> float:
     return float(np.abs((affine - geometry.affine) @ corners.T).max())
 
 
-def _geometry(path: Path, content: bytes, shape: tuple[int, ...]) -> Geometry:
+def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
     """ITK's reading of the header, which other tools share, for the last three axes of a shape."""
     if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
         found, expected = "gzip under a name without .gz", "a name that says what it is"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _not_placed(path, error) from error
-    spacing, axes = reader.GetSpacing(), len(reader.GetSize())
-    direction = np.asarray(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    z, y, x = header.shape[-3:]
     geometry = Geometry(
-        (shape[-3], shape[-2], shape[-1]),
-        (spacing[2], spacing[1], spacing[0]),
-        tuple(reader.GetOrigin()[:3]),
-        tuple(float(cosine) for cosine in direction.ravel()),
+        (z, y, x), *_placed(_Placed(header.block, "".join(path.suffixes[-2:]), path))
     )
     numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
@@ -269,6 +260,31 @@ def _geometry(path: Path, content: bytes, shape: tuple[int, ...]) -> Geometry:
         expected = "spacing above 0 and directions that are numbers"
         raise InputError(Finding(str(path), found, expected, "mend its header"))
     return geometry
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A file that ITK is to read the header of: like any other of the same header and ending."""
+
+    block: bytes
+    ending: str
+    path: Path = field(compare=False)
+
+
+@lru_cache(maxsize=64)  # in a cohort most headers are the same, and ITK takes a millisecond for one
+def _placed(file: _Placed) -> tuple[Triple, Triple, tuple[float, ...]]:
+    """Spacing in mm (z, y, x), origin in mm (x, y, z) and direction, as ITK reads them."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file.path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _not_placed(file.path, error) from error
+    x, y, z = reader.GetSpacing()[:3]
+    axes = len(reader.GetSize())
+    direction = np.asarray(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    cosines = tuple(float(cosine) for cosine in direction.ravel())
+    return (z, y, x), tuple(reader.GetOrigin()[:3]), cosines
 
 
 def _not_placed(path: Path, error: RuntimeError) -> InputError:

@@ -23,10 +23,17 @@ TRAILING_BYTES = 1 << 12
 
 HEADER_BYTES, HEADER_BYTES_OF_NIFTI_2 = 348, 540
 
+HEADER_READ = 1 << 16
+"""What is read of a file for its header alone; compressed, it takes a few hundred bytes."""
+
 
 class Header(NamedTuple):
-    """What a file says of its voxels: (…, D, H, W), their type, first byte, and scaling."""
+    """What a file says of its voxels: (…, D, H, W), their type, first byte, and scaling.
 
+    `block` is the header itself.
+    """
+
+    block: bytes
     shape: tuple[int, ...]
     voxel_type: np.dtype[np.generic]
     start: int
@@ -72,7 +79,7 @@ def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
         InputError: the file does not begin as a NIfTI-1 file.
     """
     try:
-        block = gunzip.beginning(content, HEADER_BYTES)
+        block = gunzip.beginning(content[:HEADER_READ], HEADER_BYTES)
     except gunzip.GunzipError as error:
         raise damaged(path, f"damaged: {error}") from error
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
@@ -118,7 +125,7 @@ def header_of(path: Path, content: bytes, size: int) -> Header:
         raise damaged(path, f"damaged: its voxels are said to begin at byte {start:g}")
     is_scaled = slope is not None and (slope, intercept) != (1, 0)
     scaling = (float(slope), float(intercept)) if is_scaled else None
-    header = Header(shape, fields.get_data_dtype(), int(start), scaling)
+    header = Header(fields.binaryblock, shape, fields.get_data_dtype(), int(start), scaling)
     possible = size * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
     if header.stop > MOST_BYTES:
         raise _too_large(path, header.stop, f" for {header.shape} voxels")

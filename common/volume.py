@@ -136,10 +136,11 @@ def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
     """
     if np.issubdtype(volume.dtype, np.integer) and volume.dtype.itemsize <= 2:
         count, total, squares = 0, 0, 0
+        ones = np.ones(volume[0].size)  # a product with them takes half the time of a sum
         for plane in volume:  # a plane and its float64 stay in the processor's cache
+            count += int(np.count_nonzero(plane))
             wide = plane.astype(np.float64).ravel()
-            count += int(np.count_nonzero(wide))
-            total, squares = total + int(wide.sum()), squares + int(wide @ wide)
+            total, squares = total + int(wide @ ones), squares + int(wide @ wide)
         if count == 0:
             return float("nan"), float("nan")
         return total / count, max(count * squares - total * total, 0) ** 0.5 / count

@@ -27,7 +27,15 @@ SILENT = logging.CRITICAL + 1
 What goes wrong with a case comes back as its failure, with the cluster as an exception.
 """
 
-DASK_SETTINGS = {
+QUIET: dict[str, object] = {
+    # Dask takes samples of a worker's stack, and looks after every process, for a dashboard that
+    # nobody has open: a tenth of a worker's time.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
+DASK_SETTINGS = QUIET | {
     # A worker is given a task only when it is free to begin, so that a dying worker takes down
     # the case it was at and no other.
     "distributed.scheduler.worker-saturation": 1.0,
@@ -74,7 +82,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
     elif cluster == "slurm":
         slurm = _slurm()
         with (
-            slurm.start(section, WORKER_ENVIRONMENT) as jobs,
+            slurm.start(section, WORKER_ENVIRONMENT | _as_variables(QUIET)) as jobs,
             Client(jobs.cluster) as client,
             _watched(client, lambda workers: jobs.look(list(workers.values()))),
         ):
@@ -150,6 +158,14 @@ def _local(workers: int) -> Iterator[LocalCluster]:
                 )
             )
         yield cluster
+
+
+def _as_variables(settings: dict[str, object]) -> dict[str, str]:
+    """Dask's settings for processes that are not started from this one."""
+    return {
+        f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value)
+        for name, value in settings.items()
+    }
 
 
 def _slurm() -> ModuleType:

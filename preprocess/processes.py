@@ -23,7 +23,7 @@ WORKER_ENVIRONMENT = {
     # A case's arrays are used again for the next one: Dask's own setting gives each back to the
     # system at once, and fetching fresh pages then takes two fifths of a worker's time.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
 }
 
 ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}

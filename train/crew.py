@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -15,6 +15,8 @@ from common.errors import FMNetError, LoaderError
 from common.interrupts import interrupts_held_back
 from train.workers import note_file, stacks_file
 
+DYING_SECONDS = 1.0
+"""A process that is killed loses its connections one by one; its end may be the last to show."""
 STACKS_SECONDS = 2.0
 """How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""
 REMEDY = (
@@ -58,19 +60,30 @@ class Crew:
             ) from error
 
     @contextmanager
-    def on_duty(self, processes: Sequence[BaseProcess]) -> Iterator[None]:
-        """Watch these, which have started, until the context ends.
+    def on_duty(
+        self, processes: Sequence[BaseProcess], close: Callable[[], None], *, asks: bool
+    ) -> Iterator[None]:
+        """Watch these, which have started, until the context ends; main thread only.
 
-        Main thread only, as what wakes it when a worker dies is a signal.
+        Args:
+            processes: the workers.
+            close: ends the loader, and them with it.
+            asks: whether the loader looks after them itself while it waits for one. From another's
+                wait a signal wakes the main thread. Where that is not needed it is not done: what
+                the loader is at then would stay half done.
         """
         self._processes = processes
-        before = signal.signal(signal.SIGCHLD, self._on_death)
+        # Even where nobody needs it: torch's own would raise, wherever the main thread is.
+        before = signal.signal(signal.SIGCHLD, _stay_silent if asks else self._on_death)
         try:
             yield
         finally:
-            if self._dead():  # the others may be stuck, or wait for what the dead one held
-                self._end()
-            signal.signal(signal.SIGCHLD, before)
+            try:
+                if self._dead():  # the others may be stuck, or wait for what the dead one held
+                    self._end()
+                close()
+            finally:
+                signal.signal(signal.SIGCHLD, before)
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
@@ -88,7 +101,7 @@ class Crew:
         except (FMNetError, StopIteration):
             raise
         except Exception as error:
-            self.refuse_dead()  # of which a loader's own error says nothing
+            self.refuse_dead(DYING_SECONDS)  # of which a loader's own error says nothing
             raise LoaderError(
                 f"{self._store}: the loader failed ({type(error).__name__}: {error}); go on with "
                 "--resume, with the other loader if it fails again"
@@ -123,13 +136,16 @@ class Crew:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def refuse_dead(self) -> None:
+    def refuse_dead(self, within_seconds: float = 0) -> None:
         """Make sure that all are alive.
+
+        Args:
+            within_seconds: how long one may take to turn out to be dead.
 
         Raises:
             LoaderError: one is not.
         """
-        dead = self._dead()
+        dead = self._dead(within_seconds)
         if self._reason and dead:
             raise LoaderError(self._reason)
         # When one dies, DALI asks the others to end.
@@ -145,16 +161,16 @@ class Crew:
         code, pid = _code(process), process.pid or 0
         sample = self._note(pid)
         where = f"while it read {sample}" if sample else "between two samples"
-        how = f"it ended with exit code {code}"
-        if code < 0:
+        how = f"it ended with exit code {code}" if code is not None else "nobody was told how"
+        if code is not None and code < 0:
             number = signal.Signals(-code)
             how = f"{number.name} from outside ended it"
             how += f", {HINTS[number]}" if number in HINTS else ""
         return f"{self._store}: a loader's worker process ({pid}) died {where}: {how}"
 
-    def _dead(self) -> list[BaseProcess]:
+    def _dead(self, within_seconds: float = 0) -> list[BaseProcess]:
         # Not by `is_alive`: a thread of DALI's asks as well, and only one of both is told at once.
-        ended = wait([process.sentinel for process in self._processes], 0)
+        ended = wait([process.sentinel for process in self._processes], within_seconds)
         return [process for process in self._processes if process.sentinel in ended]
 
     def _end(self) -> None:
@@ -194,9 +210,13 @@ def board() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _code(process: BaseProcess) -> int:
+def _stay_silent(_: int, __: FrameType | None) -> None:
+    """What a signal does that nobody waits for; ignored, it would take the exit codes with it."""
+
+
+def _code(process: BaseProcess) -> int | None:
     """Of a process that has ended; another thread may be about to write it down."""
     deadline = time.monotonic() + 1
     while process.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    return process.exitcode or 0
+    return process.exitcode

@@ -54,11 +54,9 @@ def dali_feed(
         )
         with crew.starting():
             pipeline.start_py_workers()
-        try:
-            with crew.on_duty(pipeline._py_pool.pool._processes):
-                yield Feed(_batches(pipeline, stream, device), crew)
-        finally:
-            _close(pipeline)
+        processes = pipeline._py_pool.pool._processes
+        with crew.on_duty(processes, lambda: _close(pipeline), asks=False):
+            yield Feed(_batches(pipeline, stream, device), crew)
 
 
 class Stored:

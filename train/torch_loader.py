@@ -60,12 +60,9 @@ def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[F
         )
         with crew.starting():
             items: Any = iter(loader)
-        try:
-            with crew.on_duty(items._workers):
-                yield Feed(_batches(items, stream, device), crew)
-        finally:
-            # torch ends them when `items` is collected, which the traceback of an error delays.
-            items._shutdown_workers()
+        # torch ends them when `items` is collected, which the traceback of an error delays.
+        with crew.on_duty(items._workers, items._shutdown_workers, asks=True):
+            yield Feed(_batches(items, stream, device), crew)
 
 
 class Augmented(Dataset[Item]):

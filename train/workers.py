@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from typing import NoReturn
 
 from common.errors import ConfigError
 
@@ -86,7 +87,7 @@ def set_up_worker(board: Path) -> Desk:
     its time; there is nothing to put in order. And DALI's own workers would wait for their next
     task for ever if the process that started them was killed. A second call does nothing.
     """
-    atexit.register(os._exit, 0)
+    atexit.register(_leave, board)
     Thread(target=_wait_for_parent, args=[board], daemon=True).start()
     return Desk(board)
 
@@ -95,8 +96,15 @@ def _wait_for_parent(board: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        _leave(board)
+
+
+def _leave(board: Path) -> NoReturn:
+    """End; a loader may see its parent's end before the thread that waits for it does."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
         shutil.rmtree(board, ignore_errors=True)  # it was killed, or it would have done so itself
-        os._exit(1)
+    os._exit(0)
 
 
 def _gigabytes(count: int) -> int:
