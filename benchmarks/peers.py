@@ -108,9 +108,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         lay_out(few, Path(folder, "few"))
         lay_out(cases, Path(folder, "whole"))
-        for _ in range(arguments.repeats):
+        for turn in range(arguments.repeats):
             for name in ("few", "whole"):
-                take_turns(steps, Path(folder, name))
+                take_turns(steps, Path(folder, name), turn)
     processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     about = {
         "cpu": processor[1] if processor else "unknown",
@@ -236,8 +236,10 @@ def nvidia_steps(python: str, code: Path, processes: int) -> list[Step]:
     ]
 
 
-def take_turns(steps: list[Step], root: Path) -> None:
-    folder = root / "turn"
+def take_turns(steps: list[Step], root: Path, turn: int) -> None:
+    # A new one, and the old ones stay: ext4 slows down whoever makes files within a minute of many
+    # others' end.
+    folder = root / f"turn-{turn}"
     # NVIDIA's notebook overwrites labels and deletes the rest: it gets copies.
     shutil.copytree(root / "cohort", folder / "BraTS2021_train")
     for step in steps:
@@ -258,7 +260,6 @@ def take_turns(steps: list[Step], root: Path) -> None:
         if step.output:
             files = [path for path in (folder / step.output).rglob("*") if path.is_file()]
             step.disk_mb = sum(path.stat().st_size for path in files) / 1e6
-    shutil.rmtree(folder)
 
 
 def watch(process: psutil.Popen) -> float:

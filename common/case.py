@@ -155,7 +155,7 @@ def _normalised(
     out = np.empty((len(MODALITIES), *box.shape), dtype)
     for channel, modality in enumerate(MODALITIES):
         voxels, foreground = _in_box(images[modality], to_lps, box)
-        out[channel] = normalise(voxels, *statistics[modality], dtype, foreground)
+        normalise(voxels, *statistics[modality], out[channel], foreground)
     return out
 
 

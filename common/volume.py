@@ -45,13 +45,14 @@ class Box:
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box | None:
     """The smallest box that holds every true voxel of a (D, H, W) mask; None if there is none."""
-    by_plane = np.any(mask, axis=2)
-    depth, height = np.any(by_plane, axis=1), np.any(by_plane, axis=0)
-    if not depth.any():
+    outline = np.any(mask, axis=0)
+    rows, columns = np.any(outline, axis=1), np.any(outline, axis=0)
+    if not rows.any():
         return None
-    z, z_stop = _extent(depth)
-    y, y_stop = _extent(height)
-    x, x_stop = _extent(np.any(mask[z:z_stop, y:y_stop], axis=(0, 1)))
+    y, y_stop = _extent(rows)
+    x, x_stop = _extent(columns)
+    # One by one, each is looked at no further than to its first.
+    z, z_stop = _extent(np.array([plane.any() for plane in mask]))
     return Box((z, y, x), (z_stop - z, y_stop - y, x_stop - x))
 
 
@@ -154,16 +155,16 @@ def normalise(
     volume: NDArray[np.generic],
     mean: float,
     std: float,
-    dtype: np.dtype[np.floating],
+    out: NDArray[np.floating],
     foreground: NDArray[np.bool_] | None = None,
-) -> NDArray[np.floating]:
+) -> None:
     """Z-score of the foreground; the background stays 0 (paper sec. III).
 
     Args:
         volume: (D, H, W).
         mean: of the foreground.
         std: likewise.
-        dtype: of the result.
+        out: (D, H, W), where the scores go, in one piece.
         foreground: (D, H, W); None is the volume's non-zero voxels.
     """
     if foreground is None and np.issubdtype(volume.dtype, np.integer) and volume.itemsize == 2:
@@ -172,14 +173,11 @@ def normalise(
         every = np.arange(1 << 16, dtype=np.uint16)
         table = _scaled(every.view(volume.dtype), mean, std, every != 0)
         with np.errstate(over="ignore"):  # of values far from any that the volume has
-            scaled = table.astype(dtype)
-        out = np.empty(volume.shape, dtype)
+            scaled = table.astype(out.dtype)
         for plane, values in zip(out, volume, strict=True):  # as above; indices take four times it
             scaled.take(values.view(np.uint16), out=plane, mode="clip")
-        return out
-    return _scaled(volume, mean, std, volume != 0 if foreground is None else foreground).astype(
-        dtype
-    )
+    else:
+        out[...] = _scaled(volume, mean, std, volume != 0 if foreground is None else foreground)
 
 
 def _scaled(
