@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
 from common.labels import MODALITIES, Convention
-from common.settings import merge, parse, parse_overrides, read_yaml
+from common.settings import parse, read_yaml
 from common.splits import FractionSplits, Splits
 
 DEFAULT_NAME = "data_manifest.yaml"
@@ -179,5 +179,4 @@ def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Ma
     else:
         raise ConfigError(f"{path}: no such manifest; name a YAML file, or leave --manifest out")
     source = str(path or "the packaged manifest")
-    data = merge(read_yaml(text, source), parse_overrides(overrides))
-    return parse(Manifest, data, source)
+    return parse(Manifest, read_yaml(text, source), source, overrides)

@@ -73,32 +73,58 @@ def _same_kind(base: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     return "kind" not in changes or changes["kind"] == base.get("kind")
 
 
-def parse(model: type[M], data: Mapping[str, Any], source: str) -> M:
-    """Validate nested values; `source` names them in errors.
+def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> M:
+    """Validate nested values with `key=value` overrides on top.
+
+    Args:
+        model: what they are.
+        data: the values.
+        source: names these in errors; the others are of `--set`.
+        overrides: as `parse_overrides` takes them.
 
     Raises:
-        ConfigError: a key that is not known, with the nearest that is, or a value that is not.
+        ConfigError: a key that is not known, with the nearest that is, or a value that is not; or
+            an override that is none.
     """
-    unknown = list(_unknown_keys(model, data))
+    changes = parse_overrides(overrides)
+    merged = merge(data, changes)
+
+    def origin(key: str) -> str:
+        return "--set" if _holds(changes, key.split(".")) else source
+
+    known = list(dotted_keys(model))
+    unknown = [
+        f"{origin(key)}: {key}: no such key{did_you_mean(key, known)}"
+        for key in _unknown_keys(model, merged)
+    ]
     if unknown:
-        known = list(dotted_keys(model))
-        raise ConfigError(
-            "; ".join(f"{source}: {key}: no such key{did_you_mean(key, known)}" for key in unknown)
-        )
+        raise ConfigError("; ".join(unknown))
     try:
-        return model.model_validate(dict(data))
+        return model.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(error)}") from error
+        lines = [f"{origin(key)}: {line}" for key, line in _explained(error)]
+        raise ConfigError("; ".join(lines)) from error
+
+
+def _holds(values: Mapping[str, Any], key: list[str]) -> bool:
+    """Whether a key, or one of its parts, is among nested values."""
+    first, *rest = key
+    inner = values.get(first)
+    return _holds(inner, rest) if rest and isinstance(inner, Mapping) else first in values
 
 
 def explain(error: ValidationError) -> str:
     """A pydantic error as `key: what is wrong, found …; …`, for people who wrote YAML."""
-    lines = []
+    return "; ".join(line for _, line in _explained(error))
+
+
+def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Each key that is wrong, and what is wrong with it."""
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         found = f", found {item['input']!r}" if key else ""
-        lines.append(f"{key or 'the whole'}: {item['msg'].removeprefix('Value error, ')}{found}")
-    return "; ".join(lines)
+        wrong = item["msg"].removeprefix("Value error, ")
+        yield key, f"{key or 'the whole'}: {wrong}{found}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
-from common.settings import did_you_mean, merge, parse, parse_overrides, read_yaml
+from common.settings import did_you_mean, parse, read_yaml
 from train.augment import AugmentConfig
 from train.cache import CacheKind
 from train.inference import InferenceConfig
@@ -162,7 +162,7 @@ def load_config(preset: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> 
             message names the key in full and the nearest valid one.
     """
     source, values = _read(preset)
-    return parse(TrainConfig, merge(values, parse_overrides(overrides)), source)
+    return parse(TrainConfig, values, source, overrides)
 
 
 def _read(preset: str) -> tuple[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ class Config(BaseModel):
 
 
 def set_values(*overrides: str) -> Config:
-    return parse(Config, parse_overrides(overrides), "--set")
+    return parse(Config, {}, "a file", overrides)
 
 
 def test_overrides_are_typed_by_what_they_set() -> None:
@@ -84,6 +84,16 @@ def test_a_typo_names_the_nearest_key(override: str, key: str | None) -> None:
 def test_every_typo_is_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"epoch: no such key.*; --set: optimizer.lrr: no such"):
         set_values("epoch=3", "optimizer.lrr=4")
+
+
+def test_an_error_names_where_its_key_was_written() -> None:
+    written = {"widths": 3, "optimizer": {"lr": -1, "clip": 2}}
+    with pytest.raises(ConfigError) as wrong:
+        parse(Config, written, "a file", ["optimizer.name=adam", "optimizer.lr=-2"])
+    where = [line.partition(": ")[0] for line in str(wrong.value).split("; ")]
+    assert where == ["a file", "--set", "--set"]
+    with pytest.raises(ConfigError, match=r"^a file: epoch: no such.*; --set: optimizer\.lrr: no"):
+        parse(Config, {"epoch": 3}, "a file", ["optimizer.lrr=4"])
 
 
 def test_a_wrong_value_names_its_key() -> None:

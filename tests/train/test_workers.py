@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import psutil
 import pytest
@@ -122,6 +122,22 @@ def test_a_worker_that_is_killed_at_a_case_names_it(blocked: Blocked, kind: Load
     assert multiprocessing.active_children() == []
     assert f"({victim}) died while it read case {case_id}: SIGKILL" in message
     assert "--resume" in message
+
+
+@pytest.mark.slow
+@both
+@pytest.mark.parametrize("seconds", [n / 16 for n in range(8)])
+def test_whenever_a_worker_is_killed_it_is_said_so(
+    store: Store, kind: LoaderKind, seconds: float
+) -> None:
+    """A loader's own error, of a connection that broke, may come before the worker's end shows."""
+    with open_feed(kind, stream_of(store, batch_size=2), CPU, 2) as feed:
+        next(feed)
+        victim = next(iter(feed.at()))
+        Timer(seconds, os.kill, [victim, signal.SIGKILL]).start()
+        with pytest.raises(LoaderError, match=rf"\({victim}\) died .*SIGKILL"):
+            deque(feed, maxlen=0)
+    assert multiprocessing.active_children() == []
 
 
 @both
