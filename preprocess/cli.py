@@ -165,12 +165,10 @@ def run(
     opened = Store.open(path)
     contents = opened.contents()
     out.print(run_table(report, opened, contents))
-    done = len(contents.records.keys() & set(opened.expected))
-    if print_leaks(contents) or done < len(opened.expected) or not report.clean:
-        err.print(
-            f"the cohort is not clean: see above; {done} of {len(opened.expected)} case(s) are "
-            "stored"
-        )
+    if print_leaks(contents) or contents.absent or not report.clean:
+        expected = len(opened.expected)
+        done = expected - len(contents.absent)
+        err.print(f"the cohort is not clean: see above; {done} of {expected} case(s) are stored")
         raise typer.Exit(UNCLEAN)
 
 
@@ -220,7 +218,7 @@ def status(store: StoreArgument) -> None:
     out.print(status_table(opened, contents))
     print_lines(failure_lines(list(contents.failures.values())))
     leaks = print_leaks(contents)
-    if leaks or contents.failures or set(opened.expected) - set(contents.records):
+    if leaks or contents.failures or contents.absent:
         raise typer.Exit(UNCLEAN)
 
 

@@ -54,7 +54,7 @@ def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
         else:
             cases.append(Case(record, split, seen))
         on_case()
-    missing = sorted(set(store.expected) - set(records) - set(failures))
+    missing = [case_id for case_id in contents.absent if case_id not in failures]
     return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)
 
 

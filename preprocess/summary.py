@@ -72,7 +72,7 @@ def status_table(store: Store, contents: Contents) -> Table:
     """A store in a few lines."""
     records, failures = contents.records, contents.failures
     table = _plain(f"Store {store.path}")
-    missing = set(store.expected) - set(records) - set(failures) - set(contents.stale)
+    missing = set(contents.absent) - set(failures) - set(contents.stale)
     table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
     if contents.stale:
         what = "made with other parameters than the store's, which no reader takes"

@@ -244,10 +244,10 @@ def _announce(session: "Session", folder: Path) -> None:
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )
-    if absent := set(store.expected) - store.contents().records.keys():
+    if absent := store.contents().absent:
         err.print(
             f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
-            f"such as {min(absent)}; python -m preprocess status {store.path} says why",
+            f"such as {absent[0]}; python -m preprocess status {store.path} says why",
             soft_wrap=True,
         )
     if session.compute.note:

@@ -21,6 +21,7 @@ class Contents:
 
     Attributes:
         path: where the store is.
+        expected: ids of every case that the last preprocessing run found usable.
     """
 
     def __init__(
@@ -28,9 +29,11 @@ class Contents:
         path: str,
         splits: Splits,
         parameter_hash: str,
+        expected: tuple[str, ...],
         attributes: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.path = path
+        self.expected = expected
         self._rule = splits
         self._parameter_hash = parameter_hash
         self._attributes = attributes
@@ -47,6 +50,15 @@ class Contents:
             for case_id, record in self.committed.items()
             if record.parameter_hash == self._parameter_hash
         }
+
+    @cached_property
+    def absent(self) -> list[str]:
+        """Ids of the expected cases that no reader finds, whether they failed or were never tried.
+
+        Raises:
+            StoreError: a record is damaged.
+        """
+        return sorted(set(self.expected) - self.records.keys())
 
     @cached_property
     def stale(self) -> list[str]:
@@ -114,7 +126,15 @@ class Contents:
         """
         if self.leaks:
             raise ConfigError(f"{self.path}: " + "\n".join(self.leaks))
-        return require(name, self.splits, self._patients)
+        try:
+            return require(name, self.splits, self._patients)
+        except ConfigError as error:
+            if not self.absent:
+                raise
+            raise ConfigError(
+                f"{self.path}: {len(self.absent)} of {len(self.expected)} expected case(s) are not "
+                f"stored: preprocess again first. As it is, {error}"
+            ) from error
 
     @cached_property
     def _patients(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from common.errors import ConfigError, StoreError
+from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
@@ -89,9 +89,9 @@ class Store:
         """
         with reachable(self.path, "read"):
             folders = self.files.case_folders()
-        return Contents(
-            self.path, self.manifest.splits, self.written_hash, self.files.attributes(folders)
-        )
+        attributes = self.files.attributes(folders)
+        splits, written = self.manifest.splits, self.written_hash
+        return Contents(self.path, splits, written, self.expected, attributes)
 
     def records(self) -> dict[str, CaseRecord]:
         """The committed cases of the store's parameters by id, sorted: the only list there is."""
@@ -136,17 +136,7 @@ class Store:
             ConfigError: the split is empty, and the message holds lists to paste; or an image is
                 in two splits.
         """
-        contents = self.contents()
-        try:
-            return contents.split(name)
-        except ConfigError as error:
-            absent = set(self.expected) - contents.records.keys()
-            if contents.leaks or not absent:
-                raise
-            raise ConfigError(
-                f"{self.path}: {len(absent)} of {len(self.expected)} expected case(s) are not "
-                f"stored: preprocess again first. As it is, {error}"
-            ) from error
+        return self.contents().split(name)
 
     def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
         """A case's training crop: image (4, *crop) and label (*crop).
