@@ -5,11 +5,10 @@ the nearest LPS orientation, then, if the spacing is not 1 mm, voxels are resamp
 """
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
-from scipy.optimize import linear_sum_assignment
 
 from common.nifti import Geometry
 from common.volume import T, Triple
@@ -40,8 +39,10 @@ class ToLPS:
         """The way from a file's geometry; an oblique grid takes its nearest axes."""
         # Rows are LPS axes (x, y, z), columns the file's (i, j, k); arrays count both backwards.
         cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
-        _, columns = linear_sum_assignment(-np.abs(cosines))
-        axes = (int(columns[0]), int(columns[1]), int(columns[2]))
+        first, second, third = max(
+            permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum()
+        )
+        axes = (first, second, third)
         z, y, x = (bool(cosines[row, column] < 0) for row, column in enumerate(axes))
         shape = tuple(geometry.shape[a] for a in axes)
         spacing = tuple(geometry.spacing_mm[a] for a in axes)
@@ -119,6 +120,9 @@ def degrees_off_axis(geometry: Geometry) -> float:
 
 def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:
     """Read a grid at (i + 0.5) · step − 0.5 along each axis; edges are repeated beyond it."""
+    # Few cohorts need it, and its import takes longer than two cases do.
+    from scipy.ndimage import affine_transform
+
     sampled: NDArray[T] = affine_transform(
         voxels.astype(np.float32 if linear else voxels.dtype, copy=False),
         np.asarray(step),

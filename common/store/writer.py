@@ -2,11 +2,12 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import zarr
 from numpy.typing import NDArray
 
+from common.case import PreparedCase
 from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
@@ -16,10 +17,6 @@ from common.store.files import ROW_ARRAYS
 from common.store.place import is_taken, reachable
 from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import write_shard
-
-if TYPE_CHECKING:
-    # It brings SciPy, which would double the time that a loader's worker takes to start.
-    from common.case import PreparedCase
 
 
 class StoreWriter(Store):
@@ -64,7 +61,7 @@ class StoreWriter(Store):
                 array.resize((first + count, *array.shape[1:]))
         return list(range(first, first + count))
 
-    def write(self, case: "PreparedCase", row: int) -> CaseRecord:
+    def write(self, case: PreparedCase, row: int) -> CaseRecord:
         """Store one case in a row that was allocated for it; the record, the commit, comes last."""
         case_id = case.record.case_id
         self.remove(case_id)
