@@ -33,7 +33,7 @@ from common.nifti_header import (
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-Triple = tuple[float, float, float]
+Vector = tuple[float, float, float]
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -56,8 +56,8 @@ class Geometry:
     """
 
     shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
+    spacing_mm: Vector
+    origin_mm: Vector
     direction: tuple[float, ...] = IDENTITY
 
     def matches(self, other: "Geometry") -> bool:
@@ -246,13 +246,13 @@ def _apart_mm(affine: NDArray[np.floating], geometry: Geometry) -> float:
 
 
 def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
-    """ITK's reading of the header, which other tools share, for the last three axes of a shape."""
+    """ITK's reading of the header, which other tools share, for its last three axes."""
     if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
         found, expected = "gzip under a name without .gz", "a name that says what it is"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
     z, y, x = header.shape[-3:]
     geometry = Geometry(
-        (z, y, x), *_placed(_Placed(header.block, "".join(path.suffixes[-2:]), path))
+        (z, y, x), *_as_itk_reads(_HeaderOf(header.block, "".join(path.suffixes[-2:]), path))
     )
     numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
@@ -263,7 +263,7 @@ def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _HeaderOf:
     """A file that ITK is to read the header of: like any other of the same header and ending."""
 
     block: bytes
@@ -271,8 +271,8 @@ class _Placed:
     path: Path = field(compare=False)
 
 
-@lru_cache(maxsize=64)  # in a cohort most headers are the same, and ITK takes a millisecond for one
-def _placed(file: _Placed) -> tuple[Triple, Triple, tuple[float, ...]]:
+@lru_cache(maxsize=64)  # in a cohort most headers are the same, and this takes longer than a hash
+def _as_itk_reads(file: _HeaderOf) -> tuple[Vector, Vector, tuple[float, ...]]:
     """Spacing in mm (z, y, x), origin in mm (x, y, z) and direction, as ITK reads them."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file.path))

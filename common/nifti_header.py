@@ -79,6 +79,7 @@ def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
         InputError: the file does not begin as a NIfTI-1 file.
     """
     try:
+        # All of it would be copied, as what is left.
         block = gunzip.beginning(content[:HEADER_READ], HEADER_BYTES)
     except gunzip.GunzipError as error:
         raise damaged(path, f"damaged: {error}") from error

@@ -90,7 +90,9 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
     merged = merge(data, changes)
 
     def origin(key: str) -> str:
-        return "--set" if _holds(changes, key.split(".")) else source
+        if not key:  # what does not go together may come from both
+            return f"{source} with --set" if changes else source
+        return "--set" if _holds(model, changes, key.split(".")) else source
 
     known = list(dotted_keys(model))
     unknown = [
@@ -106,11 +108,17 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
         raise ConfigError("; ".join(lines)) from error
 
 
-def _holds(values: Mapping[str, Any], key: list[str]) -> bool:
-    """Whether a key, or one of its parts, is among nested values."""
+def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
+    """Whether nested values hold a key; of a value of several kinds, whether they hold any of it.
+
+    For there pydantic puts the kind between the parts of a key.
+    """
     first, *rest = key
-    inner = values.get(first)
-    return _holds(inner, rest) if rest and isinstance(inner, Mapping) else first in values
+    inner, field = values.get(first), model.model_fields.get(first)
+    group = _group(field.annotation) if field else None
+    if rest and group is not None and isinstance(inner, Mapping):
+        return _holds(group, inner, rest)
+    return first in values
 
 
 def explain(error: ValidationError) -> str:

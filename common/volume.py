@@ -1,5 +1,6 @@
 """Boxes, windows and normalisation: pure functions on (C, D, H, W) and (D, H, W) arrays."""
 
+import math
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import TypeVar
@@ -137,7 +138,7 @@ def foreground_statistics(volume: NDArray[np.generic]) -> tuple[float, float]:
     """
     if np.issubdtype(volume.dtype, np.integer) and volume.dtype.itemsize <= 2:
         count, total, squares = 0, 0, 0
-        ones = np.ones(volume[0].size)  # a product with them takes half the time of a sum
+        ones = np.ones(math.prod(volume.shape[1:]))  # a product takes half the time of a sum
         for plane in volume:  # a plane and its float64 stay in the processor's cache
             count += int(np.count_nonzero(plane))
             wide = plane.astype(np.float64).ravel()

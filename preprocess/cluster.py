@@ -28,8 +28,9 @@ What goes wrong with a case comes back as its failure, with the cluster as an ex
 """
 
 QUIET: dict[str, object] = {
-    # Dask takes samples of a worker's stack, and looks after every process, for a dashboard that
-    # nobody has open: a tenth of a worker's time.
+    # A sample of the stack a hundred times a second, for a dashboard that nobody has open, and a
+    # look at the clock fifty times, for a log that is silent: each takes the interpreter's lock
+    # from the case at work.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
@@ -82,7 +83,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
     elif cluster == "slurm":
         slurm = _slurm()
         with (
-            slurm.start(section, WORKER_ENVIRONMENT | _as_variables(QUIET)) as jobs,
+            slurm.start(section, WORKER_ENVIRONMENT | as_variables(QUIET)) as jobs,
             Client(jobs.cluster) as client,
             _watched(client, lambda workers: jobs.look(list(workers.values()))),
         ):
@@ -160,8 +161,8 @@ def _local(workers: int) -> Iterator[LocalCluster]:
         yield cluster
 
 
-def _as_variables(settings: dict[str, object]) -> dict[str, str]:
-    """Dask's settings for processes that are not started from this one."""
+def as_variables(settings: dict[str, object]) -> dict[str, str]:
+    """Dask's settings as environment variables, for processes that this one does not start."""
     return {
         f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value)
         for name, value in settings.items()

@@ -22,7 +22,8 @@ WORKER_ENVIRONMENT = {
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
     # A case's arrays are used again for the next one: Dask's own setting gives each back to the
     # system at once, and fetching fresh pages then takes two fifths of a worker's time. A thread's
-    # own arena, which is what tasks run in, gives its last pages back whatever is set.
+    # own arena, which tasks would run in, is made of heaps of 64 MB, which go back when they are
+    # empty whatever is set here.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),

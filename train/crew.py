@@ -5,10 +5,11 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 
 from common.errors import FMNetError, LoaderError
@@ -17,6 +18,8 @@ from train.workers import note_file, stacks_file
 
 DYING_SECONDS = 1.0
 """A process that is killed loses its connections one by one; its end may be the last to show."""
+CLOSING_SECONDS = 5.0
+"""How long a loader may take to end its workers."""
 STACKS_SECONDS = 2.0
 """How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""
 REMEDY = (
@@ -61,29 +64,28 @@ class Crew:
 
     @contextmanager
     def on_duty(
-        self, processes: Sequence[BaseProcess], close: Callable[[], None], *, asks: bool
+        self, processes: Sequence[BaseProcess], close: Callable[[], None], *, polls: bool
     ) -> Iterator[None]:
         """Watch these, which have started, until the context ends; main thread only.
 
         Args:
             processes: the workers.
             close: ends the loader, and them with it.
-            asks: whether the loader looks after them itself while it waits for one. From another's
-                wait a signal wakes the main thread. Where that is not needed it is not done: what
-                the loader is at then would stay half done.
+            polls: whether the loader itself looks every few seconds if they are alive. If it does
+                not, a signal breaks off its wait when one dies, with whatever it was just doing.
         """
         self._processes = processes
-        # Even where nobody needs it: torch's own would raise, wherever the main thread is.
-        before = signal.signal(signal.SIGCHLD, _stay_silent if asks else self._on_death)
+        # Set in any case: torch's own handler would raise, wherever the main thread is.
+        on_death = signal.SIG_DFL if polls else self._on_death
+        before = signal.signal(signal.SIGCHLD, on_death)
         try:
             yield
         finally:
-            try:
+            with ExitStack() as last:
+                last.callback(signal.signal, signal.SIGCHLD, before)
+                last.callback(self._close, close)
                 if self._dead():  # the others may be stuck, or wait for what the dead one held
                     self._end()
-                close()
-            finally:
-                signal.signal(signal.SIGCHLD, before)
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
@@ -145,13 +147,15 @@ class Crew:
         Raises:
             LoaderError: one is not.
         """
-        dead = self._dead(within_seconds)
-        if self._reason and dead:
-            raise LoaderError(self._reason)
-        # When one dies, DALI asks the others to end.
-        first = [process for process in dead if _code(process) != -signal.SIGTERM] or dead
-        if first:
-            raise LoaderError("; ".join(self._obituary(process) for process in first))
+        deadline = time.monotonic() + within_seconds
+        while dead := self._dead(deadline - time.monotonic()):
+            if self._reason:
+                raise LoaderError(self._reason)
+            # When one dies, DALI asks the others to end, and theirs may show first.
+            first = [process for process in dead if _code(process) != -signal.SIGTERM]
+            if first or time.monotonic() > deadline:
+                raise LoaderError("; ".join(self._obituary(each) for each in first or dead))
+            time.sleep(0.01)
 
     def _on_death(self, _: int, __: FrameType | None) -> None:
         if self._waited_for:
@@ -170,8 +174,16 @@ class Crew:
 
     def _dead(self, within_seconds: float = 0) -> list[BaseProcess]:
         # Not by `is_alive`: a thread of DALI's asks as well, and only one of both is told at once.
-        ended = wait([process.sentinel for process in self._processes], within_seconds)
+        ended = wait([process.sentinel for process in self._processes], max(0, within_seconds))
         return [process for process in self._processes if process.sentinel in ended]
+
+    def _close(self, close: Callable[[], None]) -> None:
+        """A process that was killed may have held a lock of the loader's: nobody waits for that."""
+        closing = Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(CLOSING_SECONDS)
+        if closing.is_alive():
+            self._end()
 
     def _end(self) -> None:
         for process in self._processes:
@@ -208,10 +220,6 @@ def board() -> Iterator[Path]:
     """A folder for workers' desks."""
     with tempfile.TemporaryDirectory(prefix="fmnet-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-def _stay_silent(_: int, __: FrameType | None) -> None:
-    """What a signal does that nobody waits for; ignored, it would take the exit codes with it."""
 
 
 def _code(process: BaseProcess) -> int | None:

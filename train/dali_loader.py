@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,6 @@ from train.workers import refuse_small_memory
 
 QUEUE = 2
 """Batches that workers read ahead, and as many again that the graph computes ahead."""
-CLOSING_SECONDS = 5.0
-"""How long DALI may take to end its workers."""
 
 
 @contextmanager
@@ -54,9 +51,13 @@ def dali_feed(
         )
         with crew.starting():
             pipeline.start_py_workers()
-        processes = pipeline._py_pool.pool._processes
-        with crew.on_duty(processes, lambda: _close(pipeline), asks=False):
-            yield Feed(_batches(pipeline, stream, device), crew)
+        pool = pipeline._py_pool
+        try:
+            # DALI itself would when the pipeline is collected, which an error's traceback delays.
+            with crew.on_duty(pool.pool._processes, pool.close, polls=False):
+                yield Feed(_batches(pipeline, stream, device), crew)
+        finally:
+            pool.pool._observer = None  # or one that did not come to an end is waited for at exit
 
 
 class Stored:
@@ -96,19 +97,6 @@ class Stored:
         """Image (M, *shape) and label (1, *shape) of a sample."""
         number = self._stream.number(info.iteration, info.idx_in_batch)
         return self._images[number], self._labels[number]
-
-
-def _close(pipeline: Any) -> None:  # noqa: ANN401 - as above
-    """End the workers; DALI does when the pipeline is collected, which an error's traceback delays.
-
-    A process that was killed may have held a lock of DALI's queues; nobody waits for that.
-    """
-    pool = pipeline._py_pool
-    closing = Thread(target=pool.close, daemon=True)
-    closing.start()
-    closing.join(CLOSING_SECONDS)
-    if closing.is_alive():
-        pool.pool._observer = None  # or it would be waited for at exit
 
 
 @pipeline_def(enable_conditionals=True)

@@ -1,9 +1,9 @@
 """YAML and `--set` into typed values."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
 from common.settings import (
@@ -94,6 +94,43 @@ def test_an_error_names_where_its_key_was_written() -> None:
     assert where == ["a file", "--set", "--set"]
     with pytest.raises(ConfigError, match=r"^a file: epoch: no such.*; --set: optimizer\.lrr: no"):
         parse(Config, {"epoch": 3}, "a file", ["optimizer.lrr=4"])
+
+
+class Halves(BaseModel):
+    kind: Literal["halves"] = "halves"
+    first: float = Field(default=0.5, le=1)
+
+
+class Lists(BaseModel):
+    kind: Literal["lists"]
+    names: tuple[str, ...]
+
+
+class Divided(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    epochs: int = Field(default=1, lt=9)
+    splits: Annotated[Halves | Lists, Field(discriminator="kind")] = Halves()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epochs == 7:
+            raise ValueError("seven is no number of epochs")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("splits={kind: halves, first: 2}", "--set: splits.halves.first: "),
+        ("splits.kind=lists", "--set: splits.lists.names: "),
+        ("splits.first=0.2", "a file: epochs: "),
+        ("epochs=7", "a file with --set: the whole: seven is no"),
+    ],
+)
+def test_an_error_of_several_kinds_of_values_or_of_the_whole(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        parse(Divided, {"epochs": 10, "splits": {"kind": "halves"}}, "a file", [override])
+    assert message in str(wrong.value)
 
 
 def test_a_wrong_value_names_its_key() -> None:

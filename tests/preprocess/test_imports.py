@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,3 +27,8 @@ def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path, command: Comm
         found = imported(*arguments)
         assert {"preprocess", "numpy"} <= found
         assert not {"dask", "distributed"} & found, arguments
+
+
+def test_only_resampling_waits_for_scipy() -> None:
+    code = "import preprocess.cli, preprocess.task, sys; sys.exit('scipy.ndimage' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -161,6 +161,17 @@ def test_a_stuck_worker_is_seen_and_can_be_ended(blocked: Blocked, kind: LoaderK
 
 
 @both
+def test_a_stuck_worker_does_not_hold_up_the_end(blocked: Blocked, kind: LoaderKind) -> None:
+    stream, case_id = blocked
+    with open_feed(kind, stream, CPU, 1) as feed:
+        next(feed)
+        until(lambda: f"case {case_id}" in feed.at().values())
+        began = time.monotonic()
+    assert time.monotonic() - began < SOON / 2
+    assert multiprocessing.active_children() == []
+
+
+@both
 def test_a_loader_that_fails_with_its_workers_alive_is_an_error_of_its_own(
     store: Store, kind: LoaderKind
 ) -> None:
