@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import dask
+import pytest
 
 from common.manifest import ClusterSection
 from preprocess.cluster import QUIET, as_variables, connect
@@ -26,7 +27,9 @@ def found_in_worker() -> tuple[dict[str, object], dict[str, str | None]]:
     return settings, {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
 
 
-def test_a_local_worker_is_left_alone_and_keeps_its_memory() -> None:
+def test_a_local_worker_is_left_alone_and_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WORKER_ENVIRONMENT:  # a user's own would win, and so what another cluster left here
+        monkeypatch.delenv(name, raising=False)
     with connect("local", 1, ClusterSection()) as client:
         (found,) = client.run(found_in_worker).values()
     assert found == (QUIET, WORKER_ENVIRONMENT)
