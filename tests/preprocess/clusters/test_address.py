@@ -332,6 +332,10 @@ def test_who_lacks_this_package_or_has_another_version_ends_the_run(
     cluster = dask(**(scheduler(tmp_path / "scheduler") if scheduler else {}))
     if worker:
         cluster.add("one", **worker(tmp_path / "worker"))
+        deadline = time.monotonic() + 60
+        while "Register worker addr" not in cluster.log:  # one that comes to waiting tasks dies
+            assert time.monotonic() < deadline, cluster.log
+            time.sleep(0.1)
     refused = preprocess(cluster)
     assert refused.wait(60) == 2, refused.said
     (line,) = (tmp_path / "stderr").read_text().splitlines()
