@@ -70,7 +70,8 @@ class Crew:
 
         Args:
             processes: the workers.
-            close: ends the loader, and them with it.
+            close: ends the loader, and them with it, which a loader itself does when it is
+                collected: an error's traceback delays that.
             polls: whether the loader itself looks every few seconds if they are alive. If it does
                 not, a signal breaks off its wait when one dies, with whatever it was just doing.
         """

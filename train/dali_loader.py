@@ -53,7 +53,6 @@ def dali_feed(
             pipeline.start_py_workers()
         pool = pipeline._py_pool
         try:
-            # DALI itself would when the pipeline is collected, which an error's traceback delays.
             with crew.on_duty(pool.pool._processes, pool.close, polls=False):
                 yield Feed(_batches(pipeline, stream, device), crew)
         finally:

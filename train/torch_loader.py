@@ -60,7 +60,6 @@ def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[F
         )
         with crew.starting():
             items: Any = iter(loader)
-        # torch itself ends them when `items` is collected, which the traceback of an error delays.
         with crew.on_duty(items._workers, items._shutdown_workers, polls=True):
             yield Feed(_batches(items, stream, device), crew)
 

@@ -326,16 +326,15 @@ def test_who_lacks_this_package_or_has_another_version_ends_the_run(
     cohort: Maker,
     dask: Maker,
     preprocess: Maker,
+    until: Maker,
     tmp_path: Path,
 ) -> None:
     cohort(3)
     cluster = dask(**(scheduler(tmp_path / "scheduler") if scheduler else {}))
     if worker:
         cluster.add("one", **worker(tmp_path / "worker"))
-        deadline = time.monotonic() + 60
-        while "Register worker addr" not in cluster.log:  # one that comes to waiting tasks dies
-            assert time.monotonic() < deadline, cluster.log
-            time.sleep(0.1)
+        # One that comes to tasks that wait dies of them.
+        until(lambda: "Register worker addr" in cluster.log, "the worker is there")
     refused = preprocess(cluster)
     assert refused.wait(60) == 2, refused.said
     (line,) = (tmp_path / "stderr").read_text().splitlines()
