@@ -152,11 +152,11 @@ def _write(
     with tempfile.TemporaryDirectory() as folder:
         StoreWriter.create(folder, manifest).allocate(1)
         root = zarr.open_group(folder, mode="r+")
-        group = root.create_group("cases/one")
+        place = root.store_path / "cases" / "one"
         way(root["crops/image"], arrays[0][None])
         way(root["crops/label"], arrays[1][None])
-        way(create_volume(group, "image", arrays[2]), arrays[2])
-        way(create_volume(group, "label", arrays[3]), arrays[3])
+        way(create_volume(place / "image", arrays[2]), arrays[2])
+        way(create_volume(place / "label", arrays[3]), arrays[3])
 
 
 def _write_whole(array: zarr.Array, values: NDArray[Any]) -> None:

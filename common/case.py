@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.errors import Finding
-from common.fitness import foreground
 from common.grid import ToLPS
 from common.intake import load
 from common.labels import MODALITIES, REGIONS, from_canonical, region_voxels
@@ -23,13 +22,17 @@ from common.record import CaseRecord, Note, TumourVoxels, hash_of, parameters
 from common.volume import (
     Box,
     T,
+    around,
     bounding_box,
     brain_box,
     crop_window,
     extract,
+    foreground,
+    foreground_slabs,
     foreground_statistics,
     normalise,
     place_back,
+    z_scores,
 )
 
 
@@ -70,9 +73,18 @@ def prepare(
     on_stage("prepare")
     to_lps = ToLPS.of(loaded.geometry)
     images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
-    brain, statistics = _foreground(images, to_lps)
+    slabs = foreground_slabs(images.values())  # there are some: `load` refuses images of zeros
+    statistics = {m: foreground_statistics(_at(images[m], slabs)) for m in MODALITIES}
+    brain = _resampled_box(images, to_lps) if to_lps.resamples else around(slabs)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
-    image = _normalised(images, statistics, to_lps, box, np.dtype(manifest.dtype))
+    image = np.zeros((len(MODALITIES), *box.shape), manifest.dtype)
+    for modality, scores in zip(MODALITIES, image, strict=True):
+        if to_lps.resamples:
+            voxels, inside = _resampled(images[modality], to_lps, box)
+            scores[...] = z_scores(voxels, *statistics[modality], inside)
+        else:
+            within = [slab.relative_to(box) for slab in slabs]
+            normalise(_at(images[modality], slabs), *statistics[modality], _at(scores, within))
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label > 0) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
@@ -125,50 +137,26 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
     return from_canonical(native, record.convention), record.geometry
 
 
-def _foreground(
-    images: dict[str, NDArray[np.generic]], to_lps: ToLPS
-) -> tuple[Box, dict[str, tuple[float, float]]]:
-    """The brain's box in the project's grid, and each modality's mean and standard deviation.
+def _at(array: NDArray[T], boxes: list[Box]) -> list[NDArray[T]]:
+    return [extract(array, box) for box in boxes]
 
-    Args:
-        images: modality to oriented voxels, of the files' spacing.
-        to_lps: the way to the project's grid.
-    """
-    brain = foreground(images.values())
-    native = bounding_box(brain)
-    assert native is not None  # noqa: S101 - `load` refuses images of zeros or of one value
-    statistics = {m: foreground_statistics(extract(images[m], native)) for m in MODALITIES}
-    box: Box | None = native
-    if to_lps.resamples:
-        box = bounding_box(to_lps.resample(brain.astype(np.uint8), linear=False) > 0)
+
+def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box:
+    """The brain's box at 1 mm."""
+    brain = foreground(images.values()).astype(np.uint8)
+    box = bounding_box(to_lps.resample(brain, linear=False) > 0)
     assert box is not None  # noqa: S101 - `load` refuses a brain that is too thin for 1 mm
-    return box, statistics
+    return box
 
 
-def _normalised(
-    images: dict[str, NDArray[np.generic]],
-    statistics: dict[str, tuple[float, float]],
-    to_lps: ToLPS,
-    box: Box,
-    dtype: np.dtype[np.floating],
-) -> NDArray[np.floating]:
-    out = np.empty((len(MODALITIES), *box.shape), dtype)
-    for channel, modality in enumerate(MODALITIES):
-        voxels, foreground = _in_box(images[modality], to_lps, box)
-        normalise(voxels, *statistics[modality], out[channel], foreground)
-    return out
-
-
-def _in_box(
+def _resampled(
     voxels: NDArray[np.generic], to_lps: ToLPS, box: Box
-) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
-    """One modality in the box at 1 mm, and its foreground if that is not where it is not 0.
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """One modality in the box at 1 mm, and where its foreground is.
 
     Interpolation weighs the foreground alone: the zeros outside are no intensities, and with them
     the brain would end in a dark shell.
     """
-    if not to_lps.resamples:
-        return extract(voxels, box), None
     inside = voxels != 0
     foreground = extract(to_lps.resample(inside.astype(np.uint8), linear=False), box) > 0
     sums = extract(to_lps.resample(voxels.astype(np.float32), linear=True), box)

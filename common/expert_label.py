@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import Finding
-from common.fitness import foreground
 from common.labels import Convention, conventions_of, to_canonical
 from common.layout import CaseFiles
 from common.manifest import Manifest
 from common.record import DecidedBy
-from common.volume import T, bounding_box, extract
+from common.volume import bounding_box, extract, foreground
 
 BRAIN_SHARE = 0.8
 """A mask that covers more of the brain than this is a brain mask: no tumour does."""
@@ -54,7 +53,9 @@ def read_label(
     Returns:
         Canonical labels, None if the values cannot be told; the convention; and findings.
     """
-    values, strange = _values(path, voxels)
+    box = bounding_box(voxels != 0)
+    part = voxels[:0] if box is None else extract(voxels, box)  # less to look at
+    values, strange = _values(path, part)
     if strange:
         return None, known, strange
     decided = _decided(values, known)
@@ -68,23 +69,20 @@ def read_label(
     if values == {0}:
         found, action = "no tumour, only zeros", "nothing if this patient has none"
         findings.append(Finding(str(path), found, "a tumour", action, severity="note"))
-    return to_canonical(voxels, decided.convention), decided, findings
+    label = np.zeros(voxels.shape, np.uint8)
+    if box is not None:
+        extract(label, box)[...] = to_canonical(part, decided.convention)
+    return label, decided, findings
 
 
 def _values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], list[Finding]]:
-    values = np.unique(_around_foreground(voxels))
+    values = np.unique(voxels)
     whole = np.isfinite(values) & (values == np.round(values))
     if not whole.all():
         found = f"label values such as {values[~whole][0]:g}"
         action = "it looks interpolated: export it with nearest neighbour"
         return set(), [Finding(str(path), found, "whole numbers", action)]
     return {0} | {int(value) for value in values}, []
-
-
-def _around_foreground(voxels: NDArray[T]) -> NDArray[T]:
-    """The part of an array that holds all that is not 0: less to count in."""
-    box = bounding_box(voxels != 0)
-    return voxels[:0] if box is None else extract(voxels, box)
 
 
 def _decided(values: set[int], known: Decided) -> Decided:

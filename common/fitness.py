@@ -12,7 +12,7 @@ from common import nifti
 from common.errors import Finding
 from common.grid import ToLPS, degrees_off_axis, turn
 from common.nifti import Geometry, Volume
-from common.volume import bounding_box
+from common.volume import bounding_box, foreground
 
 LEAST_MM, MOST_MM = 8, 600
 """How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
@@ -87,15 +87,6 @@ def vanishing_brain(
     found = f"a brain of {shape} voxels of {spacing} mm (z, y, x)"
     action = "check the spacing in its header"
     return [Finding(str(path), found, "one that is still there at 1 mm", action)]
-
-
-def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """Where any of the images is not 0."""
-    first, *others = images
-    brain: NDArray[np.bool_] = first != 0
-    for voxels in others:
-        brain |= voxels != 0
-    return brain
 
 
 def unusable_image(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:

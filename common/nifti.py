@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
+from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
@@ -218,6 +219,12 @@ def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
         InputError: the file cannot be read any more, or has no NIfTI header.
     """
     header = nifti_fields(path, read_content(path, HEADER_READ)[0])
+    return _doubt(header.binaryblock, geometry)
+
+
+@lru_cache(maxsize=64)  # as for `_as_itk_reads`
+def _doubt(block: bytes, geometry: Geometry) -> str | None:
+    header = Nifti1Header(block, check=False)
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     coded = [name for name, code in codes.items() if code > 0]
     if not coded:

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from common import __version__
@@ -55,7 +56,7 @@ def process_case(files: CaseFiles, claim: Claim, row: int) -> Outcome:
     reason: str | None = None
     with Pulse(claim, files.case_id) as pulse:
         try:
-            store = StoreWriter(claim.store_path)  # anew: a worker outlives a run's manifest too
+            store = _store_of(claim)
             case = prepare(files, store.manifest, pulse.on_stage)
             pulse.on_stage("store")
             claim.check()
@@ -72,6 +73,12 @@ def process_case(files: CaseFiles, claim: Claim, row: int) -> Outcome:
         )
     seconds = time.perf_counter() - began
     return Outcome(files.case_id, failure, seconds, peak, os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _store_of(claim: Claim) -> StoreWriter:
+    """The store as this run has it: a worker may outlive the run, and its manifest."""
+    return StoreWriter(claim.store_path)
 
 
 def _reset_peak_memory() -> None:

@@ -9,7 +9,11 @@ import zarr
 import zarrs  # noqa: F401 - registers the codec pipeline that reads local stores
 from isal import isal_zlib
 from numpy.typing import NDArray
+from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore, StorePath
 
 from common.labels import MODALITIES
 from common.manifest import Manifest
@@ -21,6 +25,9 @@ CHANNELS = len(MODALITIES)
 
 IMAGE_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
 LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
+
+NODE_FILE = "zarr.json"
+"""What a group or an array is, stands in this file of its folder."""
 
 ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
 
@@ -76,12 +83,16 @@ def create_arrays(path: str, manifest: Manifest) -> None:
     root.require_group("cases")
 
 
-def create_volume(group: Any, name: str, array: NDArray[Any]) -> Any:  # noqa: ANN401 - as above
-    """One shard a volume; inner chunks are whole planes, so that nothing is padded in them."""
+def create_volume(place: StorePath, array: NDArray[Any]) -> Any:  # noqa: ANN401 - as above
+    """An array where there is nothing yet, with one shard.
+
+    Its inner chunks are whole planes, so that nothing is padded in them.
+    """
     *channels, depth, height, width = array.shape
     whole = -(-depth // PLANES) * PLANES
-    return group.create_array(
-        name,
+    memory, described = _memory()
+    made = zarr.create_array(
+        memory,
         shape=array.shape,
         shards=(*channels, whole, height, width),
         chunks=(*(1 for _ in channels), PLANES, height, width),
@@ -89,3 +100,18 @@ def create_volume(group: Any, name: str, array: NDArray[Any]) -> Any:  # noqa: A
         compressors=IMAGE_CODECS if channels else LABEL_CODECS,
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
     )
+    sync((place / NODE_FILE).set(described[NODE_FILE]))
+    return zarr.Array(zarr.AsyncArray(made.metadata, place))
+
+
+def put_group(place: StorePath, attributes: dict[str, Any]) -> None:
+    """A group with its attributes, in one write."""
+    memory, described = _memory()
+    zarr.create_group(memory, attributes=attributes)
+    sync((place / NODE_FILE).set(described[NODE_FILE]))
+
+
+def _memory() -> tuple[ZarrStore, dict[str, Buffer]]:
+    """Where zarr describes a node in no time: in a store it looks first for what may be there."""
+    described: dict[str, Buffer] = {}
+    return MemoryStore(described), described

@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 
 from common.errors import StoreError
 from common.record import CaseRecord
-from common.store.arrays import is_remote
+from common.store.arrays import NODE_FILE, is_remote
 from common.store.reader import Store
 
 METADATA = ("crops/zarr.json", "crops/image/zarr.json", "crops/label/zarr.json", "cases/zarr.json")
@@ -56,13 +56,13 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
 
 def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[str, CaseRecord]:
     """Bring the store's own metadata; the records that an earlier copy left."""
-    for name in (*METADATA, "zarr.json"):
+    for name in (*METADATA, NODE_FILE):
         _fetch(filesystem, f"{root}/{name}", target / name)
     return Store.open(target).contents().committed
 
 
 def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:
-    record_file = f"cases/{record.case_id}/zarr.json"
+    record_file = f"cases/{record.case_id}/{NODE_FILE}"
     (target / record_file).unlink(missing_ok=True)
     folders = [f"crops/{array}/c/{record.row}" for array in ("image", "label")]
     folders += [f"cases/{record.case_id}/{array}" for array in ("image", "label")]

@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 from common.errors import StoreError
+from common.store.arrays import NODE_FILE
 from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
-RECORD_FILE = "zarr.json"
-NOT_A_FOLDER = ("", ".", "..", RECORD_FILE)
+NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
 UNFINISHED = ".partial"
 """Suffix of a file that zarr, or the copying of a store, had only begun when it was killed."""
 
@@ -41,7 +41,7 @@ class StoreFiles:
         Raises:
             StoreError: one is damaged, or cannot be read.
         """
-        names = [f"{self._root}/cases/{case_id}/{RECORD_FILE}" for case_id in case_ids]
+        names = [f"{self._root}/cases/{case_id}/{NODE_FILE}" for case_id in case_ids]
         with reachable(self._path, "read"):
             contents = self._filesystem.cat_ranges(names, None, None, on_error="return")
         found = {}
@@ -54,7 +54,7 @@ class StoreFiles:
             try:
                 found[case_id] = dict(json.loads(content)["attributes"])
             except (ValueError, LookupError, TypeError) as error:
-                what = f"its {RECORD_FILE} is damaged ({error})"
+                what = f"its {NODE_FILE} is damaged ({error})"
                 raise damaged(self._path, case_id, what) from error
         return found
 
@@ -87,7 +87,7 @@ class StoreFiles:
         folder = f"{self._root}/cases/{case_id}"
         if not self._filesystem.exists(folder):
             return
-        self.remove(f"cases/{case_id}/{RECORD_FILE}")
+        self.remove(f"cases/{case_id}/{NODE_FILE}")
         for name in self._below(f"cases/{case_id}"):
             self.remove(name)
         if self._filesystem.isdir(folder):  # an object store has no folders

@@ -12,7 +12,7 @@ from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
-from common.store.arrays import checksum, create_arrays, create_volume
+from common.store.arrays import checksum, create_arrays, create_volume, put_group
 from common.store.files import ROW_ARRAYS
 from common.store.place import is_taken, reachable
 from common.store.reader import SCHEMA_VERSION, Store
@@ -70,15 +70,15 @@ class StoreWriter(Store):
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
         for name, crop in arrays.items():
-            write_shard(self._writer[name], row, crop)
-        group = self._writer.create_group(f"cases/{case_id}", overwrite=True)
+            write_shard(self._rows[name], row, crop)
+        place = self._writer.store_path / "cases" / case_id
         has_volume = _keeps_volume(case.record, self.manifest)
         if has_volume:
             arrays["image"] = case.image
-            write_shard(create_volume(group, "image", case.image), 0, case.image)
+            write_shard(create_volume(place / "image", case.image), 0, case.image)
             if case.label is not None:
                 arrays["label"] = case.label
-                write_shard(create_volume(group, "label", case.label), 0, case.label)
+                write_shard(create_volume(place / "label", case.label), 0, case.label)
         record = case.record.model_copy(
             update={
                 "row": row,
@@ -86,7 +86,7 @@ class StoreWriter(Store):
                 "checksums": {name: checksum(array) for name, array in arrays.items()},
             }
         )
-        group.attrs.put({"record": record.model_dump(mode="json")})
+        put_group(place, {"record": record.model_dump(mode="json")})
         return record
 
     def remove(self, case_id: str) -> None:
@@ -114,8 +114,13 @@ class StoreWriter(Store):
         self.remove(failure.case_id)
         if row is not None:
             self.free(row)
-        attributes = {"failure": failure.model_dump(mode="json")}
-        self._writer.create_group(f"cases/{failure.case_id}", attributes=attributes, overwrite=True)
+        place = self._writer.store_path / "cases" / failure.case_id
+        put_group(place, {"failure": failure.model_dump(mode="json")})
+
+    @cached_property
+    def _rows(self) -> dict[str, Any]:
+        """The arrays of the crops, to be written to."""
+        return {name: self._writer[name] for name in ROW_ARRAYS}
 
     @cached_property
     def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing

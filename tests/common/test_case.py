@@ -268,7 +268,7 @@ def test_a_resampled_background_stays_zero(files: Files, write: Write) -> None:
     share = np.count_nonzero(case.image) / case.image.size
     volume_mm3 = np.count_nonzero(files["flair"]) * 1.5 * 0.8
     assert share * case.image[0].size == pytest.approx(volume_mm3, rel=0.03)
-    mean, std = foreground_statistics(files["flair"])
+    mean, std = foreground_statistics([files["flair"]])
     assert case.record.mean["flair"] == pytest.approx(mean)  # on its own grid
     assert case.record.std["flair"] == pytest.approx(std)
 

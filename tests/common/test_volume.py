@@ -1,5 +1,7 @@
 """Boxes, windows, statistics and normalisation."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,13 +12,17 @@ from numpy.typing import NDArray
 from common.volume import (
     Box,
     Triple,
+    around,
     bounding_box,
     brain_box,
     crop_window,
     extract,
+    foreground,
+    foreground_slabs,
     foreground_statistics,
     normalise,
     place_back,
+    z_scores,
 )
 
 sides = st.tuples(*[st.integers(1, 12)] * 3)
@@ -139,14 +145,16 @@ def test_a_tumour_larger_than_the_crop_is_centred_in_it() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
-@given(seed=st.integers(0, 1000))
-def test_statistics_are_those_of_the_nonzero_voxels(dtype: type[np.generic], seed: int) -> None:
+@given(seed=st.integers(0, 1000), parts=st.integers(1, 3))
+def test_statistics_are_those_of_the_nonzero_voxels(
+    dtype: type[np.generic], seed: int, parts: int
+) -> None:
     generator = np.random.default_rng(seed)
     low = 0 if np.issubdtype(dtype, np.unsignedinteger) else -100
     volume = (generator.integers(low, 250, (3, 4, 5)) * generator.integers(0, 2, (3, 4, 5))).astype(
         dtype
     )
-    mean, std = foreground_statistics(volume)
+    mean, std = foreground_statistics(list(np.array_split(volume, parts)))
     values = volume[volume != 0].astype(np.float64)
     if values.size:
         assert mean == pytest.approx(values.mean(), rel=1e-12, abs=1e-12)
@@ -158,7 +166,7 @@ def test_statistics_are_those_of_the_nonzero_voxels(dtype: type[np.generic], see
 
 def test_a_large_constant_image_has_no_spread_at_all() -> None:
     volume = np.full((60, 240, 240), 65535, np.uint16)
-    assert foreground_statistics(volume) == (65535.0, 0.0)
+    assert foreground_statistics([volume]) == (65535.0, 0.0)
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
@@ -168,12 +176,13 @@ def test_the_z_score_of_the_foreground(dtype: type[np.generic], stored: type[np.
     volume = (generator.integers(1, 250, (6, 7, 8)) * generator.integers(0, 2, (6, 7, 8))).astype(
         dtype
     )
-    mean, std = foreground_statistics(volume)
-    scaled = np.empty(volume.shape, stored)
-    normalise(volume, mean, std, scaled)
+    mean, std = foreground_statistics([volume])
+    scaled = np.full(volume.shape, np.nan, stored)
+    normalise([volume[:2], volume[2:]], mean, std, [scaled[:2], scaled[2:]])
     expected = np.where(volume != 0, (volume.astype(np.float64) - mean) / std, 0)
     assert np.allclose(scaled, expected, rtol=0, atol=2e-3 if stored is np.float16 else 1e-6)
     assert not scaled[volume == 0].any()
+    assert not np.signbit(scaled[volume == 0]).any()
     inner = scaled[volume != 0].astype(np.float64)
     assert inner.mean() == pytest.approx(0, abs=1e-3)
     assert inner.std() == pytest.approx(1, abs=1e-3)
@@ -183,14 +192,28 @@ def test_views_and_other_byte_strides_are_normalised_alike() -> None:
     volume = np.arange(-300, 300, dtype=np.int16).reshape(10, 10, 6)
     turned = np.flip(volume.transpose(2, 0, 1), 0)
     plain, scaled = np.empty((2, *turned.shape), np.float16)
-    normalise(np.ascontiguousarray(turned), 3.0, 90.0, plain)
-    normalise(turned, 3.0, 90.0, scaled)
+    normalise([np.ascontiguousarray(turned)], 3.0, 90.0, [plain])
+    normalise([turned], 3.0, 90.0, [scaled])
     assert np.array_equal(scaled, plain)
 
 
 def test_the_foreground_can_be_given() -> None:
     volume = np.array([[[0.0, 1.0, 2.0]]], np.float32)
     foreground = np.array([[[True, False, True]]])
-    scaled = np.empty(volume.shape, np.float32)
-    normalise(volume, 1.0, 0.5, scaled, foreground)
-    assert scaled.tolist() == [[[-2.0, 0.0, 2.0]]]
+    assert z_scores(volume, 1.0, 0.5, foreground).tolist() == [[[-2.0, 0.0, 2.0]]]
+
+
+KINDS = st.sampled_from([np.uint8, np.int16, np.float32])
+
+
+@given(st.data(), st.tuples(st.integers(1, 20), st.integers(1, 6), st.integers(1, 6)))
+def test_slabs_hold_all_of_the_foreground_and_lie_in_its_box(
+    data: st.DataObject, grid: Triple
+) -> None:
+    images = [data.draw(arrays(kind, grid)) for kind in data.draw(st.lists(KINDS, min_size=1))]
+    brain = foreground(images)
+    slabs = foreground_slabs(images)
+    assert sum(int(extract(brain, slab).sum()) for slab in slabs) == brain.sum()
+    assert (around(slabs) if slabs else None) == bounding_box(brain)
+    for below, above in pairwise(slabs):
+        assert below.stop[0] <= above.start[0]
