@@ -74,7 +74,8 @@ def prepare(
     to_lps = ToLPS.of(loaded.geometry)
     images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
     slabs = foreground_slabs(images.values())  # there are some: `load` refuses images of zeros
-    statistics = {m: foreground_statistics(_at(images[m], slabs)) for m in MODALITIES}
+    parts = {m: [_cut(images[m], slab) for slab in slabs] for m in MODALITIES}
+    statistics = {modality: foreground_statistics(parts[modality]) for modality in MODALITIES}
     brain = _resampled_box(images, to_lps) if to_lps.resamples else around(slabs)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
     image = np.zeros((len(MODALITIES), *box.shape), manifest.dtype)
@@ -83,8 +84,8 @@ def prepare(
             voxels, inside = _resampled(images[modality], to_lps, box)
             scores[...] = z_scores(voxels, *statistics[modality], inside)
         else:
-            within = [slab.relative_to(box) for slab in slabs]
-            normalise(_at(images[modality], slabs), *statistics[modality], _at(scores, within))
+            within = [extract(scores, slab.relative_to(box)) for slab in slabs]
+            normalise(parts[modality], *statistics[modality], within)
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label > 0) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
@@ -135,10 +136,6 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
         whole = to_lps.unresample(whole)
     native = np.ascontiguousarray(to_lps.unorient(whole))
     return from_canonical(native, record.convention), record.geometry
-
-
-def _at(array: NDArray[T], boxes: list[Box]) -> list[NDArray[T]]:
-    return [extract(array, box) for box in boxes]
 
 
 def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box:

@@ -165,8 +165,8 @@ def test_statistics_are_those_of_the_nonzero_voxels(
 
 
 def test_a_large_constant_image_has_no_spread_at_all() -> None:
-    volume = np.full((60, 240, 240), 65535, np.uint16)
-    assert foreground_statistics([volume]) == (65535.0, 0.0)
+    planes = list(np.full((60, 240, 240), 65535, np.uint16))
+    assert foreground_statistics(planes) == (65535.0, 0.0)
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
