@@ -1,7 +1,8 @@
 """One run: give each case of a plan to a task, keep what comes back."""
 
 import os
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
+from common import __version__
 from common.errors import ConfigError, Finding, StoreError
 from common.layout import CaseFiles
 from common.record import CaseFailure
 from common.store import StoreWriter
 from common.store.place import reachable
-from preprocess.lock import Lock
+from preprocess.lock import Claim, Lock
 from preprocess.plan import Plan
 from preprocess.pulse import Signs
 from preprocess.task import Outcome, process_case
@@ -85,7 +87,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     signs = Signs(client, lock.claim)
     futures = {
         client.submit(
-            process_case, case, lock.claim, row, key=f"case-{case.case_id}", pure=False
+            pickle.loads, _called(case, lock.claim, row), key=f"case-{case.case_id}", pure=False
         ): (case, row)
         for case, row in zip(work.todo, rows, strict=True)
     }
@@ -103,6 +105,23 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
         yield _set_aside(store, work.data, outcome, row) if outcome.failure else outcome
 
 
+def _called(case: CaseFiles, claim: Claim, row: int) -> bytes:
+    """What `pickle.loads` makes an outcome of, by processing the case.
+
+    A worker that cannot import the function of its task ends without a word, and the next one does
+    at the same case. So it is given a function that all have, and what fails in it is told.
+    """
+    return pickle.dumps(_Call(case, claim, row))
+
+
+class _Call:
+    def __init__(self, *arguments: object) -> None:
+        self._arguments = arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Outcome], tuple[object, ...]]:
+        return process_case, (*self._arguments, __version__)
+
+
 def _outcome(
     client: Client, signs: list[dict[str, Any]], case: CaseFiles, future: Future[Outcome]
 ) -> Outcome:
@@ -118,8 +137,8 @@ def _outcome(
     if error is not None:
         told = " ".join(str(error).split())
         raise ConfigError(
-            f"the cluster cannot run the tasks ({type(error).__name__}: {told}); its scheduler and "
-            "its workers need this package, in one version"
+            f"the cluster cannot run the tasks ({type(error).__name__}: {told}); its workers need "
+            f"this package of version {__version__}, with its extra preprocess"
         ) from error
     return future.result()
 

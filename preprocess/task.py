@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from distributed import get_worker
+
 from common import __version__
 from common.case import prepare
-from common.errors import FMNetError
+from common.errors import ConfigError, FMNetError
 from common.layout import CaseFiles
 from common.record import CaseFailure
 from common.store import StoreWriter
@@ -43,14 +45,20 @@ def installed_version() -> str:
     return __version__
 
 
-def process_case(files: CaseFiles, claim: Claim, row: int) -> Outcome:
+def process_case(files: CaseFiles, claim: Claim, row: int, version: str) -> Outcome:
     """Prepare one case and commit it to its row; whatever goes wrong becomes a failure.
 
     Args:
         files: the case's.
         claim: the run's on the store. A worker may outlive its run, and must not write then.
         row: where the case's crop goes.
+        version: of this package, where the run was started.
+
+    Raises:
+        ConfigError: another version is installed here.
     """
+    if version != __version__:
+        raise ConfigError(f"the worker at {get_worker().address} has version {__version__}")
     _reset_peak_memory()
     began = time.perf_counter()
     reason: str | None = None

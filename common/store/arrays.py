@@ -23,7 +23,13 @@ PLANES = 16
 UNWRITTEN_LABEL = 255
 CHANNELS = len(MODALITIES)
 
-IMAGE_CODECS = (BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
+BLOCK_BYTES = 32 << 10
+"""What Blosc compresses at a time: a quarter of its own choice stays in a core's first cache."""
+
+IMAGE_CODECS = (
+    BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", blocksize=BLOCK_BYTES),
+    Crc32cCodec(),
+)
 LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
 
 NODE_FILE = "zarr.json"

@@ -29,7 +29,7 @@ def write_shard(array: Any, position: int, values: NDArray[Any]) -> None:  # noq
         values: what the array holds there, without the part of the shard beyond the array's end.
     """
     blosc, _crc32c_codec = array.compressors
-    codec = Blosc(blosc.cname.value, blosc.clevel, SHUFFLES[blosc.shuffle.value])
+    codec = Blosc(blosc.cname.value, blosc.clevel, SHUFFLES[blosc.shuffle.value], blosc.blocksize)
     missing = len(array.shards) - values.ndim
     content = encode(
         values.reshape((1,) * missing + values.shape),

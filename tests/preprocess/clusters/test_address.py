@@ -310,17 +310,14 @@ def other_version(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.parametrize("comes", ["before", "after"])
 @pytest.mark.parametrize(
-    ("scheduler", "worker", "words"),
-    [
-        (None, without_package, "No module named 'preprocess'"),
-        (None, other_version, "found version 0.0.1"),
-        (without_package, None, "Error during deserialization of the task graph"),
-    ],
+    ("worker", "words"),
+    [(without_package, "No module named 'preprocess'"), (other_version, "version 0.0.1")],
 )
-def test_who_lacks_this_package_or_has_another_version_ends_the_run(
-    scheduler: Maker | None,
-    worker: Maker | None,
+def test_a_worker_without_this_package_or_with_another_version_ends_the_run(
+    comes: str,
+    worker: Maker,
     words: str,
     *,
     cohort: Maker,
@@ -330,17 +327,28 @@ def test_who_lacks_this_package_or_has_another_version_ends_the_run(
     tmp_path: Path,
 ) -> None:
     cohort(3)
-    cluster = dask(**(scheduler(tmp_path / "scheduler") if scheduler else {}))
-    if worker:
+    cluster = dask()
+    if comes == "before":
         cluster.add("one", **worker(tmp_path / "worker"))
-        # One that comes to tasks that wait dies of them.
         until(lambda: "Register worker addr" in cluster.log, "the worker is there")
     refused = preprocess(cluster)
+    if comes == "after":
+        refused.until_it_says("waiting for workers")
+        cluster.add("one", **worker(tmp_path / "worker"))
     assert refused.wait(60) == 2, refused.said
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     assert line.startswith("error: ")
     assert words in line
     assert "this package" in line
+
+
+def test_a_scheduler_needs_dask_alone(
+    cohort: Maker, dask: Maker, preprocess: Maker, tmp_path: Path
+) -> None:
+    cohort(3)
+    running = preprocess(dask("one", **without_package(tmp_path / "scheduler")))
+    assert running.wait() == 0, running.said
+    assert running.verified() == 3
 
 
 def test_the_job_that_the_page_shows_brings_a_cluster(
