@@ -1,12 +1,14 @@
 """A store's files as they lie there, below zarr: listed, and taken away."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from common.errors import StoreError
-from common.store.arrays import NODE_FILE
+from common.store.arrays import NODE_FILE, is_remote
 from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
@@ -75,6 +77,18 @@ class StoreFiles:
         """Take a file away, if it is there."""
         with suppress(FileNotFoundError):
             self._filesystem.rm_file(f"{self._root}/{name}")
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Have the system write files to the disk, and keep none in memory that is on it already.
+
+        Else a run would fill the memory with what it does not read again. Does nothing where there
+        is no such memory: at a URL, and on systems other than Linux.
+        """
+        if is_remote(self._path) or not hasattr(os, "posix_fadvise"):
+            return
+        for name in names:
+            with suppress(FileNotFoundError), Path(self._root, name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def remove_case(self, case_id: str) -> None:
         """Take a case's folder away, whatever is in it: first the record, then the arrays.

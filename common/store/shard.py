@@ -20,8 +20,8 @@ from zarr.core.sync import sync
 SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}
 
 
-def write_shard(array: Any, position: int, values: NDArray[Any]) -> None:  # noqa: ANN401 - zarr's arrays say nothing
-    """Write the one shard at a position of an array's first axis.
+def write_shard(array: Any, position: int, values: NDArray[Any]) -> str:  # noqa: ANN401 - zarr's arrays say nothing
+    """Write the one shard at a position of an array's first axis, and return its name in the store.
 
     Args:
         array: a zarr array of the store, sharded along its first axis alone.
@@ -39,7 +39,10 @@ def write_shard(array: Any, position: int, values: NDArray[Any]) -> None:  # noq
         codec,
     )
     key = array.metadata.encode_chunk_key((position, *(0 for _ in array.shape[1:])))
-    sync((array.store_path / key).set(Buffer.from_bytes(content)))
+    place = array.store_path / key
+    sync(place.set(Buffer.from_bytes(content)))
+    name: str = place.path
+    return name
 
 
 def encode(

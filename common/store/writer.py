@@ -1,6 +1,8 @@
 """Writing a store: rows, cases and their commits."""
 
+from collections import deque
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,9 @@ from common.store.files import ROW_ARRAYS
 from common.store.place import is_taken, reachable
 from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import write_shard
+
+RECENT = 4
+"""Cases whose shards a writer lets go of again and again: by then, most disks have them."""
 
 
 class StoreWriter(Store):
@@ -69,16 +74,17 @@ class StoreWriter(Store):
         arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
-        for name, crop in arrays.items():
-            write_shard(self._rows[name], row, crop)
+        shards = [write_shard(self._rows[name], row, crop) for name, crop in arrays.items()]
         place = self._writer.store_path / "cases" / case_id
         has_volume = _keeps_volume(case.record, self.manifest)
         if has_volume:
             arrays["image"] = case.image
-            write_shard(create_volume(place / "image", case.image), 0, case.image)
+            shards.append(write_shard(create_volume(place / "image", case.image), 0, case.image))
             if case.label is not None:
                 arrays["label"] = case.label
-                write_shard(create_volume(place / "label", case.label), 0, case.label)
+                shards.append(
+                    write_shard(create_volume(place / "label", case.label), 0, case.label)
+                )
         record = case.record.model_copy(
             update={
                 "row": row,
@@ -87,6 +93,8 @@ class StoreWriter(Store):
             }
         )
         put_group(place, {"record": record.model_dump(mode="json")})
+        self._recent.append(shards)
+        self.files.let_go(chain(*self._recent))
         return record
 
     def remove(self, case_id: str) -> None:
@@ -116,6 +124,11 @@ class StoreWriter(Store):
             self.free(row)
         place = self._writer.store_path / "cases" / failure.case_id
         put_group(place, {"failure": failure.model_dump(mode="json")})
+
+    @cached_property
+    def _recent(self) -> deque[list[str]]:
+        """The shards of the last cases, which may not have been on the disk a moment ago."""
+        return deque(maxlen=RECENT)
 
     @cached_property
     def _rows(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Writing a store and reading it back."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -50,6 +52,34 @@ def test_what_is_written_is_read(scheme: str, make_store: MakeStore, cases: Case
     assert list(store.records()) == sorted(cases)
     for case in cases.values():
         assert_holds(store, case)
+
+
+def in_memory(*files: Path) -> int:
+    """Bytes of files that the system keeps in memory."""
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", *map(str, files)]
+    told = subprocess.run(command, capture_output=True, check=True).stdout
+    return sum(map(int, told.split()))
+
+
+@pytest.mark.skipif(not shutil.which("fincore"), reason="needs fincore, of util-linux")
+def test_what_is_on_the_disk_does_not_fill_the_memory(
+    make_store: MakeStore, cases: Cases, tmp_path: Path
+) -> None:
+    store = make_store("one", "two", "three", "four")
+    probe = tmp_path / "probe"
+    probe.write_bytes(bytes(1 << 20))
+    os.sync()
+    assert in_memory(probe)
+    with probe.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if in_memory(probe):
+        pytest.skip("this file system has no disk")
+    store.write(cases["four"], 3)  # of the cases before it, the disk has all
+    for case_id in ("two", "three"):
+        names = store.files.of_case(case_id, store.record(case_id).row)
+        shards = [Path(store.path, name) for name in names if "/c/" in name]
+        assert len(shards) == 4
+        assert not in_memory(*shards)
 
 
 def test_a_record_says_what_was_prepared(make_store: MakeStore, cases: Cases) -> None:
