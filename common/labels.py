@@ -101,5 +101,5 @@ def from_regions(regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def region_voxels(label: NDArray[np.uint8]) -> dict[str, int]:
     """Voxels per region of a canonical label array."""
-    counts = np.bincount(label.ravel(), minlength=4)
-    return {region: int(sum(counts[v] for v in REGION_LABELS[region])) for region in REGIONS}
+    counts = {value: int(np.count_nonzero(label == value)) for value in REGION_LABELS["wt"]}
+    return {region: sum(counts[v] for v in REGION_LABELS[region]) for region in REGIONS}

@@ -9,11 +9,13 @@ import zarr
 import zarrs  # noqa: F401 - registers the codec pipeline that reads local stores
 from isal import isal_zlib
 from numpy.typing import NDArray
-from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore, StorePath
+from zarr.dtype import parse_dtype
+from zarr.storage import StorePath
 
 from common.labels import MODALITIES
 from common.manifest import Manifest
@@ -92,32 +94,32 @@ def create_arrays(path: str, manifest: Manifest) -> None:
 def create_volume(place: StorePath, array: NDArray[Any]) -> Any:  # noqa: ANN401 - as above
     """An array where there is nothing yet, with one shard.
 
-    Its inner chunks are whole planes, so that nothing is padded in them.
+    Its inner chunks are whole planes, so that nothing is padded in them. It is described here and
+    written at once: zarr would first look for what may be there, which takes a hundredth of a case.
     """
     *channels, depth, height, width = array.shape
-    whole = -(-depth // PLANES) * PLANES
-    memory, described = _memory()
-    made = zarr.create_array(
-        memory,
+    shard = (*channels, -(-depth // PLANES) * PLANES, height, width)
+    chunk = (*(1 for _ in channels), PLANES, height, width)
+    codecs = (BytesCodec(), *(IMAGE_CODECS if channels else LABEL_CODECS))
+    metadata = ArrayV3Metadata(
         shape=array.shape,
-        shards=(*channels, whole, height, width),
-        chunks=(*(1 for _ in channels), PLANES, height, width),
-        dtype=array.dtype,
-        compressors=IMAGE_CODECS if channels else LABEL_CODECS,
+        data_type=parse_dtype(array.dtype, zarr_format=3),
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": shard}},
+        chunk_key_encoding={"name": "default"},
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
+        codecs=(ShardingCodec(chunk_shape=chunk, codecs=codecs),),
+        attributes={},
+        dimension_names=None,
     )
-    sync((place / NODE_FILE).set(described[NODE_FILE]))
-    return zarr.Array(zarr.AsyncArray(made.metadata, place))
+    _describe(place, metadata)
+    return zarr.Array(zarr.AsyncArray(metadata, place))
 
 
 def put_group(place: StorePath, attributes: dict[str, Any]) -> None:
     """A group with its attributes, in one write."""
-    memory, described = _memory()
-    zarr.create_group(memory, attributes=attributes)
-    sync((place / NODE_FILE).set(described[NODE_FILE]))
+    _describe(place, GroupMetadata(attributes=attributes))
 
 
-def _memory() -> tuple[ZarrStore, dict[str, Buffer]]:
-    """Where zarr describes a node in no time: in a store it looks first for what may be there."""
-    described: dict[str, Buffer] = {}
-    return MemoryStore(described), described
+def _describe(place: StorePath, metadata: ArrayV3Metadata | GroupMetadata) -> None:
+    content = metadata.to_buffer_dict(default_buffer_prototype())[NODE_FILE]
+    sync((place / NODE_FILE).set(content))
