@@ -26,7 +26,7 @@ LEAST_BACKGROUND = 0.05
 LARGEST, SMALLEST = 1e30, 1e-30
 """Intensities beyond these cannot be scaled in float32."""
 
-SAMPLE = 5_000
+SAMPLE = 20_000
 """Voxels that are enough to see that two images differ, or how much of one is background."""
 
 Paths = Mapping[str, Path]

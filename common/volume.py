@@ -14,7 +14,7 @@ Index = tuple[slice | EllipsisType, ...]
 
 SLAB = 8
 """Planes that `foreground_slabs` keeps together: a brain differs little from one to the next, and
-as float64, 1 MB, they stay in a processor's cache.
+as float64, 1 MB in BraTS, they stay in a processor's cache.
 """
 
 
@@ -173,11 +173,11 @@ def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
 def foreground_statistics(parts: Sequence[NDArray[np.generic]]) -> tuple[float, float]:
     """Mean and standard deviation of a volume's non-zero voxels, in float64.
 
-    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds exactly for two
-    million of them, so those need no mask and one pass.
+    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds exactly for
+    parts of up to two million, so those need no mask and one pass.
 
     Args:
-        parts: (D, H, W) each, which together hold all that is not 0.
+        parts: (D, H, W) each, at least one, which together hold all that is not 0.
 
     Returns:
         (nan, nan) if every voxel is 0.
@@ -208,7 +208,7 @@ def normalise(
     """Z-score of the foreground, which is what is not 0; the background is 0 (paper sec. III).
 
     Args:
-        parts: of a volume, (D, H, W) each.
+        parts: of a volume, (D, H, W) each, at least one.
         mean: of its foreground.
         std: likewise.
         scores: (D, H, W) each, where those of each part go.

@@ -223,7 +223,7 @@ async def _shake_hands(address: str) -> None:
 
 
 def _refuse_unfit(client: Client, address: str, workers: list[str]) -> None:
-    """Before they are given a case: a worker that cannot import its task ends without a word.
+    """Where it can be said which worker it is, and before the store takes a run's manifest.
 
     Raises:
         ConfigError: a worker lacks this package, or has another version of it.

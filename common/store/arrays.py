@@ -26,7 +26,7 @@ UNWRITTEN_LABEL = 255
 CHANNELS = len(MODALITIES)
 
 BLOCK_BYTES = 32 << 10
-"""What Blosc compresses at a time: a quarter of its own choice stays in a core's first cache."""
+"""What Blosc compresses at a time: less than its own choice, it is read faster (decision 11)."""
 
 IMAGE_CODECS = (
     BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", blocksize=BLOCK_BYTES),

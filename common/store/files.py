@@ -81,13 +81,14 @@ class StoreFiles:
     def let_go(self, names: Iterable[str]) -> None:
         """Have the system write files to the disk, and keep none in memory that is on it already.
 
-        Else a run would fill the memory with what it does not read again. Does nothing where there
-        is no such memory: at a URL, and on systems other than Linux.
+        Else a run would fill the memory with what it does not read again. Does nothing at a URL,
+        nor where a system takes no such advice.
         """
         if is_remote(self._path) or not hasattr(os, "posix_fadvise"):
             return
         for name in names:
-            with suppress(FileNotFoundError), Path(self._root, name).open("rb") as file:
+            # Advice: where it cannot be given or is refused, nothing is lost.
+            with suppress(OSError), Path(self._root, name).open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def remove_case(self, case_id: str) -> None:

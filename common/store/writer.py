@@ -21,7 +21,7 @@ from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import write_shard
 
 RECENT = 4
-"""Cases whose shards a writer lets go of again and again: by then, most disks have them."""
+"""Cases whose shards a writer lets go of again and again, until a disk has them."""
 
 
 class StoreWriter(Store):
@@ -74,7 +74,7 @@ class StoreWriter(Store):
         arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
-        shards = [write_shard(self._rows[name], row, crop) for name, crop in arrays.items()]
+        shards = [write_shard(self._crop_arrays[name], row, crop) for name, crop in arrays.items()]
         place = self._writer.store_path / "cases" / case_id
         has_volume = _keeps_volume(case.record, self.manifest)
         if has_volume:
@@ -92,9 +92,9 @@ class StoreWriter(Store):
                 "checksums": {name: checksum(array) for name, array in arrays.items()},
             }
         )
-        put_group(place, {"record": record.model_dump(mode="json")})
         self._recent.append(shards)
         self.files.let_go(chain(*self._recent))
+        put_group(place, {"record": record.model_dump(mode="json")})
         return record
 
     def remove(self, case_id: str) -> None:
@@ -131,8 +131,8 @@ class StoreWriter(Store):
         return deque(maxlen=RECENT)
 
     @cached_property
-    def _rows(self) -> dict[str, Any]:
-        """The arrays of the crops, to be written to."""
+    def _crop_arrays(self) -> dict[str, Any]:
+        """The arrays of the crops by name, to be written to."""
         return {name: self._writer[name] for name in ROW_ARRAYS}
 
     @cached_property

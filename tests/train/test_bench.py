@@ -55,7 +55,7 @@ def test_a_samples_parts_add_up_to_the_whole(ran: tuple[Result, dict[str, Any]])
     whole = 1e3 * parts["augmented"]["cpu_seconds"] / parts["augmented"]["samples"]
     assert sum(cpu_ms.values()) == pytest.approx(whole)
     assert cpu_ms["read"] > 0
-    assert cpu_ms["read"] + cpu_ms["decode"] < whole
+    assert cpu_ms["decode"] > 0  # the others are differences, of a few samples: any may be below
     compared = {name: parts[name]["samples"] for name in ("drawn", "handed_over", "augmented")}
     assert len(set(compared.values())) == 1
     assert parts["augment_device_ms"] is parts["copy_device_ms"] is None

@@ -82,6 +82,18 @@ def test_what_is_on_the_disk_does_not_fill_the_memory(
         assert not in_memory(*shards)
 
 
+def test_a_case_is_stored_where_the_system_takes_no_advice(
+    make_store: MakeStore, cases: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    store = make_store()
+    for case in cases.values():
+        assert_holds(store, case)
+
+
 def test_a_record_says_what_was_prepared(make_store: MakeStore, cases: Cases) -> None:
     store = make_store()
     for row, (case_id, case) in enumerate(cases.items()):
