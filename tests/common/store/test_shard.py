@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 import zarrs  # noqa: F401 - registers its codec pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.store.arrays import IMAGE_CODECS, LABEL_CODECS, ZARRS_PIPELINE
+from common.store.arrays import (
+    IMAGE_CODECS,
+    LABEL_CODECS,
+    PLANES,
+    ZARRS_PIPELINE,
+    create_volume,
+)
 from common.store.shard import write_shard
 
 SIDES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -62,6 +69,20 @@ def test_the_same_chunks_as_zarr_python_and_both_readers_agree(
     count = (1 if kind == "uint8" else channels) * -(-depth // planes)
     written = chunks_of(shard_file(folder / "ours"), count)
     assert written == chunks_of(shard_file(folder / "theirs"), count)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((4, 37, 6, 5), "float16"), ((4, 32, 6, 5), "float32"), ((37, 6, 5), "uint8")],
+)
+def test_a_volume_is_described_as_zarr_would(
+    tmp_path: Path, shape: tuple[int, ...], kind: str
+) -> None:
+    make(tmp_path / "theirs", shape, kind, PLANES)
+    root = zarr.open_group(tmp_path / "ours", mode="w")
+    create_volume(root.store_path / "volume", np.zeros(shape, kind))
+    ours, theirs = (tmp_path / name / "zarr.json" for name in ("ours/volume", "theirs"))
+    assert ours.read_text() == theirs.read_text()
 
 
 def test_only_its_own_row_is_written(tmp_path: Path) -> None:
