@@ -74,18 +74,13 @@ def prepare(
     to_lps = ToLPS.of(loaded.geometry)
     images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
     slabs = foreground_slabs(images.values())  # there are some: `load` refuses images of zeros
-    parts = {m: [_cut(images[m], slab) for slab in slabs] for m in MODALITIES}
-    statistics = {modality: foreground_statistics(parts[modality]) for modality in MODALITIES}
     brain = _resampled_box(images, to_lps) if to_lps.resamples else around(slabs)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
     image = np.zeros((len(MODALITIES), *box.shape), manifest.dtype)
-    for modality, scores in zip(MODALITIES, image, strict=True):
-        if to_lps.resamples:
-            voxels, inside = _resampled(images[modality], to_lps, box)
-            scores[...] = z_scores(voxels, *statistics[modality], inside)
-        else:
-            within = [extract(scores, slab.relative_to(box)) for slab in slabs]
-            normalise(parts[modality], *statistics[modality], within)
+    statistics = {
+        modality: _score(images[modality], slabs, to_lps, box, scores)
+        for modality, scores in zip(MODALITIES, image, strict=True)
+    }
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label > 0) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
@@ -136,6 +131,33 @@ def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.ui
         whole = to_lps.unresample(whole)
     native = np.ascontiguousarray(to_lps.unorient(whole))
     return from_canonical(native, record.convention), record.geometry
+
+
+def _score(
+    voxels: NDArray[np.generic],
+    slabs: list[Box],
+    to_lps: ToLPS,
+    box: Box,
+    scores: NDArray[np.floating],
+) -> tuple[float, float]:
+    """Put one modality's z-scores into the zeros of its channel; its mean and standard deviation.
+
+    Args:
+        voxels: oriented, of the files' spacing.
+        slabs: where its foreground is.
+        to_lps: the way to the project's grid.
+        box: what is kept of that.
+        scores: (*box.shape).
+    """
+    parts = [_cut(voxels, slab) for slab in slabs]
+    mean, std = foreground_statistics(parts)
+    if to_lps.resamples:
+        resampled, inside = _resampled(voxels, to_lps, box)
+        scores[...] = z_scores(resampled, mean, std, inside)
+    else:
+        within = [extract(scores, slab.relative_to(box)) for slab in slabs]
+        normalise(parts, mean, std, within)
+    return mean, std
 
 
 def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box:

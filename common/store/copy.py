@@ -14,7 +14,9 @@ from common.record import CaseRecord
 from common.store.arrays import NODE_FILE, is_remote
 from common.store.reader import Store
 
-METADATA = ("crops/zarr.json", "crops/image/zarr.json", "crops/label/zarr.json", "cases/zarr.json")
+METADATA = tuple(
+    f"{folder}{NODE_FILE}" for folder in ("crops/", "crops/image/", "crops/label/", "cases/", "")
+)
 
 
 def cache_folder() -> Path:
@@ -56,7 +58,7 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
 
 def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[str, CaseRecord]:
     """Bring the store's own metadata; the records that an earlier copy left."""
-    for name in (*METADATA, NODE_FILE):
+    for name in METADATA:
         _fetch(filesystem, f"{root}/{name}", target / name)
     return Store.open(target).contents().committed
 
