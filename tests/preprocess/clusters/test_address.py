@@ -310,10 +310,14 @@ def other_version(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("comes", ["before", "after"])
 @pytest.mark.parametrize(
-    ("worker", "words"),
-    [(without_package, "No module named 'preprocess'"), (other_version, "version 0.0.1")],
+    ("comes", "worker", "words"),
+    [
+        ("before", without_package, "No module named 'preprocess'"),
+        ("before", other_version, "found version 0.0.1"),
+        ("after", without_package, "No module named 'preprocess'"),
+        ("after", other_version, "version 0.0.1"),
+    ],
 )
 def test_a_worker_without_this_package_or_with_another_version_ends_the_run(
     comes: str,
