@@ -80,8 +80,8 @@ bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STO
 	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
 
-gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=runs/gpu-check/] [DRY=1]
-	$(PY) -m train gpu-check --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
+gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=runs/gpu-check/] [ONLY='resume …'] [DRY=1]
+	$(PY) -m train gpu-check $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),runs/gpu-check/)")
 
 test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores

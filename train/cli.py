@@ -198,6 +198,9 @@ def gpu_check(
         typer.Option(help="The store's path or URL; without, cases are made for the time being."),
     ] = None,
     device: DeviceOption = "auto",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A check, may be repeated; default is all.")
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=0, help="How long it may take; checks share it.")
     ] = 9.0,
@@ -213,7 +216,7 @@ def gpu_check(
     from train.gpucheck.command import run_gpu_check
 
     opened = _store(store) if store else None
-    if not run_gpu_check(opened, device, minutes, out_path, dry=dry):
+    if not run_gpu_check(opened, device, only or (), minutes, out_path, dry=dry):
         raise typer.Exit(UNCLEAN)
 
 

@@ -297,6 +297,16 @@ def test_without_a_gpu_there_is_nothing_to_check() -> None:
     assert "make gpu-check DRY=1" in str(result.exception)
 
 
+def test_one_check_alone(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    only = ["gpu-check", "--dry-run", "--out", str(file), "--only"]
+    assert CliRunner().invoke(app, [*only, "waits"]).exit_code == 0
+    assert [*json.loads(file.read_text("utf-8"))["sections"]] == ["waits"]
+    result = CliRunner().invoke(app, [*only, "wait"])
+    assert isinstance(result.exception, ConfigError)
+    assert "wait: no such section; there are augmentation, resume" in str(result.exception)
+
+
 @pytest.mark.slow
 def test_the_dry_run(tmp_path: Path) -> None:
     file = tmp_path / "new" / "figures.json"

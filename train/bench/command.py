@@ -15,7 +15,15 @@ from common.errors import FMNetError
 from common.store import Store
 from train.bench.about import about
 from train.bench.store import synthetic_store
-from train.bench.suite import Bench, Pictured, Result, Section, choose, run_sections
+from train.bench.suite import (
+    SECTIONS,
+    Bench,
+    Pictured,
+    Result,
+    Section,
+    choose,
+    run_sections,
+)
 from train.checkpoint import write_json
 from train.precision import choose_compute
 
@@ -52,7 +60,9 @@ def run_bench(  # noqa: PLR0913, PLR0917 - as many as the command has options
         ConfigError: no such section or device.
     """
     where = choose_compute(device, "auto").device
-    sections = choose(only, where, dry=dry)
+    sections = choose(SECTIONS, only)
+    if not only and not dry and where.type != "cuda":
+        sections = [section for section in sections if section.cpu]
     results = measure_sections(
         sections, preset, overrides, where, store, crop, minutes, out_path, dry=dry
     )

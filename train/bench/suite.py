@@ -130,23 +130,16 @@ SECTIONS = (
 )
 
 
-def choose(names: Sequence[str], device: torch.device, *, dry: bool) -> list[Section]:
-    """The sections to measure, in their order.
-
-    Args:
-        names: what was asked for; empty for all that mean something on the device.
-        device: where they will be measured.
-        dry: as `Bench.dry`; then all.
+def choose(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
+    """The sections of these names, in their own order; all where there are no names.
 
     Raises:
         ConfigError: a name is not a section's.
     """
-    known = [section.name for section in SECTIONS]
+    known = [section.name for section in sections]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"{unknown[0]}: no such section; there are {', '.join(known)}")
-    if names:
-        return [section for section in SECTIONS if section.name in names]
-    return [section for section in SECTIONS if dry or section.cpu or device.type == "cuda"]
+    return [section for section in sections if not names or section.name in names]
 
 
 def run_sections(

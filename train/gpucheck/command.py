@@ -1,6 +1,7 @@
 """The command: run every check, show each as it is done, keep the figures."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -8,7 +9,7 @@ from common.console import out
 from common.errors import ConfigError
 from common.store import Store
 from train.bench.command import measure_sections
-from train.bench.suite import Section
+from train.bench.suite import Section, choose
 from train.gpucheck.learning import TINY
 from train.gpucheck.rows import Checked, Status
 from train.precision import choose_compute
@@ -31,25 +32,33 @@ CHECKS = tuple(
 )
 
 
-def run_gpu_check(
-    store: Store | None, device: str, minutes: float, out_path: str | None, *, dry: bool
+def run_gpu_check(  # noqa: PLR0913 - as many as the command has options
+    store: Store | None,
+    device: str,
+    only: Sequence[str],
+    minutes: float,
+    out_path: str | None,
+    *,
+    dry: bool,
 ) -> bool:
     """Check, show and write; whether nothing that was checked failed.
 
     Args:
         store: where cases come from; None makes synthetic ones for the time being.
         device: as in a run's configuration; in a dry run auto is the CPU.
+        only: names of checks; empty for all.
         minutes: that all checks may take together.
         out_path: a JSON file, or a folder, where it is named by the device; None writes none.
         dry: whether everything is only tried, on tiny networks.
 
     Raises:
-        ConfigError: there is no GPU to check.
+        ConfigError: there is no GPU to check, or no such check.
     """
     where = _device(device, dry=dry)
     overrides = TINY if dry else ()
+    checks = choose(CHECKS, only)
     results = measure_sections(
-        CHECKS, PRESET, overrides, where, store, CROP, minutes, out_path, dry=dry
+        checks, PRESET, overrides, where, store, CROP, minutes, out_path, dry=dry
     )
     checked = [result for result in results if isinstance(result, Checked)]
     counts = Counter[Status]()
@@ -58,7 +67,7 @@ def run_gpu_check(
     out.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if where.type != "cuda":
         out.print("a dry run on a CPU: it says that the checks run, and nothing about a GPU")
-    return len(checked) == len(CHECKS) and not counts["FAILED"]
+    return len(checked) == len(checks) and not counts["FAILED"]
 
 
 def _device(device: str, *, dry: bool) -> torch.device:
