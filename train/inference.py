@@ -81,7 +81,7 @@ def sliding_window(
         batch, window = batch * window[0], (1, window[1], window[2])
     with _evaluating(model), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
-        weights = tile_weights(window).to(compute.device)
+        weights = tile_weights(window, compute.device)
         total = torch.zeros((len(REGIONS), *padded.shape[1:]), device=compute.device)
         weight = torch.zeros(padded.shape[1:], device=compute.device)
         full = list[Tile]()
@@ -101,12 +101,13 @@ def sliding_window(
     return total[:, *inner]
 
 
-def tile_weights(window: Triple) -> Tensor:
+def tile_weights(window: Triple, device: torch.device) -> Tensor:
     """Weights (D, H, W) of a tile's voxels, float32: a Gaussian about its centre, never 0."""
     lines = []
     for side in window:
         offsets = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
-        lines.append(torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2))
+        line = torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2)
+        lines.append(line.to(device))
     z, y, x = lines
     return (z[:, None, None] * y[:, None] * x).float()
 

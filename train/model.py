@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.labels import REGIONS
+from train.norm import InstanceNorm3d
 
 SLOPE = 0.02
 """Of every LeakyReLU (sec. V-D)."""
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP_CONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+NORM = {2: nn.InstanceNorm2d, 3: InstanceNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 

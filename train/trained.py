@@ -61,9 +61,9 @@ class TrainedModel:
             InferenceError: the network gives NaN or infinity.
         """
         rows = [MODALITIES.index(modality) for modality in self.config.modalities]
-        seen = torch.from_numpy(np.ascontiguousarray(image[rows]))
+        volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
         window = self.manifest.crop
-        return sliding_window(self.model, seen, window, self.config.inference, self.compute)
+        return sliding_window(self.model, volume[rows], window, self.config.inference, self.compute)
 
 
 def label_of(logits: Tensor) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ from train.bench.work import Operation, count_step, flop_by_layers
 from train.config import load_config
 from train.loss import LossConfig, RegionLoss
 from train.model import FMNet, parameter_count
+from train.norm import InstanceNorm3d
 
 LOSS_OF = RegionLoss(LossConfig())
 
@@ -88,7 +89,7 @@ def test_a_convolutions_work() -> None:
 
 def test_activations_are_read_and_written_in_their_own_type() -> None:
     model = shapes_of("unet", "model.widths=[2,4,8]")
-    sizes: dict[type[nn.Module], int] = {nn.LeakyReLU: 0, nn.InstanceNorm3d: 0}
+    sizes: dict[type[nn.Module], int] = {nn.LeakyReLU: 0, InstanceNorm3d: 0}
 
     def note(module: nn.Module, inputs: object, output: Tensor) -> None:
         sizes[type(module)] += output.numel()
@@ -99,7 +100,7 @@ def test_activations_are_read_and_written_in_their_own_type() -> None:
     operations = count_step(model, LOSS_OF, (2, 4, 16, 16, 16), "bf16")
     # Forward reads and writes; backward reads the gradient and the input, and writes.
     assert moved(operations, ACTIVATION) == 2 * 5 * sizes[nn.LeakyReLU]
-    assert moved(operations, NORM) == pytest.approx(2 * 5 * sizes[nn.InstanceNorm3d], rel=0.05)
+    assert moved(operations, NORM) == pytest.approx(2 * 5 * sizes[InstanceNorm3d], rel=0.05)
     joined = sum(2 * width * 2 * (16 >> level) ** 3 for level, width in enumerate((2, 4)))
     assert moved(operations, CONCATENATION) == 2 * 2 * joined
     weights = parameter_count(model.parameters())
@@ -129,6 +130,8 @@ def test_a_networks_forward_pass_alone() -> None:
         (("aten::add_", f"{NODE}ConvolutionBackward0"), OTHER),
         (("aten::copy_", "aten::clone", "aten::contiguous", "aten::instance_norm"), COPIES),
         (("aten::cudnn_batch_norm", "aten::batch_norm", "aten::instance_norm"), NORM),
+        (("aten::mul_", "LargeNormBackward", f"{NODE}LargeNormBackward"), NORM),
+        (("aten::addcmul", "LargeNorm"), NORM),
         (("aten::_foreach_addcdiv_", "Optimizer.step#NAdam.step"), OPTIMISER),
         (("aten::_foreach_norm",), OPTIMISER),
         (("aten::isfinite",), OTHER),

@@ -86,7 +86,7 @@ def test_tiles_reach_from_end_to_end_and_overlap_as_asked(
 def test_every_voxel_of_a_tile_has_weight_and_the_middle_most(
     window: tuple[int, int, int],
 ) -> None:
-    weights = tile_weights(window)
+    weights = tile_weights(window, torch.device("cpu"))
     assert weights.shape == window
     assert (weights > 0).all()
     assert weights[tuple(side // 2 for side in window)] == weights.max()
@@ -94,7 +94,7 @@ def test_every_voxel_of_a_tile_has_weight_and_the_middle_most(
 
 
 def test_weights_are_a_gaussian_of_an_eighth_of_the_window() -> None:
-    line = tile_weights((1, 1, 64))[0, 0]
+    line = tile_weights((1, 1, 64), torch.device("cpu"))[0, 0]
     # 8 voxels are one standard deviation; the centre lies between voxels 31 and 32.
     assert line[39] / line[31] == pytest.approx(torch.exp(torch.tensor(-0.5 * (56.0 / 64))).item())
 

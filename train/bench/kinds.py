@@ -14,6 +14,8 @@ OTHER = "other"
 GAPS = "gaps"
 """Of the step, when the device does nothing."""
 
+NORM_FUNCTION = "LargeNorm"
+"""How the names begin of `train.norm.LargeNorm` and its node, of which every operator is."""
 NODE = "autograd::engine::evaluate_function: "
 """What the profiler writes before a node's name."""
 
@@ -83,6 +85,8 @@ def kind_of_event(names: Sequence[str], *, of_loss: bool) -> str:
         return OPTIMISER
     if len(names) > 1 and names[0] in SUMS and names[1].startswith(NODE):
         return OTHER
+    if any(name.removeprefix(NODE).startswith(NORM_FUNCTION) for name in names):
+        return NORM
     for name in names:
         plain = name.removeprefix(NODE).removeprefix("aten::").rstrip("0123456789")
         if name.startswith("aten::"):

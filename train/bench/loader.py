@@ -160,7 +160,7 @@ def _device_ms(source: Source, steps: int) -> tuple[float | None, float | None]:
         return None, None
     with source.open(workers=1) as batches:
         spend(batches, batch_size=_size, steps=WARM_UP)
-        with profile(activities=[ProfilerActivity.CUDA]) as watched:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as watched:
             spent = spend(batches, batch_size=_size, steps=steps)
     events = [
         (event.name, event.time_range.elapsed_us())

@@ -27,7 +27,7 @@ def monai_logits(trained: TrainedModel, image: NDArray[np.floating]) -> Tensor:
     sliding_window = import_module("monai.inferers").sliding_window_inference
     config, compute, window = trained.config.inference, trained.compute, trained.manifest.crop
     volume = torch.from_numpy(image).to(compute.device).float()[None]
-    weights = tile_weights(window)
+    weights = tile_weights(window, compute.device)
     counts = range(len(AXES) + 1) if config.flips else (0,)
 
     def predictor(tiles: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def watch(trial: Trial) -> list[Any]:
         activities.append(ProfilerActivity.CUDA)
     with _loss_named(trial.session):
         wait(device)
-        with profile(activities=activities) as watched:
+        with profile(activities=activities, acc_events=True) as watched:
             for _ in range(STEPS):
                 step(trial.session, trial.batch)
             wait(device)

@@ -1,0 +1,96 @@
+"""Instance normalisation that fills a GPU where features are large.
+
+torch has one block of threads for each channel of a sample, and answers channels last with channels
+first, which the next convolution turns back. A network at full resolution has few channels of many
+voxels, so most of a GPU waits. Sums over voxels, and a factor and a summand for each channel, have
+neither fault; where features are small, they are too many calls.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LARGE_VOXELS = 2**19
+"""Of a feature, from which it pays (docs/decisions/0013): 128³ are well above, 64³ below."""
+OVER = (2, 3, 4)
+"""A feature's voxels, in (B, C, D, H, W)."""
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """torch's, with `LargeNorm` for large features.
+
+    Attributes:
+        large_voxels: where those begin.
+    """
+
+    large_voxels: float = LARGE_VOXELS
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """(B, C, D, H, W) to the same, each channel of a sample by its own mean and variance."""
+        if input.shape[2:].numel() < self.large_voxels:
+            return super().forward(input)
+        normalised: Tensor = LargeNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]  # torch's stub
+        return normalised
+
+
+class LargeNorm(torch.autograd.Function):
+    """y = (x - mean) / √(variance + eps) · weight + bias, with sums in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN401 - torch's own
+        """(B, C, D, H, W) to the same, in x's type and layout."""
+        mean, variance = _moments(x)
+        spread = (variance + eps).rsqrt()
+        scale = spread * _each(weight)
+        shift = _each(bias) - mean * scale
+        ctx.save_for_backward(x, mean, spread, weight)
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+        """Gradients of x, weight and bias."""
+        x, mean, spread, weight = ctx.saved_tensors
+        count = x.shape[2:].numel()
+        wide = _wide(x.dtype)
+        total = grad.sum(OVER, keepdim=True, dtype=wide)
+        # Not in float16, in which scaled gradients times features overflow. As x̂ is (x - mean) ·
+        # spread, its product with the gradient needs no tensor of its own.
+        along = (x.to(wide, copy=True).mul_(grad).sum(OVER, keepdim=True) - mean * total) * spread
+        scale = spread * _each(weight)
+        # dx = scale · (g - mean of g - x̂ · mean of g·x̂), with x̂ written out
+        slope = -scale * spread * along / count
+        offset = -scale * total / count - slope * mean
+        centred = torch.addcmul(offset.to(x.dtype), x, slope.to(x.dtype))
+        dx = torch.addcmul(centred, grad, scale.to(x.dtype))
+        return dx, _of_weights(along, weight), _of_weights(total, weight), None
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, C, 1, 1, 1) of each channel of a sample.
+
+    Of a half type, variance in its own type could overflow, so it comes from squares in float32:
+    what these cancel is less than what the type has lost already.
+    """
+    wide = _wide(x.dtype)
+    if x.dtype == wide:
+        variance, mean = torch.var_mean(x, OVER, correction=0, keepdim=True)
+        return mean, variance
+    mean = x.mean(OVER, keepdim=True, dtype=wide)
+    norm = torch.linalg.vector_norm(x, dim=OVER, keepdim=True, dtype=wide)
+    variance = (norm.square() / x.shape[2:].numel() - mean.square()).clamp_min(0)
+    return mean, variance
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _each(channels: Tensor) -> Tensor:
+    """(C,) as (C, 1, 1, 1)."""
+    return channels[:, None, None, None]
+
+
+def _of_weights(sums: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, 1, 1, 1) to (C,)."""
+    return sums.sum(0).flatten().to(weight.dtype)
