@@ -13,7 +13,7 @@ RESUME ?=
 REPAIR ?=
 DROP_ABSENT ?=
 DEVICE ?= auto
-MINUTES ?= 9
+MINUTES ?= 20
 DRY    ?=
 ONLY   ?=
 DEMO   ?= demo
@@ -76,11 +76,11 @@ evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STO
 predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
 	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)" $(foreach item,$(SET),--set '$(item)')
 
-bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=docs/benchmarks/] [ONLY='steps peers …'] [SET='key=value …'] [DRY=1]
+bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=20] [OUT=docs/benchmarks/] [ONLY='steps peers …'] [SET='key=value …'] [DRY=1]
 	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
 
-gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=9] [OUT=runs/gpu-check/] [ONLY='resume …'] [DRY=1]
+gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=20] [OUT=runs/gpu-check/] [ONLY='resume …'] [DRY=1]
 	$(PY) -m train gpu-check $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),runs/gpu-check/)")
 

@@ -171,7 +171,7 @@ def bench(
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=0, help="How long it may take; sections share it.")
-    ] = 9.0,
+    ] = 20.0,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Try every section on tiny networks, as CI does.")
     ] = False,
@@ -203,7 +203,7 @@ def gpu_check(
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=0, help="How long it may take; checks share it.")
-    ] = 9.0,
+    ] = 20.0,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Try every check on tiny networks, on a CPU as well.")
     ] = False,

@@ -1,9 +1,9 @@
-"""Instance normalisation that fills a GPU where features are large.
+"""Instance normalisation that is fast on a GPU where features are large.
 
-torch has one block of threads for each channel of a sample, and answers channels last with channels
-first, which the next convolution turns back. A network at full resolution has few channels of many
-voxels, so most of a GPU waits. Sums over voxels, and a factor and a summand for each channel, have
-neither fault; where features are small, they are too many calls.
+torch's own takes many times as long as the memory for few channels of many voxels, as a network has
+at full resolution, and answers channels last with channels first, which the next convolution turns
+back. Sums over voxels, and a factor and a summand for each channel, do neither; where features are
+small, they are too many calls (docs/decisions/0013).
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 LARGE_VOXELS = 2**19
-"""Of a feature, from which it pays (docs/decisions/0013): 128³ are well above, 64³ below."""
+"""Of a feature, from which it pays: 128³ are well above, 64³ below."""
 OVER = (2, 3, 4)
 """A feature's voxels, in (B, C, D, H, W)."""
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -33,6 +34,10 @@ def _measure(bench: Bench) -> Sequence[Row]:
                 step(session, batch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-    places = [f"{w.filename}:{w.lineno}" for w in caught if SAID in str(w.message)]
+    places = [
+        f"{'/'.join(Path(w.filename).parts[-2:])}:{w.lineno}"
+        for w in caught
+        if SAID in str(w.message)
+    ]
     why = "as torch counts them; the JSON has their places"
     return [Row("waits in a step", "reported", why, len(places), raw={"places": places})]
