@@ -30,7 +30,8 @@ from common.case import prepare
 from common.layout import discover
 from common.manifest import Manifest, load_manifest
 from common.store import Store, StoreWriter
-from common.store.arrays import ZARRS_PIPELINE, create_volume
+from common.store.arrays import NODE_FILE, ZARRS_PIPELINE, described, volume_metadata
+from common.store.files import StoreFiles
 from common.store.shard import write_shard
 from common.volume import bounding_box
 
@@ -131,7 +132,7 @@ def writing(path: Path) -> None:
     ways: dict[str, Callable[[zarr.Array, NDArray[Any]], object]] = {
         "zarr-python": _write_whole,
         "zarr-python, empty chunks not looked for": _write_all_chunks,
-        "common.store.shard": lambda array, values: write_shard(array, 0, values),
+        "common.store.shard": _write_shard,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for case_id in store.records():
@@ -152,11 +153,17 @@ def _write(
     with tempfile.TemporaryDirectory() as folder:
         StoreWriter.create(folder, manifest).allocate(1)
         root = zarr.open_group(folder, mode="r+")
-        place = root.store_path / "cases" / "one"
+        files = StoreFiles(folder)
         way(root["crops/image"], arrays[0][None])
         way(root["crops/label"], arrays[1][None])
-        way(create_volume(place / "image", arrays[2]), arrays[2])
-        way(create_volume(place / "label", arrays[3]), arrays[3])
+        for name, volume in (("cases/one/image", arrays[2]), ("cases/one/label", arrays[3])):
+            files.write(f"{name}/{NODE_FILE}", [described(volume_metadata(volume))])
+            way(root[name], volume)
+
+
+def _write_shard(array: zarr.Array, values: NDArray[Any]) -> None:
+    files = StoreFiles(str(array.store_path.store.root))
+    write_shard(files, array.path, array.metadata, 0, values)
 
 
 def _write_whole(array: zarr.Array, values: NDArray[Any]) -> None:

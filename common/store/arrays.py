@@ -13,9 +13,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.core.sync import sync
 from zarr.dtype import parse_dtype
-from zarr.storage import StorePath
 
 from common.labels import MODALITIES
 from common.manifest import Manifest
@@ -91,17 +89,17 @@ def create_arrays(path: str, manifest: Manifest) -> None:
     root.require_group("cases")
 
 
-def create_volume(place: StorePath, array: NDArray[Any]) -> Any:  # noqa: ANN401 - as above
-    """An array where there is nothing yet, with one shard.
+def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
+    """The description of an array with one shard, as zarr would make it.
 
-    Its inner chunks are whole planes, so that nothing is padded in them. It is described here and
-    written at once: zarr would first look for what may be there, which takes a hundredth of a case.
+    Its inner chunks are whole planes, so that nothing is padded in them. zarr would first look for
+    what may be there, which takes a hundredth of a case.
     """
     *channels, depth, height, width = array.shape
     shard = (*channels, -(-depth // PLANES) * PLANES, height, width)
     chunk = (*(1 for _ in channels), PLANES, height, width)
     codecs = (BytesCodec(), *(IMAGE_CODECS if channels else LABEL_CODECS))
-    metadata = ArrayV3Metadata(
+    return ArrayV3Metadata(
         shape=array.shape,
         data_type=parse_dtype(array.dtype, zarr_format=3),
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": shard}},
@@ -111,15 +109,9 @@ def create_volume(place: StorePath, array: NDArray[Any]) -> Any:  # noqa: ANN401
         attributes={},
         dimension_names=None,
     )
-    _describe(place, metadata)
-    return zarr.Array(zarr.AsyncArray(metadata, place))
 
 
-def put_group(place: StorePath, attributes: dict[str, Any]) -> None:
-    """A group with its attributes, in one write."""
-    _describe(place, GroupMetadata(attributes=attributes))
-
-
-def _describe(place: StorePath, metadata: ArrayV3Metadata | GroupMetadata) -> None:
-    content = metadata.to_buffer_dict(default_buffer_prototype())[NODE_FILE]
-    sync((place / NODE_FILE).set(content))
+def described(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
+    """What stands in the `NODE_FILE` of an array or a group."""
+    content: bytes = metadata.to_buffer_dict(default_buffer_prototype())[NODE_FILE].to_bytes()
+    return content

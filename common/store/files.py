@@ -1,20 +1,23 @@
-"""A store's files as they lie there, below zarr: listed, and taken away."""
+"""A store's files as they lie there, below zarr: listed, written, and taken away."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from fsspec.implementations.local import LocalFileSystem
 
 from common.errors import StoreError
-from common.store.arrays import NODE_FILE, is_remote
+from common.store.arrays import NODE_FILE
 from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
 NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
 UNFINISHED = ".partial"
-"""Suffix of a file that zarr, or the copying of a store, had only begun when it was killed."""
+"""Suffix of a file whose writing, here, by zarr or as a copy, had only begun when it was killed."""
 
 
 class StoreFiles:
@@ -23,6 +26,7 @@ class StoreFiles:
     def __init__(self, path: str) -> None:
         self._path = path
         self._filesystem, self._root = filesystem_of(path)
+        self._is_local = isinstance(self._filesystem, LocalFileSystem)
 
     def all(self) -> list[str]:
         """Every file, sorted."""
@@ -73,6 +77,25 @@ class StoreFiles:
         content: bytes = self._filesystem.cat_file(f"{self._root}/{name}")
         return content
 
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        """Make a file of these parts, or put them in its place: whole, or not at all.
+
+        As zarr does it, but without its event loop, and without joining the parts on a disk.
+        """
+        if not self._is_local:
+            self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
+            return
+        path = Path(self._root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")
+        try:
+            with unfinished.open("xb") as file:
+                file.writelines(parts)
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
     def remove(self, name: str) -> None:
         """Take a file away, if it is there."""
         with suppress(FileNotFoundError):
@@ -84,7 +107,7 @@ class StoreFiles:
         Else a run would fill the memory with what it does not read again. Does nothing at a URL,
         nor where a system takes no such advice.
         """
-        if is_remote(self._path) or not hasattr(os, "posix_fadvise"):
+        if not self._is_local or not hasattr(os, "posix_fadvise"):
             return
         for name in names:
             # Advice: where it cannot be given or is refused, nothing is lost.

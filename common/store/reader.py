@@ -122,7 +122,7 @@ class Store:
 
     @cached_property
     def files(self) -> StoreFiles:
-        """The store's files, to list and to take away."""
+        """The store's files, to list, to write and to take away."""
         return StoreFiles(self.path)
 
     def splits(self) -> dict[str, list[str]]:

@@ -14,34 +14,42 @@ import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
-from zarr.core.buffer.cpu import Buffer
-from zarr.core.sync import sync
+
+from common.store.files import StoreFiles
 
 SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}
 
 
-def write_shard(array: Any, position: int, values: NDArray[Any]) -> str:  # noqa: ANN401 - zarr's arrays say nothing
+def write_shard(
+    files: StoreFiles,
+    array: str,
+    metadata: Any,  # noqa: ANN401 - zarr's codecs are unions that say nothing
+    position: int,
+    values: NDArray[Any],
+) -> str:
     """Write the one shard at a position of an array's first axis, and return its name in the store.
 
     Args:
-        array: a zarr array of the store, sharded along its first axis alone.
+        files: the store's.
+        array: its name in the store.
+        metadata: the array's, which is sharded along its first axis alone.
         position: of the shard.
         values: what the array holds there, without the part of the shard beyond the array's end.
     """
-    blosc, _crc32c_codec = array.compressors
+    (sharding,) = metadata.codecs
+    _bytes_codec, blosc, _crc32c_codec = sharding.codecs
     codec = Blosc(blosc.cname.value, blosc.clevel, SHUFFLES[blosc.shuffle.value], blosc.blocksize)
-    missing = len(array.shards) - values.ndim
-    content = encode(
+    shape = metadata.chunk_grid.chunk_shape
+    missing = len(shape) - values.ndim
+    parts = encode(
         values.reshape((1,) * missing + values.shape),
-        array.shards,
-        array.chunks,
-        array.fill_value,
+        shape,
+        sharding.chunk_shape,
+        metadata.fill_value,
         codec,
     )
-    key = array.metadata.encode_chunk_key((position, *(0 for _ in array.shape[1:])))
-    place = array.store_path / key
-    sync(place.set(Buffer.from_bytes(content)))
-    name: str = place.path
+    name = f"{array}/{metadata.encode_chunk_key((position, *(0 for _ in shape[1:])))}"
+    files.write(name, parts)
     return name
 
 
@@ -51,8 +59,8 @@ def encode(
     chunk: tuple[int, ...],
     fill: object,
     codec: Blosc,
-) -> bytes:
-    """A shard's bytes.
+) -> list[bytes]:
+    """A shard's bytes, in parts.
 
     Args:
         values: from the shard's first on; it may go on beyond the array's end.
@@ -70,7 +78,7 @@ def encode(
         index.append((offset, len(part) + 4))
         offset += len(part) + 4
     table = np.asarray(index, "<u8").tobytes()
-    return b"".join((*parts, table, _crc32c(table)))
+    return [*parts, table, _crc32c(table)]
 
 
 def _filled(values: NDArray[Any], chunk: tuple[int, ...], fill: object) -> NDArray[Any]:

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 import zarr
 from numpy.typing import NDArray
+from zarr.core.group import GroupMetadata
 
 from common.case import PreparedCase
 from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
-from common.store.arrays import checksum, create_arrays, create_volume, put_group
+from common.store.arrays import NODE_FILE, checksum, create_arrays, described, volume_metadata
 from common.store.files import ROW_ARRAYS
 from common.store.place import is_taken, reachable
 from common.store.reader import SCHEMA_VERSION, Store
@@ -74,17 +75,20 @@ class StoreWriter(Store):
         arrays: dict[str, NDArray[Any]] = {"crops/image": case.crop_image}
         if case.crop_label is not None:
             arrays["crops/label"] = case.crop_label
-        shards = [write_shard(self._crop_arrays[name], row, crop) for name, crop in arrays.items()]
-        place = self._writer.store_path / "cases" / case_id
+        shards = [
+            write_shard(self.files, name, self._crop_metadata[name], row, crop)
+            for name, crop in arrays.items()
+        ]
         has_volume = _keeps_volume(case.record, self.manifest)
         if has_volume:
-            arrays["image"] = case.image
-            shards.append(write_shard(create_volume(place / "image", case.image), 0, case.image))
+            volumes: dict[str, NDArray[Any]] = {"image": case.image}
             if case.label is not None:
-                arrays["label"] = case.label
-                shards.append(
-                    write_shard(create_volume(place / "label", case.label), 0, case.label)
-                )
+                volumes["label"] = case.label
+            shards += [
+                self._write_volume(f"cases/{case_id}/{name}", volume)
+                for name, volume in volumes.items()
+            ]
+            arrays |= volumes
         record = case.record.model_copy(
             update={
                 "row": row,
@@ -94,7 +98,7 @@ class StoreWriter(Store):
         )
         self._recent.append(shards)
         self.files.let_go(chain(*self._recent))
-        put_group(place, {"record": record.model_dump(mode="json")})
+        self._put(case_id, {"record": record.model_dump(mode="json")})
         return record
 
     def remove(self, case_id: str) -> None:
@@ -122,8 +126,18 @@ class StoreWriter(Store):
         self.remove(failure.case_id)
         if row is not None:
             self.free(row)
-        place = self._writer.store_path / "cases" / failure.case_id
-        put_group(place, {"failure": failure.model_dump(mode="json")})
+        self._put(failure.case_id, {"failure": failure.model_dump(mode="json")})
+
+    def _write_volume(self, name: str, volume: NDArray[Any]) -> str:
+        """An array where there is nothing yet, and its one shard, whose name is returned."""
+        metadata = volume_metadata(volume)
+        self.files.write(f"{name}/{NODE_FILE}", [described(metadata)])
+        return write_shard(self.files, name, metadata, 0, volume)
+
+    def _put(self, case_id: str, attributes: dict[str, Any]) -> None:
+        """Make a case's group with its attributes, in one write."""
+        content = described(GroupMetadata(attributes=attributes))
+        self.files.write(f"cases/{case_id}/{NODE_FILE}", [content])
 
     @cached_property
     def _recent(self) -> deque[list[str]]:
@@ -131,9 +145,9 @@ class StoreWriter(Store):
         return deque(maxlen=RECENT)
 
     @cached_property
-    def _crop_arrays(self) -> dict[str, Any]:
-        """The arrays of the crops by name, to be written to."""
-        return {name: self._writer[name] for name in ROW_ARRAYS}
+    def _crop_metadata(self) -> dict[str, Any]:
+        """Of the arrays of the crops, by name; all but their length, which `allocate` changes."""
+        return {name: self._writer[name].metadata for name in ROW_ARRAYS}
 
     @cached_property
     def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing

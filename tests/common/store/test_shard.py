@@ -16,8 +16,10 @@ from common.store.arrays import (
     LABEL_CODECS,
     PLANES,
     ZARRS_PIPELINE,
-    create_volume,
+    described,
+    volume_metadata,
 )
+from common.store.files import StoreFiles
 from common.store.shard import write_shard
 
 SIDES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -61,7 +63,7 @@ def test_the_same_chunks_as_zarr_python_and_both_readers_agree(
     shape = (depth, height, width) if kind == "uint8" else (channels, depth, height, width)
     values = np.random.default_rng(seed).integers(0, 9, shape).astype(kind)
     ours, theirs = (make(folder / name, shape, kind, planes) for name in ("ours", "theirs"))
-    write_shard(ours, 0, values)
+    write_shard(StoreFiles(str(folder)), "ours", ours.metadata, 0, values)
     theirs[...] = values
     for pipeline in ("zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
         with zarr.config.set({"codec_pipeline.path": pipeline}):
@@ -79,10 +81,8 @@ def test_a_volume_is_described_as_zarr_would(
     tmp_path: Path, shape: tuple[int, ...], kind: str
 ) -> None:
     make(tmp_path / "theirs", shape, kind, PLANES)
-    root = zarr.open_group(tmp_path / "ours", mode="w")
-    create_volume(root.store_path / "volume", np.zeros(shape, kind))
-    ours, theirs = (tmp_path / name / "zarr.json" for name in ("ours/volume", "theirs"))
-    assert ours.read_text() == theirs.read_text()
+    ours = described(volume_metadata(np.zeros(shape, kind)))
+    assert ours == (tmp_path / "theirs" / "zarr.json").read_bytes()
 
 
 def test_only_its_own_row_is_written(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_only_its_own_row_is_written(tmp_path: Path) -> None:
         fill_value=255,
     )
     values = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
-    write_shard(rows, 1, values)
+    write_shard(StoreFiles(str(tmp_path)), "rows", rows.metadata, 1, values)
     assert np.array_equal(rows[1], values)
     assert (rows[0] == 255).all()
     assert (rows[2] == 255).all()
