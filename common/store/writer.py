@@ -26,9 +26,9 @@ RECENT = 4
 
 
 class StoreWriter(Store):
-    """A store that cases are written to, always through zarr-python's own codec pipeline.
+    """A store that cases are written to: zarr makes it, a case's files are written as they are.
 
-    The faster zarrs does not write atomically: a kill leaves torn shards.
+    Each of these is there whole or not at all. zarrs, which reads, would leave torn shards.
     """
 
     @classmethod
