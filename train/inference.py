@@ -105,9 +105,8 @@ def tile_weights(window: Triple, device: torch.device) -> Tensor:
     """Weights (D, H, W) of a tile's voxels, float32: a Gaussian about its centre, never 0."""
     lines = []
     for side in window:
-        offsets = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
-        line = torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2)
-        lines.append(line.to(device))
+        offsets = torch.arange(side, dtype=torch.float64, device=device) - (side - 1) / 2
+        lines.append(torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2))
     z, y, x = lines
     return (z[:, None, None] * y[:, None] * x).float()
 

@@ -1,4 +1,4 @@
-"""Instance normalisation that is fast on a GPU where features are large.
+"""Instance normalisation by sums where features are large.
 
 torch's own takes many times as long as the memory for few channels of many voxels, as a network has
 at full resolution, and answers channels last with channels first, which the next convolution turns
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LARGE_VOXELS = 2**19
 """Of a feature, from which it pays: 128³ are well above, 64³ below."""
@@ -18,7 +19,7 @@ OVER = (2, 3, 4)
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
-    """torch's, with `LargeNorm` for large features.
+    """torch's, affine and without running statistics, with `LargeNorm` for large features.
 
     Attributes:
         large_voxels: where those begin.
@@ -35,51 +36,34 @@ class InstanceNorm3d(nn.InstanceNorm3d):
 
 
 class LargeNorm(torch.autograd.Function):
-    """y = (x - mean) / √(variance + eps) · weight + bias, with sums in float32 at least."""
+    """y = (x - mean) / √(variance + eps) · weight + bias; in float32 at least, rounded once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ANN401 - torch's own
         """(B, C, D, H, W) to the same, in x's type and layout."""
-        mean, variance = _moments(x)
+        variance, mean = torch.var_mean(x.to(_wide(x.dtype)), OVER, correction=0, keepdim=True)
         spread = (variance + eps).rsqrt()
         scale = spread * _each(weight)
         shift = _each(bias) - mean * scale
         ctx.save_for_backward(x, mean, spread, weight)
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+        return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
         """Gradients of x, weight and bias."""
         x, mean, spread, weight = ctx.saved_tensors
-        count = x.shape[2:].numel()
-        wide = _wide(x.dtype)
+        count, wide = x.shape[2:].numel(), _wide(x.dtype)
         total = grad.sum(OVER, keepdim=True, dtype=wide)
-        # Not in float16, in which scaled gradients times features overflow. As x̂ is (x - mean) ·
-        # spread, its product with the gradient needs no tensor of its own.
+        # In float16, scaled gradients times features would overflow. As x̂ is (x - mean) · spread,
+        # its product with the gradient needs no tensor of its own.
         along = (x.to(wide, copy=True).mul_(grad).sum(OVER, keepdim=True) - mean * total) * spread
         scale = spread * _each(weight)
         # dx = scale · (g - mean of g - x̂ · mean of g·x̂), with x̂ written out
         slope = -scale * spread * along / count
         offset = -scale * total / count - slope * mean
-        centred = torch.addcmul(offset.to(x.dtype), x, slope.to(x.dtype))
-        dx = torch.addcmul(centred, grad, scale.to(x.dtype))
+        dx = torch.addcmul(offset, x, slope).addcmul_(grad, scale).to(x.dtype)
         return dx, _of_weights(along, weight), _of_weights(total, weight), None
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (B, C, 1, 1, 1) of each channel of a sample.
-
-    Of a half type, variance in its own type could overflow, so it comes from squares in float32:
-    what these cancel is less than what the type has lost already.
-    """
-    wide = _wide(x.dtype)
-    if x.dtype == wide:
-        variance, mean = torch.var_mean(x, OVER, correction=0, keepdim=True)
-        return mean, variance
-    mean = x.mean(OVER, keepdim=True, dtype=wide)
-    norm = torch.linalg.vector_norm(x, dim=OVER, keepdim=True, dtype=wide)
-    variance = (norm.square() / x.shape[2:].numel() - mean.square()).clamp_min(0)
-    return mean, variance
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -78,9 +78,10 @@ class StoreFiles:
         return content
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
-        """Make a file of these parts, or put them in its place: whole, or not at all.
+        """Make a file of these parts, or put them in its place.
 
-        As zarr does it, but without its event loop, and without joining the parts on a disk.
+        As zarr does it, but without its event loop, and on a disk without joining the parts. There
+        the file is whole or not there at all, as with object stores.
         """
         if not self._is_local:
             self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
@@ -104,8 +105,8 @@ class StoreFiles:
     def let_go(self, names: Iterable[str]) -> None:
         """Have the system write files to the disk, and keep none in memory that is on it already.
 
-        Else a run would fill the memory with what it does not read again. Does nothing at a URL,
-        nor where a system takes no such advice.
+        Else a run would fill the memory with what it does not read again. Does nothing where the
+        store is not on a disk, nor where a system takes no such advice.
         """
         if not self._is_local or not hasattr(os, "posix_fadvise"):
             return

@@ -20,7 +20,7 @@ PASSWORD = re.compile(r"://[^/@]*:.*@")
 def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
     """The file system that a path is in, and the path there.
 
-    Listings are fetched anew each time: zarr, which writes, keeps a file system of its own.
+    Listings are fetched anew each time: whoever writes may be another process.
 
     Raises:
         StoreError: the path has a secret in it.

@@ -131,7 +131,7 @@ def test_a_networks_forward_pass_alone() -> None:
         (("aten::copy_", "aten::clone", "aten::contiguous", "aten::instance_norm"), COPIES),
         (("aten::cudnn_batch_norm", "aten::batch_norm", "aten::instance_norm"), NORM),
         (("aten::mul_", "LargeNormBackward", f"{NODE}LargeNormBackward"), NORM),
-        (("aten::addcmul", "LargeNorm"), NORM),
+        (("aten::linalg_vector_norm", "LargeNorm"), NORM),
         (("aten::_foreach_addcdiv_", "Optimizer.step#NAdam.step"), OPTIMISER),
         (("aten::_foreach_norm",), OPTIMISER),
         (("aten::isfinite",), OTHER),

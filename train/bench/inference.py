@@ -174,6 +174,7 @@ def measure(bench: Bench) -> Inference:
         StoreError: the volume cannot be read.
     """
     with bench.begun(PRESET) as session:
+        torch.backends.cudnn.benchmark = False  # as `predict` has it, unlike training
         session.model.eval()
         return _measure(session, bench)
 

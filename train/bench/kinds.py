@@ -81,12 +81,12 @@ def kind_of_event(names: Sequence[str], *, of_loss: bool) -> str:
     """
     if of_loss:
         return LOSS
+    if any(name.removeprefix(NODE).startswith(NORM_FUNCTION) for name in names):
+        return NORM  # before the optimiser, whose sums have the same names
     if any(name.startswith(UPDATES) for name in names):
         return OPTIMISER
     if len(names) > 1 and names[0] in SUMS and names[1].startswith(NODE):
         return OTHER
-    if any(name.removeprefix(NODE).startswith(NORM_FUNCTION) for name in names):
-        return NORM
     for name in names:
         plain = name.removeprefix(NODE).removeprefix("aten::").rstrip("0123456789")
         if name.startswith("aten::"):

@@ -95,7 +95,8 @@ def count_step(
     """Everything that a step does, as separate operators; what it copies to change a layout apart.
 
     Args:
-        model: the network, on the device `meta`; it is left in the type of its activations.
+        model: the network, on the device `meta`; it is left in the type of its activations, with
+            each norm as one operator.
         loss: of its outputs.
         shape: (B, C, D, H, W) of the batch.
         precision: of the activations.
