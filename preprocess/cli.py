@@ -250,10 +250,10 @@ def verify(
             out.print(f"dropped {dropped}", soft_wrap=True)
     out.print(audit_table(audit, opened))
     if audit.missing:
-        err.print(
-            f"`make preprocess DATA=… STORE={store}` makes the missing case(s), and no other",
-            soft_wrap=True,
-        )
+        steps = f"`make preprocess DATA=… STORE={store}` makes the missing case(s), and no other"
+        if audit.of("damaged") and not repair:
+            steps = f"`make verify STORE={store} REPAIR=1` drops what is damaged; then {steps}"
+        err.print(steps, soft_wrap=True)
     if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)
 

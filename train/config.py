@@ -64,8 +64,8 @@ class TrainConfig(BaseModel):
         precision: fp16 scales gradients; tf32 is float32 whose products a GPU rounds, fp32 without
             that; auto takes what suits the device.
         device: auto, cpu, cuda or cuda:N.
-        channels_last: memory format of weights and activations; not yet measured on a GPU; on a CPU
-            the faster one from batch 2.
+        channels_last: memory format of weights and activations; on a CPU the faster one from batch
+            2. On an H200 neither was clearly, before norms kept it (docs/decisions/0013).
         compile: whether the network is compiled for training by torch.compile, which takes minutes
             once; where that fails the run goes on without, and says so.
         clip_norm: bound on the norm of all gradients together; null leaves them alone.
