@@ -35,6 +35,9 @@ LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cC
 NODE_FILE = "zarr.json"
 """What a group or an array is, stands in this file of its folder."""
 
+UNFINISHED = ".partial"
+"""Suffix of a file whose writing, here, by zarr or as a copy, had only begun when it was killed."""
+
 ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
 
 READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from common.errors import StoreError
 from common.record import CaseFailure, CaseRecord
 from common.settings import explain
-from common.store.arrays import CHANNELS
-from common.store.files import ROW_ARRAYS, UNFINISHED, StoreFiles, rows_of
+from common.store.arrays import CHANNELS, UNFINISHED
+from common.store.files import ROW_ARRAYS, StoreFiles, rows_of
 from common.store.place import damaged, open_store, reachable
 from common.store.reader import Store
 from common.store.writer import StoreWriter

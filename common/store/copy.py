@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 
 from common.errors import StoreError
 from common.record import CaseRecord
-from common.store.arrays import NODE_FILE, is_remote
+from common.store.arrays import NODE_FILE, UNFINISHED, is_remote
 from common.store.reader import Store
 
 METADATA = tuple(
@@ -77,7 +77,7 @@ def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: 
 
 def _fetch(filesystem: AbstractFileSystem, remote: str, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
-    partial = local.with_name(local.name + ".partial")
+    partial = local.with_name(local.name + UNFINISHED)
     try:
         filesystem.get_file(remote, str(partial))
         partial.replace(local)

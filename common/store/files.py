@@ -11,13 +11,11 @@ from uuid import uuid4
 from fsspec.implementations.local import LocalFileSystem
 
 from common.errors import StoreError
-from common.store.arrays import NODE_FILE
+from common.store.arrays import NODE_FILE, UNFINISHED
 from common.store.place import damaged, filesystem_of, reachable
 
 ROW_ARRAYS = ("crops/image", "crops/label")
 NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
-UNFINISHED = ".partial"
-"""Suffix of a file whose writing, here, by zarr or as a copy, had only begun when it was killed."""
 
 
 class StoreFiles:

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 from zarr.errors import ContainsArrayError
 
 from common.errors import FMNetError, StoreError
-from common.store.arrays import is_remote
+from common.store.arrays import UNFINISHED, is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
 
@@ -205,7 +205,6 @@ def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | No
         return None
     if not place.is_dir():
         return "a file"
-    # Zarr leaves a .partial of a file whose writing was killed.
-    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != ".partial")
+    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != UNFINISHED)
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"a folder with {shown}" if names else None

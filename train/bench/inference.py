@@ -222,7 +222,7 @@ def _timed(row: Row, predict: Predict, trained: TrainedModel, image: Image, seco
     """The row with its figures, or with why there are none."""
     compute, times = trained.compute, list[float]()
     try:
-        label_of(predict(trained, image))  # cuDNN looks for its algorithms
+        label_of(predict(trained, image))  # the first case loads the device's code
         if compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(compute.device)
         began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from train.norm import LargeNorm
+
 CONV, CONV_BACKWARD = "conv forward", "conv backward"
 NORM = "norm"
 ACTIVATION = "activation, gates"
@@ -14,8 +16,8 @@ OTHER = "other"
 GAPS = "gaps"
 """Of the step, when the device does nothing."""
 
-NORM_FUNCTION = "LargeNorm"
-"""How the names begin of `train.norm.LargeNorm` and its node, of which every operator is."""
+NORM_FUNCTION = LargeNorm.__name__
+"""How its name and its node's begin, within which every operator is of a norm."""
 NODE = "autograd::engine::evaluate_function: "
 """What the profiler writes before a node's name."""
 
