@@ -71,7 +71,7 @@ def crop(path: Path) -> None:
         margin = 2 * store.manifest.margin
         sizes.append([side - margin for side in record.box.shape])
         _, label = store.read_volume(case_id)
-        tumour = bounding_box(label > 0)
+        tumour = bounding_box(label)
         tumours.append(tumour.shape)
         counts = record.tumour_voxels
         lost.append((counts.lost("crop"), counts.lost("centred_crop")))

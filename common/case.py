@@ -82,7 +82,7 @@ def prepare(
         for modality, scores in zip(MODALITIES, image, strict=True)
     }
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
-    tumour = bounding_box(label > 0) if label is not None else None
+    tumour = bounding_box(label) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
     centred = crop_window(brain, None, manifest.crop, to_lps.shape)
     record = CaseRecord(
@@ -163,7 +163,7 @@ def _score(
 def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box:
     """The brain's box at 1 mm."""
     brain = foreground(images.values()).astype(np.uint8)
-    box = bounding_box(to_lps.resample(brain, linear=False) > 0)
+    box = bounding_box(to_lps.resample(brain, linear=False))
     assert box is not None  # noqa: S101 - `load` refuses a brain that is too thin for 1 mm
     return box
 

@@ -53,7 +53,7 @@ def read_label(
     Returns:
         Canonical labels, None if the values cannot be told; the convention; and findings.
     """
-    box = bounding_box(voxels != 0)
+    box = bounding_box(voxels)
     part = voxels[:0] if box is None else extract(voxels, box)  # less to look at
     values, strange = _values(path, part)
     if strange:

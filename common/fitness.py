@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common import nifti
 from common.errors import Finding
 from common.grid import ToLPS, degrees_off_axis, turn
 from common.nifti import Geometry, Volume
@@ -50,7 +49,7 @@ def on_one_grid(
             found = f"a grid of {volume.geometry}"
             findings.append(Finding(str(paths[role]), found, expected, action))
             continue
-        together[role] = Volume(turned, onto, volume.file)
+        together[role] = volume._replace(voxels=turned, geometry=onto)
         found = f"another order of axes than {paths[first].name}, but of the same place"
         action = f"nothing: it is turned; masks are written as {paths[first].name} is"
         findings.append(_note(paths[role], found, "one orientation for a case", action))
@@ -139,18 +138,19 @@ def notes_on_images(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> 
     return notes
 
 
-def notes_on_place(paths: Paths, geometries: Mapping[str, Geometry]) -> list[Finding]:
+def notes_on_place(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
     """What a header leaves open, and what is done to a grid that is not straight and of 1 mm."""
     by_doubt: dict[str, list[Path]] = {}
-    for path, role in {paths[role]: role for role in geometries}.items():
-        if doubt := nifti.orientation_doubt(path, geometries[role]):
+    for path, doubt in {paths[role]: volume.doubt for role, volume in volumes.items()}.items():
+        if doubt:
             by_doubt.setdefault(doubt, []).append(path)
     action = "nothing if that is where it is; else mend the header"
     notes = [
         _note(paths[0], doubt + _and_others(paths), "sform and qform that say the same", action)
         for doubt, paths in by_doubt.items()
     ]
-    role, geometry = next(iter(geometries.items()))
+    role, volume = next(iter(volumes.items()))
+    geometry = volume.geometry
     if (degrees := degrees_off_axis(geometry)) >= OBLIQUE_DEGREES:
         found = f"an oblique grid, {degrees:.0f}° off the body's axes"
         action = "nothing: masks return to this grid; resample to straight axes if scores are low"

@@ -61,11 +61,10 @@ def load(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         )
         findings += found
     if not _errors(findings):
-        geometries = {role: volume.geometry for role, volume in read.items()}
         first = MODALITIES[0]
-        findings += fitness.vanishing_brain(paths[first], images.values(), geometries[first])
+        findings += fitness.vanishing_brain(paths[first], images.values(), read[first].geometry)
         findings += fitness.notes_on_images(paths, images)
-        findings += fitness.notes_on_place(paths, geometries)
+        findings += fitness.notes_on_place(paths, read)
     findings = fitness.of_case(findings, files.case_id)
     if errors := _errors(findings):
         raise InputError(*errors)

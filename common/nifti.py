@@ -28,7 +28,6 @@ from common.nifti_header import (
     Header,
     damaged,
     header_of,
-    nifti_fields,
     read_content,
 )
 
@@ -63,7 +62,7 @@ class Geometry:
 
     def matches(self, other: "Geometry") -> bool:
         """Whether both describe one grid, to NIfTI's own precision."""
-        return (
+        return self == other or (
             self.shape == other.shape
             and np.allclose(self.spacing_mm, other.spacing_mm, atol=1e-3)
             and np.allclose(self.origin_mm, other.origin_mm, atol=TOLERANCE_MM)
@@ -99,13 +98,18 @@ class ReadFile(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """A file's voxels (D, H, W), where they are, and the file that was read.
+    """A file's voxels, where they are, and the file that was read.
 
-    The voxels are of the file's own type, and may not be written to.
+    Attributes:
+        voxels: (D, H, W), of the file's own type; they may not be written to.
+        geometry: where they are.
+        doubt: what the header leaves open about that, in words; None if it is clear.
+        file: the file.
     """
 
     voxels: NDArray[np.generic]
     geometry: Geometry
+    doubt: str | None
     file: ReadFile
 
 
@@ -201,29 +205,22 @@ def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -
     if header.scaling:
         voxels = apply_read_scaling(voxels, *header.scaling)
     geometry = _geometry(path, content, header)
-    return Volume(voxels, geometry, ReadFile.of(content, state))
+    doubt = _orientation_doubt(header.block, geometry)
+    return Volume(voxels, geometry, doubt, ReadFile.of(content, state))
 
 
-def orientation_doubt(path: Path, geometry: Geometry) -> str | None:
-    """What the header leaves open about where a volume is, in words; None if it is clear.
+@lru_cache(maxsize=64)  # as for `_as_itk_reads`
+def _orientation_doubt(block: bytes, geometry: Geometry) -> str | None:
+    """What a header leaves open about where a volume is, in words; None if it is clear.
 
     NIfTI keeps orientation twice, as sform and as qform, each with a code that may say that it is
     not set. Where they differ, ITK takes the sform if its code is 1 and its axes are at right
     angles, and else mostly the qform; nibabel always takes the sform.
 
     Args:
-        path: the file.
-        geometry: what `read` made of it.
-
-    Raises:
-        InputError: the file cannot be read any more, or has no NIfTI header.
+        block: the header.
+        geometry: what ITK made of it.
     """
-    header = nifti_fields(path, read_content(path, HEADER_READ)[0])
-    return _doubt(header.binaryblock, geometry)
-
-
-@lru_cache(maxsize=64)  # as for `_as_itk_reads`
-def _doubt(block: bytes, geometry: Geometry) -> str | None:
     header = Nifti1Header(block, check=False)
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     coded = [name for name, code in codes.items() if code > 0]

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from types import EllipsisType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,17 +50,26 @@ class Box:
         return Box((z, y, x), self.shape)
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds every true voxel of a (D, H, W) mask; None if there is none."""
-    outline = np.any(mask, axis=0)
+def bounding_box(*volumes: NDArray[np.generic]) -> Box | None:
+    """The smallest box that holds every voxel that is not 0 in some volume; None if there is none.
+
+    Args:
+        volumes: (D, H, W) each, of one shape, at least one.
+    """
+    kinds = {volume.dtype for volume in volumes}
+    has_bits = len(kinds) == 1 and next(iter(kinds)).kind in "biu"  # merged in half the time
+    parts = volumes if has_bits else tuple(volume != 0 for volume in volumes)
+    merged: NDArray[Any] = reduce(np.bitwise_or, parts)
+    outline = np.bitwise_or.reduce(merged, axis=0) != 0
     rows, columns = np.any(outline, axis=1), np.any(outline, axis=0)
     if not rows.any():
         return None
     y, y_stop = _extent(rows)
     x, x_stop = _extent(columns)
-    # One by one, each is looked at no further than to its first.
-    z, z_stop = _extent(np.array([plane.any() for plane in mask]))
-    return Box((z, y, x), (z_stop - z, y_stop - y, x_stop - x))
+    planes = range(len(merged))
+    z = next(plane for plane in planes if np.count_nonzero(merged[plane]))
+    z_last = next(plane for plane in reversed(planes) if np.count_nonzero(merged[plane]))
+    return Box((z, y, x), (z_last + 1 - z, y_stop - y, x_stop - x))
 
 
 def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
@@ -95,7 +105,7 @@ def foreground_slabs(images: Iterable[NDArray[np.generic]]) -> list[Box]:
     volumes = list(images)
     slabs = []
     for first in range(0, len(volumes[0]), SLAB):
-        box = bounding_box(foreground(volume[first : first + SLAB] for volume in volumes))
+        box = bounding_box(*(volume[first : first + SLAB] for volume in volumes))
         if box is not None:
             z, y, x = box.start
             slabs.append(Box((first + z, y, x), box.shape))

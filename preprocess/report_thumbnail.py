@@ -70,7 +70,7 @@ def _planes(flair: NDArray[np.floating], label: NDArray[np.uint8] | None) -> lis
     if label is not None and label.any():
         tumour = label > 0
         return [int(tumour.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1))]
-    box = bounding_box(flair != 0)
+    box = bounding_box(flair)
     if box is None:
         return [size // 2 for size in flair.shape]
     return [start + size // 2 for start, size in zip(box.start, box.shape, strict=True)]

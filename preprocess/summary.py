@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fsspec.core import url_to_fs
 from rich.table import Table
 from rich.text import Text
 
@@ -119,8 +118,7 @@ def _some(names: Sequence[str], most: int = 20) -> str:
 
 def disk_bytes(store: Store) -> dict[str, int]:
     """What the crops and the whole volumes take on disk."""
-    filesystem, root = url_to_fs(store.path)
-    return {part: filesystem.du(f"{root}/{part}", total=True) for part in ("crops", "cases")}
+    return {part: store.files.size_bytes(part) for part in ("crops", "cases")}
 
 
 def _plain(title: str) -> Table:

@@ -1,6 +1,7 @@
 """Zarr arrays of the store: how they are laid out, opened, and read."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.dtype import parse_dtype
+from zarr.dtype import ZDType, parse_dtype
 
 from common.labels import MODALITIES
 from common.manifest import Manifest
@@ -104,7 +105,7 @@ def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
     codecs = (BytesCodec(), *(IMAGE_CODECS if channels else LABEL_CODECS))
     return ArrayV3Metadata(
         shape=array.shape,
-        data_type=parse_dtype(array.dtype, zarr_format=3),
+        data_type=_zarr_type(array.dtype),
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": shard}},
         chunk_key_encoding={"name": "default"},
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
@@ -112,6 +113,11 @@ def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
         attributes={},
         dimension_names=None,
     )
+
+
+@cache  # zarr asks each of its types in turn, which takes half as long as all the rest
+def _zarr_type(dtype: np.dtype[Any]) -> ZDType[Any, Any]:
+    return parse_dtype(dtype, zarr_format=3)
 
 
 def described(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:

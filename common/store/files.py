@@ -95,6 +95,14 @@ class StoreFiles:
             unfinished.unlink(missing_ok=True)
             raise
 
+    def size_bytes(self, folder: str) -> int:
+        """What all files below a folder take; on a disk in a third of the time that fsspec takes."""
+        path = f"{self._root}/{folder}"
+        if self._is_local:
+            return _size_bytes(path)
+        size: int = self._filesystem.du(path, total=True)
+        return size
+
     def remove(self, name: str) -> None:
         """Take a file away, if it is there."""
         with suppress(FileNotFoundError):
@@ -134,6 +142,17 @@ class StoreFiles:
         start = len(self._root) + 1
         found = self._filesystem.find(f"{self._root}/{folder}".rstrip("/"))
         return sorted(str(file)[start:] for file in found)
+
+
+def _size_bytes(folder: str | os.DirEntry[str]) -> int:
+    """As `StoreFiles.size_bytes`. A run may be at work, and take files away meanwhile."""
+    size = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                size += _size_bytes(entry) if is_folder else entry.stat().st_size
+    return size
 
 
 def rows_of(files: list[str]) -> Iterator[tuple[int, str]]:

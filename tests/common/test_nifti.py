@@ -396,19 +396,18 @@ def test_what_a_header_leaves_open_about_its_place(
 ) -> None:
     path = tmp_path / "x.nii"
     placed(path, sform=sform, qform=qform, change=change)
-    geometry = nifti.read(path).geometry
+    volume = nifti.read(path)
     image = sitk.ReadImage(str(path))
-    assert geometry.origin_mm == image.GetOrigin()
-    assert geometry.direction == image.GetDirection()
-    assert nifti.orientation_doubt(path, geometry) == doubt
+    assert volume.geometry.origin_mm == image.GetOrigin()
+    assert volume.geometry.direction == image.GetDirection()
+    assert volume.doubt == doubt
 
 
 @pytest.mark.parametrize("sign", [0.0, 5.0, float("nan"), -1.0])
 def test_the_sign_in_a_header_is_read_as_itk_does(sign: float, good: Path) -> None:
     """NIfTI-1 calls for 1 or -1, and for 0 to be taken as 1; ITK asks whether it is negative."""
     header_of(SPACINGS - 4, sign)(good)
-    doubt = nifti.orientation_doubt(good, nifti.read(good).geometry)
-    assert (doubt is not None) is (sign < 0)
+    assert (nifti.read(good).doubt is not None) is (sign < 0)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +422,7 @@ def test_a_spacing_that_itk_takes_for_1_mm_is_a_doubt(
     spacing_mm: float, doubt: str, good: Path
 ) -> None:
     header_of(SPACINGS, spacing_mm)(good)
-    assert nifti.orientation_doubt(good, nifti.read(good).geometry) == doubt
+    assert nifti.read(good).doubt == doubt
 
 
 def test_sheared_axes_are_refused(tmp_path: Path) -> None:

@@ -74,9 +74,15 @@ def test_what_two_boxes_share(grid: Triple, box: Box) -> None:
     assert np.array_equal(extract(outer, shared.relative_to(box)), extract(volume, shared))
 
 
-@given(arrays(np.bool_, sides))
-def test_a_bounding_box_is_tight(mask: NDArray[np.bool_]) -> None:
-    box = bounding_box(mask)
+KINDS = st.sampled_from([np.bool_, np.uint8, np.int16, np.float32])
+
+
+@given(st.data(), sides)
+def test_a_bounding_box_is_tight(data: st.DataObject, grid: Triple) -> None:
+    kinds = data.draw(st.lists(KINDS, min_size=1, max_size=4))
+    volumes = [data.draw(arrays(kind, grid)) for kind in kinds]
+    mask = foreground(volumes)
+    box = bounding_box(*volumes)
     if box is None:
         assert not mask.any()
         return
@@ -201,9 +207,6 @@ def test_the_foreground_can_be_given() -> None:
     volume = np.array([[[0.0, 1.0, 2.0]]], np.float32)
     foreground = np.array([[[True, False, True]]])
     assert z_scores(volume, 1.0, 0.5, foreground).tolist() == [[[-2.0, 0.0, 2.0]]]
-
-
-KINDS = st.sampled_from([np.uint8, np.int16, np.float32])
 
 
 @given(st.data(), st.tuples(st.integers(1, 20), st.integers(1, 6), st.integers(1, 6)))

@@ -50,10 +50,10 @@ def test_all_problems_of_a_case_at_once_as_json(cohort: Cohort) -> None:
     before = sorted(path for path in data.rglob("*"))
     case = data / "BraTS2021_00001"
     flair, t1 = (case / f"BraTS2021_00001_{name}.nii.gz" for name in ("flair", "t1"))
-    voxels, geometry, _ = nifti.read(flair)
+    voxels, geometry, *_ = nifti.read(flair)
     nifti.write(flair, np.where(voxels > 600, np.nan, voxels).astype(np.float32), geometry)
     t1.write_bytes(t1.read_bytes()[:-100])
-    label, geometry, _ = nifti.read(case / "BraTS2021_00001_seg.nii.gz")
+    label, geometry, *_ = nifti.read(case / "BraTS2021_00001_seg.nii.gz")
     nifti.write(case / "BraTS2021_00001_seg.nii.gz", label * 2, geometry)
     done = check(data, "--json")
     assert done.returncode == 1
@@ -89,7 +89,7 @@ def test_files_that_make_no_case_are_listed(cohort: Cohort) -> None:
 def test_notes_keep_nothing_out(cohort: Cohort) -> None:
     data = cohort(3)
     label = data / "BraTS2021_00001" / "BraTS2021_00001_seg.nii.gz"
-    voxels, geometry, _ = nifti.read(label)
+    voxels, geometry, *_ = nifti.read(label)
     nifti.write(label, np.where(voxels == 4, 1, voxels).astype(np.uint8), geometry)
     done = check(data)
     assert done.returncode == 0, done.stdout

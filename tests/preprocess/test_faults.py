@@ -172,7 +172,7 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
     data, path = cohort(4), tmp_path / "s.zarr"
     assert command("run", data, "--store", path).returncode == 0
     flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
-    voxels, geometry, _ = nifti.read(flair)
+    voxels, geometry, *_ = nifti.read(flair)
     nifti.write(flair, voxels * 2, geometry)
     before = content(path, VICTIM)
     ran = command("run", data, "--store", path, env=kills("crops/image/c/4", 2))
@@ -307,7 +307,7 @@ def test_a_read_only_disk(
     assert command("run", data, "--store", path).returncode == 0
     before = content(path)
     flair = data / VICTIM / f"{VICTIM}_flair.nii.gz"
-    voxels, geometry, _ = nifti.read(flair)
+    voxels, geometry, *_ = nifti.read(flair)
     nifti.write(flair, voxels * 2, geometry)
     small_disk("ro")
     for arguments in (("run", data, "--store", path), ("verify", path, "--repair")):

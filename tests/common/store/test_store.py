@@ -11,6 +11,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -21,6 +22,7 @@ from common.manifest import Manifest
 from common.record import CaseFailure
 from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter, is_current
+from common.store.files import StoreFiles
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -92,6 +94,29 @@ def test_a_case_is_stored_where_the_system_takes_no_advice(
     store = make_store()
     for case in cases.values():
         assert_holds(store, case)
+
+
+def test_what_a_store_takes_here_and_elsewhere(make_store: MakeStore, tmp_path: Path) -> None:
+    here = make_store("one", "unlabelled").files
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tmp_path}/s.zarr", "/store-to-measure", recursive=True)
+    elsewhere = StoreFiles("memory://store-to-measure")
+    for folder in ("crops", "cases"):
+        files = [path for path in (tmp_path / "s.zarr" / folder).rglob("*") if path.is_file()]
+        size_bytes = sum(path.stat().st_size for path in files)
+        assert size_bytes > 1000
+        assert here.size_bytes(folder) == size_bytes
+        assert elsewhere.size_bytes(folder) == size_bytes
+
+
+def test_what_is_gone_when_it_is_measured_takes_nothing(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    files = make_store("one").files
+    size_bytes = files.size_bytes("cases")
+    (tmp_path / "s.zarr" / "cases" / "gone").symlink_to(tmp_path / "nothing")
+    assert files.size_bytes("cases") == size_bytes
+    assert files.size_bytes("nothing") == 0
 
 
 def test_a_record_says_what_was_prepared(make_store: MakeStore, cases: Cases) -> None:
