@@ -5,7 +5,7 @@ python benchmarks/store.py dtype DATA          float16 against float32: error, d
 python benchmarks/store.py pipelines STORE     reading by zarrs and by zarr-python
 python benchmarks/store.py writing STORE       a case's arrays by zarr-python and by our own encoder
 python benchmarks/store.py gunzip DATA         a case's files by libdeflate and by ISA-L
-python benchmarks/store.py kills STORE         torn shards after kills, writing by either
+python benchmarks/store.py kills STORE         torn shards after kills, writing by each of three
 """
 
 import gzip
@@ -37,18 +37,27 @@ from common.volume import bounding_box
 
 KILLS = 60
 
-WRITER = """
+OURS = "common.store.shard"
+
+WRITER = f"""
 import sys, zarr, zarrs
 from common.store import Store
-path, target, pipeline = sys.argv[1:]
+from common.store.files import StoreFiles
+from common.store.shard import write_shard
+path, target, way = sys.argv[1:]
 store = Store.open(path)
 image = store.read_crop_image(next(iter(store.records())))
-zarr.config.set({"codec_pipeline.path": pipeline})
+if way != "{OURS}":
+    zarr.config.set({{"codec_pipeline.path": way}})
 array = zarr.open_group(target, mode="r+")["crops/image"]
+files = StoreFiles(target)
 print("ready", flush=True)
 while True:
     for row in range(array.shape[0]):
-        array[row] = image
+        if way == "{OURS}":
+            write_shard(files, array.path, array.metadata, row, image)
+        else:
+            array[row] = image
 """
 
 
@@ -193,7 +202,7 @@ def gunzip(data: Path) -> None:
 
 def kills(path: Path) -> None:
     generator = np.random.default_rng(0)
-    for name in ("zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
+    for name in (OURS, "zarr.core.codec_pipeline.BatchedCodecPipeline", ZARRS_PIPELINE):
         torn = 0
         for _ in range(KILLS):
             with tempfile.TemporaryDirectory() as folder:
@@ -204,9 +213,9 @@ def kills(path: Path) -> None:
         print(f"{name}: {torn} torn shards after {KILLS} kills")
 
 
-def _killed(path: Path, target: Path, pipeline: str, seconds: float) -> int:
+def _killed(path: Path, target: Path, way: str, seconds: float) -> int:
     """Torn shards that one kill leaves: neither absent nor readable as what was written."""
-    command = [sys.executable, "-c", WRITER, str(path), str(target), pipeline]
+    command = [sys.executable, "-c", WRITER, str(path), str(target), way]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         time.sleep(seconds)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,17 @@ def _only_value(voxels: NDArray[np.generic]) -> float | None:
 
 
 def _sample(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
-    flat = voxels.reshape(-1)
-    return flat[:: max(1, flat.size // SAMPLE)].copy()
+    """All of a small image; of others some rows, the same for all of one shape."""
+    depth, height, width = voxels.shape
+    count = SAMPLE // width
+    return voxels if depth * height <= count else voxels[_rows(depth, height, count)]
+
+
+@lru_cache(maxsize=8)
+def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Planes and rows at random: any step between them could fall in with the image's sides."""
+    generator = np.random.default_rng(0)
+    return generator.integers(depth, size=count), generator.integers(height, size=count)
 
 
 def notes_on_images(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> list[Finding]:

@@ -23,7 +23,10 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
     """
     if not root.is_dir():
         expected = "the folder that holds the cases"
-        raise InputError(Finding(str(root), "no such folder", expected, "check the path"))
+        found, action = "no such folder", "check the path"
+        if root.exists():
+            found, action = "a file", f"name its folder, as in {root.parent}"
+        raise InputError(Finding(str(root), found, expected, action))
     if misnamed := _misnamed(root, root.parent):
         raise InputError(misnamed)
 

@@ -18,3 +18,16 @@ def interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def interrupts_end_at_once() -> Iterator[None]:
+    """Ctrl-C meanwhile ends the process without a word: for imports, which would show a traceback.
+
+    A process that is not to hear it, as some shells start those in the background, goes on so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -1,6 +1,9 @@
 """`python -m preprocess`."""
 
-from preprocess.cli import main
+from common.interrupts import interrupts_end_at_once
+
+with interrupts_end_at_once():
+    from preprocess.cli import main
 
 if __name__ == "__main__":
     main()

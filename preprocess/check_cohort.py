@@ -69,14 +69,14 @@ def _splits(
 ) -> tuple[dict[str, str], list[Finding]]:
     """Labelled case to its split; and why there cannot be all that the manifest asks for."""
     patients = {c.files.case_id: c.files.patient for c in cases if c.convention}
-    placed, notes = dict[str, list[str]](), list[Finding]()
+    placed, empty = dict[str, list[str]](), list[Finding]()
     try:
         placed = assign(manifest.splits, patients)
         for name in manifest.splits.requested if patients else ():
             require(name, placed, patients)
     except ConfigError as error:
         found = str(error).splitlines()[0]
-        action = "before `run`, set splits in the manifest; `run` refuses this, with lists to paste"
+        action = "set splits in the manifest; `run` refuses this too, with lists to paste"
         expected = "a labelled patient in every split, and in one alone"
-        notes.append(Finding(WHOLE, found, expected, action, severity="note"))
-    return {case: name for name in placed for case in placed[name]}, notes
+        empty.append(Finding(WHOLE, found, expected, action))
+    return {case: name for name in placed for case in placed[name]}, empty

@@ -132,12 +132,6 @@ def run(
     """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
     from preprocess.pipeline import Report, begin
     from preprocess.plan import plan
-    from preprocess.summary import (
-        absent_line,
-        failure_lines,
-        finding_lines,
-        run_table,
-    )
 
     if workers and cluster != "local":
         raise ConfigError(
@@ -158,17 +152,7 @@ def run(
             _execute(work, lock, report, cluster, workers)
         else:
             begin(work)
-    print_lines(finding_lines(report.findings))
-    print_lines(failure_lines(report.failures))
-    if work.absent:
-        out.print(absent_line(work), soft_wrap=True)
-    opened = Store.open(path)
-    contents = opened.contents()
-    out.print(run_table(report, opened, contents))
-    if print_leaks(contents) or contents.absent or not report.clean:
-        expected = len(opened.expected)
-        done = expected - len(contents.absent)
-        err.print(f"the cohort is not clean: see above; {done} of {expected} case(s) are stored")
+    if not _conclude(work, report):
         raise typer.Exit(UNCLEAN)
 
 
@@ -206,6 +190,25 @@ def _execute(
             soft_wrap=True,
         )
         raise typer.Exit(console.INTERRUPTED) from None
+
+
+def _conclude(work: "Plan", report: "Report") -> bool:
+    """Say what a run came to, and whether all of the cohort is in the store as it should be."""
+    from preprocess.summary import absent_line, failure_lines, finding_lines, run_table
+
+    print_lines(finding_lines(report.findings))
+    print_lines(failure_lines(report.failures))
+    if work.absent:
+        out.print(absent_line(work), soft_wrap=True)
+    store = Store.open(work.store_path)
+    contents = store.contents()
+    out.print(run_table(report, store, contents))
+    if not print_leaks(contents) and not contents.absent and report.clean:
+        return True
+    expected = len(store.expected)
+    done = expected - len(contents.absent)
+    err.print(f"the cohort is not clean: see above; {done} of {expected} case(s) are stored")
+    return False
 
 
 @app.command()

@@ -108,7 +108,10 @@ def audit_table(audit: Audit, store: Store) -> Table:
     table.add_row("damaged", str(len(audit.of("damaged"))))
     if unreadable := len(audit.of("unreadable")):
         table.add_row("not read", f"{unreadable}: disk or network gave no bytes")
-    table.add_row("missing", f"{len(audit.missing)} of {len(store.expected)} expected case(s)")
+    failed = len(audit.of("failed"))
+    which = f", of which {failed} failed" if failed else ""
+    what = f"{len(audit.missing)} of {len(store.expected)} expected case(s){which}"
+    table.add_row("missing", what)
     return table
 
 

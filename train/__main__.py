@@ -1,5 +1,8 @@
 """`python -m train`."""
 
-from train.cli import main
+from common.interrupts import interrupts_end_at_once
+
+with interrupts_end_at_once():
+    from train.cli import main
 
 main()

@@ -9,6 +9,7 @@ import typer
 from common import console
 from common.console import err, out
 from common.manifest import load_manifest, manifest_path
+from common.program import command
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def predict(
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     for note in done.notes:
         err.print(f"note: {note}", soft_wrap=True)
-    out.print(f"{len(done.written)} mask(s) in {out_dir}", soft_wrap=True)
+    earlier = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
+    out.print(f"{len(done.written)} mask(s) in {out_dir}{earlier}", soft_wrap=True)
     if not done.clean:
         raise typer.Exit(UNCLEAN)
 
@@ -250,7 +252,7 @@ def _announce(session: "Session", folder: Path) -> None:
     if absent := store.contents().absent:
         err.print(
             f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
-            f"such as {absent[0]}; python -m preprocess status {store.path} says why",
+            f"such as {absent[0]}; `{command(f'preprocess status {store.path}')}` says why",
             soft_wrap=True,
         )
     if session.compute.note:

@@ -13,6 +13,7 @@ from common.case import prepare, restore
 from common.errors import Finding, FMNetError, InputError, StoreError
 from common.layout import CaseFiles, discover
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
+from common.program import command
 from common.record import CaseRecord
 from common.store import Store, is_remote
 from train.trained import RunError, TrainedModel, label_of, store_notes
@@ -34,12 +35,14 @@ class Predictions:
 
     Attributes:
         written: case id to its mask's file.
+        replaced: ids of cases of which an earlier mask was there.
         failures: case id to why it has none.
         findings: what is in the folder beside usable cases.
         notes: what a reader of the masks must know.
     """
 
     written: dict[str, Path] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -92,7 +95,11 @@ def predict(
         try:
             image, record = load()
             label = label_of(trained.logits(image))
-            out.written[case_id] = _write(out_dir, label, record)
+            path = out_dir / f"{case_id}.nii.gz"
+            earlier = [case_id] if path.exists() else []
+            _write(path, label, record)
+            out.written[case_id] = path
+            out.replaced += earlier
         except FMNetError as error:
             out.failures[case_id] = str(error)
         except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
@@ -123,7 +130,7 @@ def _of_store(
     records = store.records()
     if not records:
         raise StoreError(
-            f"{store.path}: no case in this store; `python -m preprocess run` adds some"
+            f"{store.path}: no case in this store; `{command('preprocess run')}` adds some"
         )
     out.notes += store_notes(trained, store, list(records))
     return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
@@ -158,13 +165,11 @@ def _raw(files: CaseFiles, manifest: Manifest) -> Case:
     return prepared.image, prepared.record
 
 
-def _write(out_dir: Path, label: NDArray[np.uint8], record: CaseRecord) -> Path:
+def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord) -> None:
     """Put the mask in its place in one step, so that no torn file bears a case's name."""
-    path = out_dir / f"{record.case_id}.nii.gz"
-    partial = out_dir / f".{record.case_id}.partial.nii.gz"
+    partial = path.with_name(f".{record.case_id}.partial.nii.gz")
     try:
         nifti.write(partial, *restore(label, record))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path

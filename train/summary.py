@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.labels import REGIONS
+from common.program import command
 from train.checkpoint import checkpoint_path
 from train.loop import End
 from train.session import Session
@@ -50,8 +51,8 @@ def run_summary(session: Session, end: End) -> Table:
 def next_steps(session: Session, end: End) -> list[str]:
     """The commands that one may want after it."""
     store, folder, config = session.store.path, session.run_dir, session.config
-    again = f"python -m train run --store {store} --out {folder} --resume"
-    evaluate = f"python -m train evaluate {folder} --store {store}"
+    again = command(f"train run --store {store} --out {folder} --resume")
+    evaluate = command(f"train evaluate {folder} --store {store}")
     if session.at.best_epoch is None:
         evaluate += " --checkpoint last"
     go_on = {

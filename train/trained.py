@@ -14,6 +14,7 @@ from torch import Tensor
 from common.errors import ConfigError, FMNetError
 from common.labels import MODALITIES, from_regions
 from common.manifest import Manifest, load_manifest
+from common.program import command
 from common.record import parameters
 from common.store import Store
 from train import checkpoint
@@ -97,7 +98,7 @@ def load_trained(
     if not run_dir.is_dir():
         raise RunError(
             f"{run_dir}: no such run; train one with "
-            f"`python -m train run --store STORE --out {run_dir}`, or name another"
+            f"`{command(f'train run --store STORE --out {run_dir}')}`, or name another"
         )
     absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).is_file()]
     if absent:
@@ -108,10 +109,10 @@ def load_trained(
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
+        again = command(f"train run --store {_run_file(run_dir)['store']} --out {run_dir} --resume")
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, since the run was never validated; go on with "
-            f"`python -m train run --store {_run_file(run_dir)['store']} --out {run_dir} --resume`,"
-            " or use the last with --checkpoint last"
+            f"`{again}`, or use the last with --checkpoint last"
         )
     compute = choose_compute(device, config.precision)
     settle_float32(compute.precision)

@@ -96,7 +96,7 @@ class StoreFiles:
             raise
 
     def size_bytes(self, folder: str) -> int:
-        """What all files below a folder take; on a disk in a third of the time that fsspec takes."""
+        """What all files below a folder take; here in a third of fsspec's time."""
         path = f"{self._root}/{folder}"
         if self._is_local:
             return _size_bytes(path)

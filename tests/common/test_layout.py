@@ -378,6 +378,12 @@ def test_no_folder(tmp_path: Path) -> None:
         discover(tmp_path / "nowhere", Manifest())
 
 
+def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "p_flair.nii.gz").touch()
+    with pytest.raises(InputError, match=f"a file; .* name its folder, as in {tmp_path}"):
+        discover(tmp_path / "p_flair.nii.gz", Manifest())
+
+
 def test_one_cases_folder(tmp_path: Path) -> None:
     touch(tmp_path / "p", *[name.format("p") for name in HABITS["bare"]])
     assert case_files(tmp_path / "p", Manifest()).case_id == "p"

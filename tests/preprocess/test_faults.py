@@ -182,6 +182,7 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
     assert failure.peak_memory_mb > 10
     assert f"✗ {VICTIM}  failed at {failure.stage}, {failure.peak_memory_mb:.0f} MB" in ran.stdout
     assert "2 workers died at this case, killed from outside" in failure.reason
+    assert "1 of 4 expected case(s), of which 1 failed" in command("verify", path).stdout
     found = audit(path)
     assert found.missing == (VICTIM,)
     assert not found.leftovers

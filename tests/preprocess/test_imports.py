@@ -2,10 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 Cohort = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,3 +35,15 @@ def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path, command: Comm
 def test_only_resampling_waits_for_scipy() -> None:
     code = "import preprocess.cli, preprocess.task, sys; sys.exit('scipy.ndimage' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["preprocess", "train"])
+def test_an_interrupt_while_packages_are_imported_ends_without_a_traceback(package: str) -> None:
+    command = [sys.executable, "-m", package, "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        maps = Path(f"/proc/{running.pid}/maps")
+        while "numpy" not in maps.read_text():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        assert running.communicate()[0] == b""
+        assert running.returncode == -signal.SIGINT

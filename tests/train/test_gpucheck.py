@@ -295,6 +295,8 @@ def test_without_a_gpu_there_is_nothing_to_check() -> None:
     assert isinstance(result.exception, ConfigError)
     assert "gpu-check needs a GPU, and 'cpu' is none" in str(result.exception)
     assert "make gpu-check DRY=1" in str(result.exception)
+    result = CliRunner().invoke(app, ["gpu-check", "--device", "cpu", "--only", "wait"])
+    assert "wait: no such section" in str(result.exception)
 
 
 def test_one_check_alone(tmp_path: Path) -> None:

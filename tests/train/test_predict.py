@@ -203,11 +203,13 @@ def test_raw_files_and_their_store_give_the_same_masks(
     from_store = predict(trained, store.path, tmp_path / "stored")
     assert raw.clean
     assert from_store.clean
-    assert from_store.notes == []
+    assert from_store.notes == raw.replaced == []
     assert raw.written.keys() == from_store.written.keys() == {"one", "two"}
     for case_id, path in raw.written.items():
         assert len(np.unique(nifti.read(path).voxels)) > 2
         same_file(path, from_store.written[case_id])
+    raw.written["one"].unlink()
+    assert predict(trained, data, tmp_path / "raw").replaced == ["two"]
 
 
 def test_a_store_that_is_not_the_runs_own_is_said_so(

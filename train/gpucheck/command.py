@@ -54,9 +54,9 @@ def run_gpu_check(  # noqa: PLR0913 - as many as the command has options
     Raises:
         ConfigError: there is no GPU to check, or no such check.
     """
+    checks = choose(CHECKS, only)
     where = _device(device, dry=dry)
     overrides = TINY if dry else ()
-    checks = choose(CHECKS, only)
     results = measure_sections(
         checks, PRESET, overrides, where, store, CROP, minutes, out_path, dry=dry
     )

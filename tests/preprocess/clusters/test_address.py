@@ -346,6 +346,34 @@ def test_a_worker_without_this_package_or_with_another_version_ends_the_run(
     assert "this package" in line
 
 
+@pytest.mark.parametrize("worker", [without_package, other_version])
+def test_one_that_joins_a_worker_at_work_ends_the_run_too_and_the_next_does_all(
+    worker: Maker,
+    *,
+    cohort: Maker,
+    gate: Maker,
+    dask: Maker,
+    preprocess: Maker,
+    run: Maker,
+    tmp_path: Path,
+) -> None:
+    cohort(4)
+    held = gate(0)
+    cluster = dask("one")
+    refused = preprocess(cluster)
+    held.wait()
+    cluster.add("two", **worker(tmp_path / "worker"))
+    assert refused.wait(60) == 2, refused.said
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith("error: ")
+    assert "this package of version" in line
+    cluster.kill()
+    held.restore()
+    again = run("local")
+    assert again.wait() == 0, again.said
+    assert again.verified() == 4
+
+
 def test_a_scheduler_needs_dask_alone(
     cohort: Maker, dask: Maker, preprocess: Maker, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ def note(request: pytest.FixtureRequest) -> tuple[Build, str]:
 
 @pytest.fixture(params=SPLITS)
 def split(request: pytest.FixtureRequest) -> tuple[Build, Lists, str, str]:
-    """Something about splits: cases, lists, what is found and its severity."""
+    """Something about splits: cases, lists, what is found, and what to do."""
     return SPLITS[request.param]
 
 

@@ -216,19 +216,19 @@ SPLITS: dict[str, tuple[Build, Lists, str, str]] = {
         several(("a", 1, 4), ("b", 1, 4)),
         {"train": ("a",), "test": ("b",)},
         "flair, t1, t1ce, t2 have the same bytes as those of a",
-        "error",
+        "move one away: a is in train and b in test",
     ),
     "an empty split": (
         several(("a", 1, 4)),
         {"train": ("a",), "val": ("gone",)},
         "split 'val' is empty: 1 labelled case(s)",
-        "note",
+        "set splits in the manifest; `run` refuses this too, with lists to paste",
     ),
     "a divided patient": (
         several((VISITS[0], 1, 4), (VISITS[1], 2, 4)),
         {"train": VISITS[:1], "test": VISITS[1:]},
         "splits: patient BraTS-GLI-00000 is in train and in test",
-        "note",
+        "set splits in the manifest; `run` refuses this too, with lists to paste",
     ),
 }
-"""What depends on the manifest's splits."""
+"""What keeps a cohort out for its manifest's splits: what is found, and what to do."""
