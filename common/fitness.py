@@ -17,6 +17,9 @@ from common.volume import bounding_box, foreground
 LEAST_MM, MOST_MM = 8, 600
 """How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
 
+SURELY_BACKGROUND = 0.2
+"""Share of zeros in a sample of rows, from which the whole image has more than the least."""
+
 OBLIQUE_DEGREES = 3
 """From here on a head is seen visibly turned: its axes are taken as the nearest of the body's."""
 
@@ -27,7 +30,7 @@ LARGEST, SMALLEST = 1e30, 1e-30
 """Intensities beyond these cannot be scaled in float32."""
 
 SAMPLE = 20_000
-"""Voxels that are enough to see that two images differ, or how much of one is background."""
+"""Voxels that are enough to see of nearly all images that they differ and have a background."""
 
 Paths = Mapping[str, Path]
 
@@ -120,8 +123,12 @@ def _only_value(voxels: NDArray[np.generic]) -> float | None:
 def _sample(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
     """All of a small image; of others some rows, the same for all of one shape."""
     depth, height, width = voxels.shape
-    count = SAMPLE // width
+    count = max(1, SAMPLE // width)
     return voxels if depth * height <= count else voxels[_rows(depth, height, count)]
+
+
+def _background(voxels: NDArray[np.generic]) -> float:
+    return 1 - int(np.count_nonzero(voxels)) / voxels.size
 
 
 @lru_cache(maxsize=8)
@@ -135,7 +142,9 @@ def notes_on_images(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> 
     """Images without a background, and images that are one and the same."""
     notes, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
     for name, some in samples.items():
-        share = 1 - np.count_nonzero(some) / some.size
+        share = _background(some)
+        if share < SURELY_BACKGROUND:
+            share = _background(images[name])
         if share < LEAST_BACKGROUND:
             found = f"hardly any background: {share:.1%} of its voxels are 0"
             action = "strip the skull and set what is outside to 0, unless this is meant"

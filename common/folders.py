@@ -25,7 +25,7 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
         expected = "the folder that holds the cases"
         found, action = "no such folder", "check the path"
         if root.exists():
-            found, action = "a file", f"name its folder, as in {root.parent}"
+            found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
         raise InputError(Finding(str(root), found, expected, action))
     if misnamed := _misnamed(root, root.parent):
         raise InputError(misnamed)

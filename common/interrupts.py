@@ -22,12 +22,15 @@ def interrupts_held_back() -> Iterator[None]:
 
 @contextmanager
 def interrupts_end_at_once() -> Iterator[None]:
-    """Ctrl-C meanwhile ends the process without a word: for imports, which would show a traceback.
+    """Ctrl-C meanwhile ends the process, by its signal: for imports, which would show a traceback.
 
     A process that is not to hear it, as some shells start those in the background, goes on so.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGINT, before)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

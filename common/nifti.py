@@ -62,7 +62,7 @@ class Geometry:
 
     def matches(self, other: "Geometry") -> bool:
         """Whether both describe one grid, to NIfTI's own precision."""
-        return self == other or (
+        return self == other or (  # nearly always equal, and NumPy takes a hundred times as long
             self.shape == other.shape
             and np.allclose(self.spacing_mm, other.spacing_mm, atol=1e-3)
             and np.allclose(self.origin_mm, other.origin_mm, atol=TOLERANCE_MM)
@@ -103,7 +103,7 @@ class Volume(NamedTuple):
     Attributes:
         voxels: (D, H, W), of the file's own type; they may not be written to.
         geometry: where they are.
-        doubt: what the header leaves open about that, in words; None if it is clear.
+        doubt: what the file's header leaves open about its place, in words; None if it is clear.
         file: the file.
     """
 

@@ -6,18 +6,25 @@ import sys
 from pathlib import Path
 
 
-def command(rest: str) -> str:
+def command(*words: str) -> str:
     """A command line of this program's, to be pasted where this process was started.
 
     `python` alone is another one, or none, where an environment is used without being activated, as
     `make` does: then its path is named.
 
     Args:
-        rest: what follows `python -m`.
+        words: what follows `python -m`.
     """
-    python, found = Path(sys.executable), shutil.which("python")
-    if found and Path(found).absolute() == python:
-        return f"python -m {rest}"
-    here = Path.cwd()
-    shown = python.relative_to(here) if python.is_relative_to(here) else python
-    return f"{shlex.quote(str(shown))} -m {rest}"
+    return shlex.join([_python(), "-m", *words])
+
+
+def _python() -> str:
+    python = Path(sys.executable or "python")
+    found = shutil.which(python.name)
+    if found and Path(found) == python:
+        return python.name
+    try:
+        shown = python.relative_to(Path.cwd())
+    except (OSError, ValueError):  # no folder to stand in any more, or none above it
+        return str(python)
+    return str(shown) if len(shown.parts) > 1 else f"./{shown}"

@@ -148,6 +148,18 @@ def assign(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
     return placed
 
 
+def fill(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """As `assign`, with somebody in every split that the rule asks for, if there is anybody.
+
+    Raises:
+        ConfigError: one would be empty, or a patient is in two.
+    """
+    placed = assign(splits, patients)
+    for name in splits.requested if patients else ():
+        require(name, placed, patients)
+    return placed
+
+
 def _refuse_divided(placed: Mapping[str, Iterable[str]], patients: Mapping[str, str]) -> None:
     home: dict[str, str] = {}
     for name, cases in placed.items():

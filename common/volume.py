@@ -56,10 +56,9 @@ def bounding_box(*volumes: NDArray[np.generic]) -> Box | None:
     Args:
         volumes: (D, H, W) each, of one shape, at least one.
     """
-    kinds = {volume.dtype for volume in volumes}
-    has_bits = len(kinds) == 1 and next(iter(kinds)).kind in "biu"  # merged in half the time
-    parts = volumes if has_bits else tuple(volume != 0 for volume in volumes)
-    merged: NDArray[Any] = reduce(np.bitwise_or, parts)
+    types = {volume.dtype for volume in volumes}
+    are_integers = len(types) == 1 and next(iter(types)).kind in "biu"
+    merged: NDArray[Any] = reduce(np.bitwise_or, volumes) if are_integers else foreground(volumes)
     outline = np.bitwise_or.reduce(merged, axis=0) != 0
     rows, columns = np.any(outline, axis=1), np.any(outline, axis=0)
     if not rows.any():

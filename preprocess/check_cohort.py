@@ -5,18 +5,19 @@ from collections.abc import Sequence
 
 from common.errors import ConfigError, Finding
 from common.manifest import Manifest
-from common.splits import assign, require
+from common.splits import Splits, assign, fill
 from preprocess.check import CheckedCase
 
 WHOLE = "(the cohort)"
+EXPECTED_OF_SPLITS = "a labelled patient in every split, and in one alone"
 
 
 def cohort_findings(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """Images that several cases share, label conventions, and splits without a case."""
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
-    splits, empty = _splits(usable, manifest)
-    return findings + empty + _shared_images(usable, splits)
+    findings += _splits(cases, manifest)
+    return findings + _shared_images(usable, _places(usable, manifest))
 
 
 def _shared_images(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
@@ -64,19 +65,33 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     return [Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="note")]
 
 
-def _splits(
-    cases: Sequence[CheckedCase], manifest: Manifest
-) -> tuple[dict[str, str], list[Finding]]:
-    """Labelled case to its split; and why there cannot be all that the manifest asks for."""
-    patients = {c.files.case_id: c.files.patient for c in cases if c.convention}
-    placed, empty = dict[str, list[str]](), list[Finding]()
+def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    """What `run` refuses, which has not read a case yet; else what it will leave unfilled."""
+    found = [case.files.case_id for case in cases if case.files.label]
+    usable = [case.files.case_id for case in cases if case.convention]
+    patients = {case.files.case_id: case.files.patient for case in cases}
+    action = "set splits in the manifest: `run` refuses the whole cohort"
+    if why := _why_not_filled(manifest.splits, {case: patients[case] for case in found}):
+        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action)]
+    action = "put the damaged cases right, or set splits in the manifest: training needs each"
+    if why := _why_not_filled(manifest.splits, {case: patients[case] for case in usable}):
+        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="note")]
+    return []
+
+
+def _why_not_filled(splits: Splits, patients: dict[str, str]) -> str | None:
+    try:
+        fill(splits, patients)
+    except ConfigError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _places(usable: Sequence[CheckedCase], manifest: Manifest) -> dict[str, str]:
+    """Labelled case to its split; of none where the manifest's lists divide a patient."""
+    patients = {case.files.case_id: case.files.patient for case in usable if case.convention}
     try:
         placed = assign(manifest.splits, patients)
-        for name in manifest.splits.requested if patients else ():
-            require(name, placed, patients)
-    except ConfigError as error:
-        found = str(error).splitlines()[0]
-        action = "set splits in the manifest; `run` refuses this too, with lists to paste"
-        expected = "a labelled patient in every split, and in one alone"
-        empty.append(Finding(WHOLE, found, expected, action))
-    return {case: name for name in placed for case in placed[name]}, empty
+    except ConfigError:  # which is a finding already
+        return {}
+    return {case: name for name in placed for case in placed[name]}

@@ -11,7 +11,7 @@ from common.errors import Finding, InputError
 from common.layout import LABEL, CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
-from common.splits import assign, require
+from common.splits import fill
 from common.store import Store, is_current
 from common.store.place import is_taken, reachable, resolved
 from common.store.writer import refuse_other_arrays
@@ -83,7 +83,8 @@ def plan(
             ),
             *discovery.findings,
         )
-    _refuse_empty_splits(discovery, manifest)
+    # Before hours of work, not after; a cohort without labels is divided by nobody.
+    fill(manifest.splits, {case.case_id: case.patient for case in discovery.cases if case.label})
     store = _existing(store_path, manifest)
     contents = store.contents() if store else None
     committed = contents.committed if contents else {}
@@ -119,15 +120,6 @@ def _refused(discovery: Discovery) -> dict[str, CaseFailure]:
         )
         for case_id, found in reasons.items()
     }
-
-
-def _refuse_empty_splits(discovery: Discovery, manifest: Manifest) -> None:
-    """Before hours of work, not after; a cohort without labels is divided by nobody."""
-    patients = {case.case_id: case.patient for case in discovery.cases if case.label}
-    if patients:
-        placed = assign(manifest.splits, patients)
-        for name in manifest.splits.requested:
-            require(name, placed, patients)
 
 
 def done(work: Plan) -> set[str]:

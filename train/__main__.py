@@ -5,4 +5,5 @@ from common.interrupts import interrupts_end_at_once
 with interrupts_end_at_once():
     from train.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -252,7 +252,7 @@ def _announce(session: "Session", folder: Path) -> None:
     if absent := store.contents().absent:
         err.print(
             f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
-            f"such as {absent[0]}; `{command(f'preprocess status {store.path}')}` says why",
+            f"such as {absent[0]}; `{command('preprocess', 'status', store.path)}` says why",
             soft_wrap=True,
         )
     if session.compute.note:

@@ -96,10 +96,11 @@ def predict(
             image, record = load()
             label = label_of(trained.logits(image))
             path = out_dir / f"{case_id}.nii.gz"
-            earlier = [case_id] if path.exists() else []
+            was_there = path.exists()
             _write(path, label, record)
             out.written[case_id] = path
-            out.replaced += earlier
+            if was_there:
+                out.replaced.append(case_id)
         except FMNetError as error:
             out.failures[case_id] = str(error)
         except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
@@ -129,9 +130,8 @@ def _of_store(
 ) -> dict[str, Callable[[], Case]]:
     records = store.records()
     if not records:
-        raise StoreError(
-            f"{store.path}: no case in this store; `{command('preprocess run')}` adds some"
-        )
+        run = command("preprocess", "run", "DATA")
+        raise StoreError(f"{store.path}: no case in this store; `{run}` adds some")
     out.notes += store_notes(trained, store, list(records))
     return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
 

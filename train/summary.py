@@ -51,8 +51,8 @@ def run_summary(session: Session, end: End) -> Table:
 def next_steps(session: Session, end: End) -> list[str]:
     """The commands that one may want after it."""
     store, folder, config = session.store.path, session.run_dir, session.config
-    again = command(f"train run --store {store} --out {folder} --resume")
-    evaluate = command(f"train evaluate {folder} --store {store}")
+    again = command("train", "run", "--store", store, "--out", str(folder), "--resume")
+    evaluate = command("train", "evaluate", str(folder), "--store", store)
     if session.at.best_epoch is None:
         evaluate += " --checkpoint last"
     go_on = {

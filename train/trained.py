@@ -96,10 +96,8 @@ def load_trained(
             override is of something that training has decided.
     """
     if not run_dir.is_dir():
-        raise RunError(
-            f"{run_dir}: no such run; train one with "
-            f"`{command(f'train run --store STORE --out {run_dir}')}`, or name another"
-        )
+        train = command("train", "run", "--store", "STORE", "--out", str(run_dir))
+        raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
     absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).is_file()]
     if absent:
         raise RunError(
@@ -109,7 +107,8 @@ def load_trained(
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
-        again = command(f"train run --store {_run_file(run_dir)['store']} --out {run_dir} --resume")
+        store = str(_run_file(run_dir)["store"])
+        again = command("train", "run", "--store", store, "--out", str(run_dir), "--resume")
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, since the run was never validated; go on with "
             f"`{again}`, or use the last with --checkpoint last"

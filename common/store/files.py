@@ -145,11 +145,11 @@ class StoreFiles:
 
 
 def _size_bytes(folder: str | os.DirEntry[str]) -> int:
-    """As `StoreFiles.size_bytes`. A run may be at work, and take files away meanwhile."""
+    """As `StoreFiles.size_bytes`; 0 for what is gone meanwhile, as in a run, or not to be seen."""
     size = 0
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 is_folder = entry.is_dir(follow_symlinks=False)
                 size += _size_bytes(entry) if is_folder else entry.stat().st_size
     return size

@@ -12,6 +12,7 @@ from fsspec.core import url_to_fs
 from zarr.errors import ContainsArrayError
 
 from common.errors import FMNetError, StoreError
+from common.program import command
 from common.store.arrays import UNFINISHED, is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
@@ -113,7 +114,7 @@ def damaged(path: str, case_id: str, what: str) -> StoreError:
 
 def remedy(path: str) -> str:
     """The way out of damage."""
-    return f"`python -m preprocess verify --repair {path}` drops it, then preprocess again"
+    return f"`{command('preprocess', 'verify', '--repair', path)}` drops it, then preprocess again"
 
 
 @contextmanager

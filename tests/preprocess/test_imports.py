@@ -37,10 +37,24 @@ def test_only_resampling_waits_for_scipy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("package", ["preprocess", "train"])
-def test_an_interrupt_while_packages_are_imported_ends_without_a_traceback(package: str) -> None:
-    command = [sys.executable, "-m", package, "--help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (sys.executable, "-m", "preprocess"),
+        (sys.executable, "-m", "train"),
+        (SCRIPTS / "fmnet-preprocess",),
+        (SCRIPTS / "fmnet-train",),
+    ],
+    ids=str,
+)
+def test_an_interrupt_while_packages_are_imported_ends_without_a_traceback(
+    command: tuple[str | Path, ...],
+) -> None:
+    whole = [*command, "--help"]
+    with subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         maps = Path(f"/proc/{running.pid}/maps")
         while "numpy" not in maps.read_text():
             assert running.poll() is None

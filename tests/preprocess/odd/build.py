@@ -172,6 +172,17 @@ def several(*cases: tuple[str, int, int]) -> Build:
     return build
 
 
+def cut(build: Build, case_id: str) -> Build:
+    """Cases, of which one has a file that ends early."""
+
+    def build_and_cut(data: Path) -> None:
+        build(data)
+        path = data / case_id / f"{case_id}_t1.nii.gz"
+        path.write_bytes(path.read_bytes()[:-40])
+
+    return build_and_cut
+
+
 def flipped(voxels: Array) -> Array:
     """The voxels as RAS+ has them, where PLAIN is LPS."""
     return np.ascontiguousarray(np.flip(voxels, (1, 2)))

@@ -27,8 +27,8 @@ def note(request: pytest.FixtureRequest) -> tuple[Build, str]:
 
 
 @pytest.fixture(params=SPLITS)
-def split(request: pytest.FixtureRequest) -> tuple[Build, Lists, str, str]:
-    """Something about splits: cases, lists, what is found, and what to do."""
+def split(request: pytest.FixtureRequest) -> tuple[Build, Lists, str, str, str]:
+    """Something about splits: cases, lists, what is found, what to do, and its severity."""
     return SPLITS[request.param]
 
 

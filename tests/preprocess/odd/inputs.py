@@ -23,6 +23,7 @@ from tests.preprocess.odd.build import (
     as_float,
     binary,
     copied,
+    cut,
     dangling,
     everywhere,
     no_enhancing,
@@ -211,24 +212,42 @@ NOTES: dict[str, tuple[Build, str]] = {
 
 VISITS = ("BraTS-GLI-00000-000", "BraTS-GLI-00000-001")
 Lists = dict[str, tuple[str, ...]]
-SPLITS: dict[str, tuple[Build, Lists, str, str]] = {
+REFUSED = "set splits in the manifest: `run` refuses the whole cohort"
+SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
     "copies in two splits": (
         several(("a", 1, 4), ("b", 1, 4)),
         {"train": ("a",), "test": ("b",)},
         "flair, t1, t1ce, t2 have the same bytes as those of a",
         "move one away: a is in train and b in test",
+        "error",
     ),
     "an empty split": (
         several(("a", 1, 4)),
         {"train": ("a",), "val": ("gone",)},
         "split 'val' is empty: 1 labelled case(s)",
-        "set splits in the manifest; `run` refuses this too, with lists to paste",
+        REFUSED,
+        "error",
+    ),
+    "a split of a damaged case": (
+        cut(several(("a", 1, 4), ("b", 2, 4)), "b"),
+        {"train": ("a",), "val": ("b",)},
+        "split 'val' is empty: 1 labelled case(s)",
+        "put the damaged cases right, or set splits in the manifest: training needs each",
+        "note",
     ),
     "a divided patient": (
         several((VISITS[0], 1, 4), (VISITS[1], 2, 4)),
         {"train": VISITS[:1], "test": VISITS[1:]},
         "splits: patient BraTS-GLI-00000 is in train and in test",
-        "set splits in the manifest; `run` refuses this too, with lists to paste",
+        REFUSED,
+        "error",
+    ),
+    "a divided patient of whom a visit is damaged": (
+        cut(several((VISITS[0], 1, 4), (VISITS[1], 2, 4)), VISITS[1]),
+        {"train": VISITS[:1], "test": VISITS[1:]},
+        "splits: patient BraTS-GLI-00000 is in train and in test",
+        REFUSED,
+        "error",
     ),
 }
-"""What keeps a cohort out for its manifest's splits: what is found, and what to do."""
+"""What depends on the manifest's splits: what is found, what to do, and its severity."""

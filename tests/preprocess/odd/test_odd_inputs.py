@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 
 from common.case import prepare
-from common.errors import Finding, InputError
+from common.errors import ConfigError, Finding, InputError
 from common.layout import discover
 from common.manifest import Manifest
 from common.splits import ListSplits
 from common.store import Store
 from preprocess.check import check_case
 from preprocess.check_cohort import cohort_findings
+from preprocess.plan import plan
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "check.md"
 
@@ -101,13 +103,17 @@ def divided(lists: Lists) -> Manifest:
     return COHORT.model_copy(update={"splits": splits})
 
 
-def test_what_splits_make_of_a_cohort(split: tuple[Build, Lists, str, str], tmp_path: Path) -> None:
-    build, lists, found, action = split
+def test_what_splits_make_of_a_cohort(
+    split: tuple[Build, Lists, str, str, str], tmp_path: Path
+) -> None:
+    build, lists, found, action, severity = split
     build(tmp_path)
-    (finding,) = checked(tmp_path, divided(lists))
+    (finding,) = [f for f in checked(tmp_path, divided(lists)) if f.file == "(the cohort)"]
     assert finding.found.startswith(found)
-    assert finding.severity == "error"
-    assert finding.action == action
+    assert (finding.action, finding.severity) == (action, severity)
+    is_refused = "`run` refuses the whole cohort" in action
+    with pytest.raises(ConfigError, match=re.escape(found)) if is_refused else nullcontext():
+        plan(tmp_path, str(tmp_path / "s.zarr"), divided(lists))
 
 
 def documented() -> list[tuple[re.Pattern[str], str]]:
