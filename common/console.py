@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from common.errors import FMNetError
 
@@ -50,9 +51,18 @@ def run(app: typer.Typer) -> None:
         _end_with(f"{error}: make room, or make it writable")
     except ImportError as error:
         _end_with(f"a package is missing: {error}{_extra_for(error)}")
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(INTERRUPTED)
+
+
+class Commands(TyperGroup):
+    """Commands of which one that Ctrl-C ends says so; typer itself ends it without a word."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - of a class that typer does not name
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _end_with(message: str) -> NoReturn:

@@ -27,6 +27,9 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
         if root.exists():
             found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
         raise InputError(Finding(str(root), found, expected, action))
+    if (root / "zarr.json").is_file():
+        expected, action = "the folder that holds the cases", "name the one that it was made from"
+        raise InputError(Finding(str(root), "a store", expected, action))
     if misnamed := _misnamed(root, root.parent):
         raise InputError(misnamed)
 

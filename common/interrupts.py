@@ -10,14 +10,21 @@ from multiprocessing import resource_tracker
 def interrupts_held_back() -> Iterator[None]:
     """Processes started meanwhile never see Ctrl-C; they leave the answer to the main process.
 
-    One that comes meanwhile reaches the main process afterwards.
+    One that comes meanwhile reaches the main process afterwards. For its main thread alone.
     """
     resource_tracker.ensure_running()  # which, when it is started, unblocks the signal
+    came = list[int]()
+    handler = signal.getsignal(signal.SIGINT)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Another thread takes what this one does not, and Python has this one answer.
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -18,6 +18,13 @@ LABEL = "label"
 COMPANION = "companion"
 STACKED = "4-D image"
 
+NO_CASE = (
+    "no usable case",
+    "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
+    "name another folder, or describe its file names in a manifest",
+)
+"""Of a folder without one: what is found, expected, and to be done."""
+
 Key = tuple[Path, str]
 """A case while its files are gathered: the folder that they are below, and its id."""
 

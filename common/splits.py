@@ -216,7 +216,10 @@ def _suggestion(patients: Mapping[str, str]) -> str:
     for case_id in sorted(patients):
         groups.setdefault(patients[case_id], []).append(case_id)
     if len(groups) < 3:
-        return f"There are {len(groups)} labelled patient(s); train, val and test need one each."
+        return (
+            f"There are {len(groups)} labelled patient(s); train, val and test need one each. "
+            "To store them all the same: splits: {kind: fractions, train: 1, val: 0, test: 0}"
+        )
     order = sorted(groups.values(), key=lambda cases: uniform(0, cases[0]))
     held = max(1, len(order) // 10)
     lists = {

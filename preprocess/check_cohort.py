@@ -2,21 +2,33 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from common.errors import ConfigError, Finding
+from common.layout import NO_CASE, Discovery
 from common.manifest import Manifest
-from common.splits import Splits, assign, fill
+from common.splits import SPLITS, ListSplits, Splits, assign, fill
 from preprocess.check import CheckedCase
 
 WHOLE = "(the cohort)"
 EXPECTED_OF_SPLITS = "a labelled patient in every split, and in one alone"
 
 
-def cohort_findings(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
-    """Images that several cases share, label conventions, and splits without a case."""
+def cohort_findings(
+    discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest
+) -> list[Finding]:
+    """Images that several cases share, label conventions, and what is wrong with the splits.
+
+    Args:
+        discovery: what was found.
+        cases: its cases, checked.
+        manifest: the cohort's description.
+    """
+    if not cases and all(finding.severity == "note" for finding in discovery.findings):
+        return [Finding(WHOLE, *NO_CASE)]
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
-    findings += _splits(cases, manifest)
+    findings += _splits(cases, manifest) + _lists(cases, manifest)
     return findings + _shared_images(usable, _places(usable, manifest))
 
 
@@ -77,6 +89,27 @@ def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     if why := _why_not_filled(manifest.splits, {case: patients[case] for case in usable}):
         return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="note")]
     return []
+
+
+def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    """What lists of cases name in vain, and whom they leave out."""
+    if not isinstance(manifest.splits, ListSplits) or not manifest.splits.requested:
+        return []
+    listed = [case for name in SPLITS for case in getattr(manifest.splits, name)]
+    ids = [case.files.case_id for case in cases]
+    findings = []
+    if unknown := sorted(set(listed) - set(ids)):
+        nearest = get_close_matches(unknown[0], ids, 1)
+        hint = f" (is it {nearest[0]}?)" if nearest else ""
+        found = f"splits name {len(unknown)} case(s) that are not here, such as {unknown[0]}{hint}"
+        action = "correct the lists, unless the cases are elsewhere"
+        findings.append(Finding(WHOLE, found, "ids of these cases", action, severity="note"))
+    labelled = {case.files.case_id for case in cases if case.files.label}
+    if left_out := sorted(labelled - set(listed)):
+        found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
+        action = "nothing if they are to be stored alone; else list them"
+        findings.append(Finding(WHOLE, found, "all of them listed", action, severity="note"))
+    return findings
 
 
 def _why_not_filled(splits: Splits, patients: dict[str, str]) -> str | None:

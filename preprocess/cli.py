@@ -25,6 +25,7 @@ UNCLEAN = 1
 """Exit code when the work was done but something is wrong with the cohort or the store."""
 
 app = typer.Typer(
+    cls=console.Commands,
     help="From a folder of BraTS cases to a store that training streams.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -98,7 +99,7 @@ def check(
         bar.disable = as_json
         cases = list(bar.track(results, len(discovery.cases), description="checking"))
     findings = discovery.findings + [found for case in cases for found in case.findings]
-    findings += cohort_findings(cases, described)
+    findings += cohort_findings(discovery, cases, described)
     usable = sum(case.is_usable for case in cases)
     errors = [finding for finding in findings if finding.severity == "error"]
     if as_json:
@@ -283,7 +284,10 @@ def report(
         cohort = quality.look(opened, workers or available_cores(), lambda: bar.advance(task))
     quality.write(cohort, page)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
-    out.print(f"{len(cohort.cases)} case(s), {len(cohort.to_check)} to check: open {page} ({size})")
+    counts = f"{len(cohort.cases)} case(s), {len(cohort.to_check)} to check"
+    absent = {"failed": len(cohort.failures), "missing": len(cohort.missing)}
+    counts += "".join(f", {count} {what}" for what, count in absent.items() if count)
+    out.print(f"{counts}: open {page} ({size})", soft_wrap=True)
 
 
 def _triple(text: str) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import Finding, InputError
-from common.layout import LABEL, CaseFiles, Discovery, discover
+from common.layout import LABEL, NO_CASE, CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
 from common.splits import fill
@@ -74,15 +74,7 @@ def plan(
     data, store_path = data.absolute(), resolved(store_path)
     discovery = discover(data, manifest)
     if not discovery.cases:
-        raise InputError(
-            Finding(
-                str(data),
-                "no usable case",
-                "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
-                "name another folder, or describe its file names in a manifest",
-            ),
-            *discovery.findings,
-        )
+        raise InputError(Finding(str(data), *NO_CASE), *discovery.findings)
     # Before hours of work, not after; a cohort without labels is divided by nobody.
     fill(manifest.splits, {case.case_id: case.patient for case in discovery.cases if case.label})
     store = _existing(store_path, manifest)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from common.errors import FMNetError
+from common.interrupts import interrupts_held_back
 
 WORKER_ENVIRONMENT = {
     # One task, one thread: zarr's and the codecs' own pools would fight over the cores.
@@ -64,8 +64,10 @@ def at_each(
             max(1, min(workers, len(items))), context, _begin, (work, shared)
         ) as pool,
     ):
+        with interrupts_held_back():  # it starts the processes, which leave Ctrl-C to this one
+            results = pool.map(_do, items)
         try:
-            yield from pool.map(_do, items)
+            yield from results
         except BrokenProcessPool as error:
             raise FMNetError(
                 "a process died at a case, as it does when memory runs out; free some, or use "
@@ -78,9 +80,8 @@ _bound: list[Callable[[Any], Any]] = []
 
 
 def _begin(work: Callable[[Shared, Item], Result], shared: Shared) -> None:
-    """A process leaves Ctrl-C to its parent, and ends when the parent was killed."""
+    """A process ends when its parent was killed."""
     _bound.append(partial(work, shared))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -58,7 +58,7 @@ FLAGS = {
         Severity.ERROR,
         "Cannot be read",
         "The store could not give back this case's voxels, so nothing below was measured for it.",
-        "Preprocess again: the case is then made anew. Run `verify` to find others.",
+        "`make verify STORE=… REPAIR=1` drops it, with all that is damaged; then preprocess again.",
     ),
     "leak": Flag(
         Severity.ERROR,

@@ -142,7 +142,10 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
     if not labelled:
         table.add_row("", "no case has a label: the store can be predicted on, not trained from")
-    table.add_row("splits", ", ".join(f"{name} {len(contents.splits[name])}" for name in SPLITS))
+    counts = {name: len(contents.splits[name]) for name in SPLITS}
+    if left_out := len(labelled) - sum(counts.values()):
+        counts["in none"] = left_out
+    table.add_row("splits", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if labelled:
         table.add_row("tumour outside", _lost(labelled))
     disk = disk_bytes(store)

@@ -19,6 +19,7 @@ UNCLEAN = 1
 """Exit code when the work was done, but not for every case."""
 
 app = typer.Typer(
+    cls=console.Commands,
     help="From a store to a trained model, its scores and its predictions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -268,9 +268,11 @@ class Store:
     ) -> None:
         """Chunks that were never written read as the fill value; one voxel of a plane tells."""
         if np.isnan(image[:, :, 0, 0]).any():
-            raise damaged(self.path, case_id, "a part of its image was never written")
-        if label is not None and (label[:, 0, 0] == UNWRITTEN_LABEL).any():
-            raise StoreError(
-                f"{self.path}: case {case_id}: its label was never written; cases without a label "
-                "cannot be trained on"
-            )
+            raise damaged(self.path, case_id, "a part of its image is gone, or was never written")
+        if label is None or not (label[:, 0, 0] == UNWRITTEN_LABEL).any():
+            return
+        if self.record(case_id).has_label:
+            raise damaged(self.path, case_id, "a part of its label is gone, or was never written")
+        raise StoreError(
+            f"{self.path}: case {case_id} has no label; cases without one cannot be trained on"
+        )

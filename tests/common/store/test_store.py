@@ -187,7 +187,7 @@ def test_an_unlabelled_case(make_store: MakeStore, cases: Cases) -> None:
     store = make_store("unlabelled", "one", "three", "four")
     assert not store.record("unlabelled").has_label
     assert_holds(store, cases["unlabelled"])
-    with pytest.raises(StoreError, match="its label was never written"):
+    with pytest.raises(StoreError, match="case unlabelled has no label"):
         store.read_crop("unlabelled")
     assert "unlabelled" not in [case for split in store.splits().values() for case in split]
 

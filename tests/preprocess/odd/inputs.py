@@ -147,6 +147,7 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         lambda data: [written(data / d, arrays()) for d in ("a", "b")],
         "2 folders make this case id",
     ),
+    "nothing": (lambda data: data.mkdir(exist_ok=True), "no usable case"),
     "no images": (stacked(images=False), "has no modality (BRATS_001.nii.gz)"),
     "unknown": (copied("odd_t1.nii.gz", "odd/odd_pd.nii.gz"), "name ends in 'pd', which the man"),
     "torn and unknown": (
@@ -227,6 +228,20 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         "split 'val' is empty: 1 labelled case(s)",
         REFUSED,
         "error",
+    ),
+    "a typo in a list": (
+        several(("case_1", 1, 4), ("case_2", 2, 4)),
+        {"train": ("case_1", "case2")},
+        "splits name 1 case(s) that are not here, such as case2 (is it case_2?)",
+        "correct the lists, unless the cases are elsewhere",
+        "note",
+    ),
+    "a case in no list": (
+        several(("a", 1, 4), ("b", 2, 4)),
+        {"train": ("a",)},
+        "1 labelled case(s) in no split, such as b",
+        "nothing if they are to be stored alone; else list them",
+        "note",
     ),
     "a split of a damaged case": (
         cut(several(("a", 1, 4), ("b", 2, 4)), "b"),

@@ -39,7 +39,7 @@ def checked(data: Path, manifest: Manifest = COHORT) -> list[Finding]:
     discovery = discover(data, manifest)
     cases = [check_case(manifest, files) for files in discovery.cases]
     findings = discovery.findings + [finding for case in cases for finding in case.findings]
-    return findings + cohort_findings(cases, manifest)
+    return findings + cohort_findings(discovery, cases, manifest)
 
 
 def test_a_good_case_has_nothing_to_say(good: Path) -> None:
@@ -108,8 +108,9 @@ def test_what_splits_make_of_a_cohort(
 ) -> None:
     build, lists, found, action, severity = split
     build(tmp_path)
-    (finding,) = [f for f in checked(tmp_path, divided(lists)) if f.file == "(the cohort)"]
-    assert finding.found.startswith(found)
+    findings = checked(tmp_path, divided(lists))
+    (finding,) = [f for f in findings if f.found.startswith(found)]
+    assert finding.file == "(the cohort)"
     assert (finding.action, finding.severity) == (action, severity)
     is_refused = "`run` refuses the whole cohort" in action
     with pytest.raises(ConfigError, match=re.escape(found)) if is_refused else nullcontext():
