@@ -11,6 +11,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 320, 150
+EDGE = 5
+"""How near to an end of the axis a number is at that end."""
 TOP, FLOOR = 16, HEIGHT - 22
 """Where the highest bar ends, and the x axis lies."""
 
@@ -157,10 +159,18 @@ def _cases(count: int) -> str:
 
 
 def _ticks(ticks: Sequence[tuple[float, str]]) -> str:
-    middle = f'y="{FLOOR + 14}" text-anchor="middle"'
     return "".join(
-        f'<text class="tick" x="{x:.1f}" {middle}>{escape(name)}</text>' for x, name in ticks
+        f'<text class="tick" x="{x:.1f}" y="{FLOOR + 14}" text-anchor="{_anchor(x)}">'
+        f"{escape(name)}</text>"
+        for x, name in ticks
     )
+
+
+def _anchor(x: float) -> str:
+    """A number at an end of the axis stays within it: beyond may be the end of the page."""
+    if x < EDGE:
+        return "start"
+    return "end" if x > WIDTH - EDGE else "middle"
 
 
 def _points(x: NDArray[np.floating], y: NDArray[np.floating]) -> list[str]:

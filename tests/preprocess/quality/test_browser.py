@@ -243,6 +243,17 @@ def test_a_phone_shows_every_value_and_sorts(opened: webdriver.Chrome) -> None:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.parametrize("width", [761, 1000, 1200, 1280, 1360, 1600])
+def test_nothing_goes_beyond_a_window(width: int, opened: webdriver.Chrome) -> None:
+    window = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        assert header(opened, "flags").is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_two_thousand_cases(browser: webdriver.Chrome, large_page: Path) -> None:
     assert large_page.stat().st_size < 30e6
     began = time.perf_counter()
