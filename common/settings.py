@@ -12,6 +12,17 @@ from common.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, as YAML has it, where PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            problem = f"the key {doubled[0]!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(text: str, source: str) -> dict[str, Any]:
     """A YAML mapping; an empty text is an empty one.
 
@@ -19,7 +30,7 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
         ConfigError: the text is no YAML, or no mapping.
     """
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)  # noqa: S506 - a safe one
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {error}") from error
     if data is None:
@@ -96,7 +107,8 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
 
     known = list(dotted_keys(model))
     unknown = [
-        f"{origin(key)}: {key}: no such key{did_you_mean(key, known)}"
+        f"{origin(key)}: {key}: no such key"
+        + (did_you_mean(key, known) or f"; there are {', '.join(model.model_fields)}")
         for key in _unknown_keys(model, merged)
     ]
     if unknown:
@@ -132,6 +144,8 @@ def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
         key = ".".join(str(part) for part in item["loc"])
         found = f", found {item['input']!r}" if key else ""
         wrong = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            wrong = "no such key here, take it out"
         yield key, f"{key or 'the whole'}: {wrong}{found}"
 
 

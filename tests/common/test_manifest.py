@@ -58,6 +58,9 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("cluster: {adapt: [4, 2]}", "least, most"),
         ("cluster: {quueue: short}", "did you mean cluster.queue"),
         ("- crop", "expected `key: value` lines"),
+        ("workerss: 1", "workerss: no such key; there are schema_version, name, modalities, "),
+        ("margin: 1\ncrop: [64, 64, 64]\nmargin: 2", "the key 'margin' stands twice"),
+        ("splits: {kind: lists, seed: 0}", "splits.lists.seed: no such key here, take it out"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, found: str, tmp_path: Path) -> None:

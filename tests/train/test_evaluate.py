@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from common.case import prepare
 from common.errors import ConfigError, StoreError
@@ -18,6 +19,7 @@ from common.nifti import Geometry
 from common.store import Store, StoreWriter
 from train import session as sessions
 from train.checkpoint import CheckpointError
+from train.cli import app
 from train.evaluate import (
     CaseScore,
     Evaluation,
@@ -234,9 +236,20 @@ def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_pa
     assert (best.which, best.epochs) == ("best", 1)
 
 
+def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    masks = tmp_path / "masks"
+    arguments = ["predict", str(tmp_path / "run"), str(store.path), "--out", str(masks)]
+    first, again = (CliRunner().invoke(app, arguments) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0, first.output + again.output
+    count = len(store.records())
+    assert first.stdout.endswith(f"{count} mask(s) in {masks}\n")
+    assert again.stdout.endswith(f"{count} mask(s) in {masks}, {count} in place of earlier ones\n")
+
+
 def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with pytest.raises(RunError, match=r"no such run; train one with `python -m train run"):
+    with pytest.raises(RunError, match=r"no such run; train one with `\S*python\S* -m train run"):
         load_trained(run_dir)
     run_dir.mkdir()
     with pytest.raises(RunError, match=r"config\.yaml and manifest\.yaml and run\.json"):
