@@ -227,9 +227,15 @@ def _case(
     )
 
 
+def _folder(path: Path, root: Path) -> str:
+    """A file's folder as seen from the root, which has its own name."""
+    folder = path.parent
+    return root.name if folder == root else str(folder.relative_to(root))
+
+
 def _nameless(paths: list[Path], root: Path) -> Finding:
     return Finding(
-        str(paths[0].parent.relative_to(root)),
+        _folder(paths[0], root),
         f"no case id in {', '.join(path.name for path in paths)}",
         "names that begin with the case's",
         "rename the files, or move them away",
@@ -264,7 +270,7 @@ def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[F
     paths = sorted(path for paths in by_role.values() for path in paths)
     return [
         Finding(
-            str(paths[0].parent.relative_to(root)),
+            _folder(paths[0], root),
             f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})",
             expected,
             f"{action}, or move the files away",
@@ -281,7 +287,7 @@ def _refuse_repeated_ids(discovery: Discovery, root: Path) -> None:
     for case_id, twins in seen.items():
         if len(twins) == 1:
             continue
-        places = ", ".join(str(t.images["flair"].parent.relative_to(root)) for t in twins)
+        places = ", ".join(_folder(t.images["flair"], root) for t in twins)
         discovery.findings.append(
             Finding(
                 places,

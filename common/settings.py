@@ -140,13 +140,20 @@ def explain(error: ValidationError) -> str:
 
 def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Each key that is wrong, and what is wrong with it."""
+    wrong, found = dict[str, list[str]](), dict[str, str]()
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        found = f", found {item['input']!r}" if key else ""
-        wrong = item["msg"].removeprefix("Value error, ")
+        # A value of several types has an error for each, under the type's name.
+        key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
+        told = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            wrong = "no such key here, take it out"
-        yield key, f"{key or 'the whole'}: {wrong}{found}"
+            told = "no such key here, take it out"
+        if earlier := wrong.setdefault(key, []):
+            told = told.removeprefix("Input should be ")
+        earlier.append(told)
+        if key and not isinstance(item["input"], dict):
+            found[key] = f", found {item['input']!r}"
+    for key, reasons in wrong.items():
+        yield key, f"{key or 'the whole'}: {' or '.join(reasons)}{found.get(key, '')}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

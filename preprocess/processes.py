@@ -64,9 +64,9 @@ def at_each(
             max(1, min(workers, len(items))), context, _begin, (work, shared)
         ) as pool,
     ):
-        with interrupts_held_back():  # it starts the processes, which leave Ctrl-C to this one
-            results = pool.map(_do, items)
         try:
+            with interrupts_held_back():  # it starts the processes, which leave Ctrl-C to this one
+                results = pool.map(_do, items)
             yield from results
         except BrokenProcessPool as error:
             raise FMNetError(

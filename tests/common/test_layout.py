@@ -378,6 +378,12 @@ def test_no_folder(tmp_path: Path) -> None:
         discover(tmp_path / "nowhere", Manifest())
 
 
+def test_a_case_in_the_folder_itself_is_named_as_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"][:2]])
+    (finding,) = discover(tmp_path / "p", Manifest()).findings
+    assert (finding.file, finding.case) == ("p", "p")
+
+
 def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
     (tmp_path / "p_flair.nii.gz").touch()
     with pytest.raises(InputError, match=r"a file; .* name the folder that it is in"):

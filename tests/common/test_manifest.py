@@ -58,6 +58,11 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("cluster: {adapt: [4, 2]}", "least, most"),
         ("cluster: {quueue: short}", "did you mean cluster.queue"),
         ("- crop", "expected `key: value` lines"),
+        (
+            "label_convention: brats2020",
+            "Input should be 'auto' or 'brats2021', 'brats2023' or 'msd', found 'brats2020'",
+        ),
+        ("splits: {kind: lists, train: [a], val: [a]}", "splits.lists: cases listed twice: a"),
         ("workerss: 1", "workerss: no such key; there are schema_version, name, modalities, "),
         ("margin: 1\ncrop: [64, 64, 64]\nmargin: 2", "the key 'margin' stands twice"),
         ("splits: {kind: lists, seed: 0}", "splits.lists.seed: no such key here, take it out"),
@@ -70,6 +75,7 @@ def test_what_is_wrong_is_named(text: str, found: str, tmp_path: Path) -> None:
         load_manifest(path)
     assert str(path) in str(caught.value)
     assert found in str(caught.value)
+    assert "{'" not in str(caught.value)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
