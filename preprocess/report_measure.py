@@ -84,7 +84,7 @@ class Measures:
 
 
 def measure(store: Store, record: CaseRecord) -> Measures | str:
-    """Look at a case's whole volume, or its crop where that is all there is.
+    """Look at a case's whole volume, or its crop where that is all there is; both must be sound.
 
     Returns:
         What was measured; or, if the store cannot give the voxels, its own words why not.
@@ -99,11 +99,10 @@ def measure(store: Store, record: CaseRecord) -> Measures | str:
 def _read(
     store: Store, record: CaseRecord
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-    if record.has_volume:
-        return store.read_volume(record.case_id)
-    if record.has_label:
-        return store.read_crop(record.case_id)
-    return store.read_crop_image(record.case_id), None
+    # The crop in any case: it is what training streams, and the volume may be whole without it.
+    case_id = record.case_id
+    crop = store.read_crop(case_id) if record.has_label else (store.read_crop_image(case_id), None)
+    return store.read_volume(case_id) if record.has_volume else crop
 
 
 def _measured(

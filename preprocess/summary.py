@@ -76,7 +76,7 @@ def status_table(store: Store, contents: Contents) -> Table:
     if contents.stale:
         what = "made with other parameters than the store's, which no reader takes"
         table.add_row("to be made again", f"{len(contents.stale)}: {what}")
-    table.add_row("missing", f"{len(missing)}: not tried yet" if missing else "none")
+    table.add_row("missing", f"{len(missing)}: not tried yet, or dropped" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
     table.add_row("arrays", f"4×{crop} {manifest.dtype}, whole volumes: {manifest.volumes}")

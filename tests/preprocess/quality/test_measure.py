@@ -69,3 +69,18 @@ def test_where_only_crops_are_stored_crops_are_shown(
         assert isinstance(seen, Measures)
         assert Image.open(io.BytesIO(seen.thumbnail)).size == (3 * TILE, TILE)
         assert seen.border == {}
+
+
+@pytest.mark.parametrize("array", ["crops/image", "crops/label"])
+def test_a_crop_that_is_gone_is_told_though_the_volume_is_whole(
+    array: str, data: Path, tmp_path: Path, make_store: Callable[..., StoreWriter]
+) -> None:
+    chosen = tmp_path / "data"
+    shutil.copytree(data / "plain-00", chosen / "plain-00")
+    splits = ListSplits(kind="lists", train=("plain-00",))
+    store = make_store(chosen, tmp_path / "s.zarr", splits=splits)
+    record = store.record("plain-00")
+    assert isinstance(measure(store, record), Measures)
+    (shard,) = (name for name in store.files.of_row(record.row) if name.startswith(array))
+    store.files.remove(shard)
+    assert "is gone, or was never written" in str(measure(store, record))
