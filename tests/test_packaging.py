@@ -158,8 +158,8 @@ def test_what_a_wheel_holds_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
         (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(scripts).decode()
-    assert "fmnet-preprocess = preprocess.cli:main" in text
-    assert "fmnet-train = train.cli:main" in text
+    assert "fmnet-preprocess = preprocess.__main__:main" in text
+    assert "fmnet-train = train.__main__:main" in text
     program = (
         "import common.manifest as m; print(m.__file__); m.load_manifest();"
         "from importlib.resources import files;"
