@@ -19,19 +19,10 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
             each link back up, which would bring the same files under ever longer paths.
 
     Raises:
-        InputError: there is no such folder, or its own path is not UTF-8.
+        InputError: there is no such folder, it is a store, or its own path is not UTF-8.
     """
-    if not root.is_dir():
-        expected = "the folder that holds the cases"
-        found, action = "no such folder", "check the path"
-        if root.exists():
-            found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
-        raise InputError(Finding(str(root), found, expected, action))
-    if (root / "zarr.json").is_file():
-        expected, action = "the folder that holds the cases", "name the one that it was made from"
-        raise InputError(Finding(str(root), "a store", expected, action))
-    if misnamed := _misnamed(root, root.parent):
-        raise InputError(misnamed)
+    if wrong := _unfit(root) or _misnamed(root, root.parent):
+        raise InputError(wrong)
 
     def keep(error: OSError) -> None:
         findings.append(_unlisted(error, root))
@@ -44,6 +35,19 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
         findings.extend(finding for finding in refused.values() if finding)
         subfolders[:] = [path.name for path in folders if not refused[path]]
         yield from (path for path in files if not refused[path])
+
+
+def _unfit(root: Path) -> Finding | None:
+    """Why a path cannot be the folder that holds the cases."""
+    if not root.exists():
+        found, action = "no such folder", "check the path"
+    elif not root.is_dir():
+        found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
+    elif (root / "zarr.json").is_file():
+        found, action = "a store", "name the one that it was made from"
+    else:
+        return None
+    return Finding(str(root), found, "the folder that holds the cases", action)
 
 
 def _unlisted(error: OSError, root: Path) -> Finding:

@@ -1,7 +1,7 @@
 """What is odd about a cohort, which no case shows alone."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from common.errors import ConfigError, Finding
@@ -30,6 +30,10 @@ def cohort_findings(
     findings = _conventions(usable) + _stacked(usable, manifest)
     findings += _splits(cases, manifest) + _lists(cases, manifest)
     return findings + _shared_images(usable, _places(usable, manifest))
+
+
+def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
+    return {case.files.case_id: case.files.patient for case in cases}
 
 
 def _shared_images(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
@@ -79,14 +83,13 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """What `run` refuses, which has not read a case yet; else what it will leave unfilled."""
-    found = [case.files.case_id for case in cases if case.files.label]
-    usable = [case.files.case_id for case in cases if case.convention]
-    patients = {case.files.case_id: case.files.patient for case in cases}
+    found = _patients(case for case in cases if case.files.label)
+    usable = _patients(case for case in cases if case.convention)
     action = "set splits in the manifest: `run` refuses the whole cohort"
-    if why := _why_not_filled(manifest.splits, {case: patients[case] for case in found}):
+    if why := _why_not_filled(manifest.splits, found):
         return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action)]
     action = "put the damaged cases right, or set splits in the manifest: training needs each"
-    if why := _why_not_filled(manifest.splits, {case: patients[case] for case in usable}):
+    if why := _why_not_filled(manifest.splits, usable):
         return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="note")]
     return []
 
@@ -122,9 +125,8 @@ def _why_not_filled(splits: Splits, patients: dict[str, str]) -> str | None:
 
 def _places(usable: Sequence[CheckedCase], manifest: Manifest) -> dict[str, str]:
     """Labelled case to its split; of none where the manifest's lists divide a patient."""
-    patients = {case.files.case_id: case.files.patient for case in usable if case.convention}
     try:
-        placed = assign(manifest.splits, patients)
+        placed = assign(manifest.splits, _patients(case for case in usable if case.convention))
     except ConfigError:  # which is a finding already
         return {}
     return {case: name for name in placed for case in placed[name]}

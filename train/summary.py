@@ -11,6 +11,7 @@ from common.program import command
 from train.checkpoint import checkpoint_path
 from train.loop import End
 from train.session import Session
+from train.trained import resuming
 
 
 def run_summary(session: Session, end: End) -> Table:
@@ -51,7 +52,7 @@ def run_summary(session: Session, end: End) -> Table:
 def next_steps(session: Session, end: End) -> list[str]:
     """The commands that one may want after it."""
     store, folder, config = session.store.path, session.run_dir, session.config
-    again = command("train", "run", "--store", store, "--out", str(folder), "--resume")
+    again = resuming(store, folder)
     evaluate = command("train", "evaluate", str(folder), "--store", store)
     if session.at.best_epoch is None:
         evaluate += " --checkpoint last"

@@ -75,6 +75,11 @@ def label_of(logits: Tensor) -> NDArray[np.uint8]:
     return from_regions((logits > 0).cpu().numpy())
 
 
+def resuming(store: str, run_dir: Path) -> str:
+    """The command that goes on with a run."""
+    return command("train", "run", "--store", store, "--out", str(run_dir), "--resume")
+
+
 def load_trained(
     run_dir: Path,
     which: Which = "best",
@@ -107,8 +112,7 @@ def load_trained(
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
-        store = str(_run_file(run_dir)["store"])
-        again = command("train", "run", "--store", store, "--out", str(run_dir), "--resume")
+        again = resuming(_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, since the run was never validated; go on with "
             f"`{again}`, or use the last with --checkpoint last"

@@ -28,7 +28,7 @@ def test_one_that_stops_a_check_is_said(
         held.open()
         assert running.wait(60) == 130
         said.seek(0)
-        assert said.read().splitlines()[-1] == "interrupted"
-        said.seek(0)
-        assert "Traceback" not in said.read()
+        text = said.read()
+        assert text.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in text
     assert not psutil.wait_procs(family, timeout=20)[1]

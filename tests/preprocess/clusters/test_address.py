@@ -183,6 +183,13 @@ def records(folder: Path) -> dict[str, CaseRecord]:
     return Store.open(folder / "s.zarr").records()
 
 
+def error_of(folder: Path) -> str:
+    """All that a run said on stderr: one line."""
+    (line,) = (folder / "stderr").read_text().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 def test_two_workers_elsewhere_share_the_work(
     cohort: Maker, gate: Maker, dask: Maker, preprocess: Maker, *, command: Maker, tmp_path: Path
 ) -> None:
@@ -219,7 +226,7 @@ def test_a_lost_scheduler_ends_the_run_and_the_next_does_the_rest(
     before = records(tmp_path)
     cluster.kill("scheduler")
     assert lost.wait(60) == 2
-    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    line = error_of(tmp_path)
     assert line.startswith("error: the Dask scheduler is gone")
     assert "the same command goes on with the others" in line
     held.restore()
@@ -340,8 +347,7 @@ def test_a_worker_without_this_package_or_with_another_version_ends_the_run(
         refused.until_it_says("waiting for workers")
         cluster.add("one", **worker(tmp_path / "worker"))
     assert refused.wait(60) == 2, refused.said
-    (line,) = (tmp_path / "stderr").read_text().splitlines()
-    assert line.startswith("error: ")
+    line = error_of(tmp_path)
     assert words in line
     assert "this package" in line
 
@@ -364,8 +370,7 @@ def test_one_that_joins_a_worker_at_work_ends_the_run_too_and_the_next_does_all(
     held.wait()
     cluster.add("two", **worker(tmp_path / "worker"))
     assert refused.wait(60) == 2, refused.said
-    (line,) = (tmp_path / "stderr").read_text().splitlines()
-    assert line.startswith("error: ")
+    line = error_of(tmp_path)
     assert "this package of version" in line
     cluster.kill()
     held.restore()
