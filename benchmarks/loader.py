@@ -18,14 +18,15 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import pipeline_def
 from torch import Tensor
 
-from common.labels import MODALITIES
+from benchmarks.training.loader import NOTHING, Source
+from benchmarks.training.timing import spend
 from common.store import Store
-from train.augment import NOISE, AugmentConfig, generator, noise_field
-from train.bench.loader import NOTHING, Source
-from train.bench.timing import spend
-from train.crew import board
-from train.loader import LoaderKind, Stream, open_feed
-from train.source import CONTROLS, DaliSource, WorkersPickle
+from common.task import MODALITIES
+from train.data.augment import NOISE, AugmentConfig, generator, noise_field
+from train.data.loader import LoaderKind, open_feed
+from train.data.source import CONTROLS, DaliSource, WorkersPickle
+from train.data.stream import Stream
+from train.data.workers import status_folder
 
 CPU = torch.device("cpu")
 LOADERS: tuple[LoaderKind, ...] = ("dali", "torch")
@@ -62,8 +63,8 @@ def speed(path: Path) -> None:
 
 def host(path: Path) -> None:
     for workers in (1, 2):
-        with board() as desks:
-            source = DaliSource(stream_of(path, AugmentConfig()), desks, reads=True)
+        with status_folder() as folder:
+            source = DaliSource(stream_of(path, AugmentConfig()), folder, reads=True)
             pipeline = _handed_over(
                 source,
                 batch_size=1,
@@ -71,7 +72,7 @@ def host(path: Path) -> None:
                 device_id=None,
                 py_num_workers=workers,
                 py_start_method="spawn",
-                py_callback_pickler=WorkersPickle(desks),
+                py_callback_pickler=WorkersPickle(folder),
                 prefetch_queue_depth=2,
             )
             pipeline.start_py_workers()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from train.bench.timing import spend
+from benchmarks.training.timing import spend
 
 SIDE = 128
 RARELY, WINDOW, NOISE, BLUR, FACTOR = 0.15, (0.7, 1.0), (0.0, 0.33), (0.5, 1.5), (0.7, 1.3)
@@ -54,8 +54,8 @@ def fm_net(kind: str, folder: Path, workers: int, cache: str = "none") -> Batche
     import torch
     from loader import stream_of
 
-    from train.augment import AugmentConfig
-    from train.loader import open_feed
+    from train.data.augment import AugmentConfig
+    from train.data.loader import open_feed
 
     stream = stream_of(folder / "store.zarr", AugmentConfig())
     with open_feed(kind, stream, torch.device("cpu"), workers, cache) as feed:

@@ -33,10 +33,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from common.labels import MODALITIES
-from common.layout import discover
+from common.discovery import discover
 from common.manifest import load_manifest, manifest_path
 from common.nifti import read, write
+from common.task import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOOR, OURS, NNUNET, NVIDIA = "floor", "FM-Net", "nnU-Net v2", "NVIDIA nnU-Net"

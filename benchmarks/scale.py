@@ -26,16 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 from common import nifti
-from common.labels import MODALITIES, Convention, from_canonical
-from common.layout import discover
+from common.discovery import discover
+from common.geometry import Geometry
 from common.manifest import DEFAULT_NAME, load_manifest
-from common.nifti import Geometry
+from common.task import MODALITIES, Convention, from_canonical
 from preprocess.cluster import connect
 from preprocess.lock import hold
-from preprocess.pipeline import execute
+from preprocess.pipeline import execute, peak_memory_mb
 from preprocess.plan import plan
-from preprocess.processes import at_each, available_cores
-from preprocess.pulse import peak_memory_mb
+from preprocess.pool import available_cores, map_in_processes
 
 SHAPE = (16, 18, 20)
 GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -17.0, 0.0))
@@ -82,7 +81,7 @@ def main() -> None:
     sizes = sorted(given.cases)
     phantoms = given.folder / "phantoms"
     phantoms.mkdir(parents=True)
-    for _ in at_each(write_case, phantoms, range(sizes[-1]), available_cores()):
+    for _ in map_in_processes(write_case, phantoms, range(sizes[-1]), available_cores()):
         pass
     rows = []
     for cases in sizes:

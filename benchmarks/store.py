@@ -27,11 +27,11 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from common.case import prepare
-from common.layout import discover
+from common.discovery import discover
 from common.manifest import Manifest, load_manifest
 from common.store import Store, StoreWriter
-from common.store.arrays import NODE_FILE, ZARRS_PIPELINE, described, volume_metadata
-from common.store.files import StoreFiles
+from common.store.format import NODE_FILE, ZARRS_PIPELINE, described, volume_metadata
+from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 from common.volume import bounding_box
 
@@ -42,7 +42,7 @@ OURS = "common.store.shard"
 WRITER = f"""
 import sys, zarr, zarrs
 from common.store import Store
-from common.store.files import StoreFiles
+from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 path, target, way = sys.argv[1:]
 store = Store.open(path)

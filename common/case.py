@@ -11,21 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import __version__
+from common.discovery import CaseFiles
 from common.errors import Finding
-from common.grid import ToLPS
-from common.intake import load
-from common.labels import MODALITIES, REGIONS, from_canonical, region_voxels
-from common.layout import CaseFiles
+from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.record import CaseRecord, Note, TumourVoxels, hash_of, parameters
+from common.task import MODALITIES, REGIONS, from_canonical, region_voxels
+from common.validate import load_case
 from common.volume import (
     Box,
     T,
-    around,
     bounding_box,
     brain_box,
     crop_window,
+    enclosing_box,
     extract,
     foreground,
     foreground_slabs,
@@ -69,12 +68,12 @@ def prepare(
         InputError: a file is damaged, of the wrong kind, or does not fit the others.
     """
     on_stage("read")
-    loaded = load(files, manifest)
+    loaded = load_case(files, manifest)
     on_stage("prepare")
     to_lps = ToLPS.of(loaded.geometry)
     images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
-    slabs = foreground_slabs(images.values())  # there are some: `load` refuses images of zeros
-    brain = _resampled_box(images, to_lps) if to_lps.resamples else around(slabs)
+    slabs = foreground_slabs(images.values())  # there are some: `load_case` refuses images of zeros
+    brain = _resampled_box(images, to_lps) if to_lps.resamples else enclosing_box(slabs)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
     image = np.zeros((len(MODALITIES), *box.shape), manifest.dtype)
     statistics = {
@@ -164,7 +163,7 @@ def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box
     """The brain's box at 1 mm."""
     brain = foreground(images.values()).astype(np.uint8)
     box = bounding_box(to_lps.resample(brain, linear=False))
-    assert box is not None  # noqa: S101 - `load` refuses a brain that is too thin for 1 mm
+    assert box is not None  # noqa: S101 - `load_case` refuses a brain that is too thin for 1 mm
     return box
 
 

@@ -16,6 +16,26 @@ class LoaderError(FMNetError):
     """The processes that read training's samples died, or were ended since they were stuck."""
 
 
+class DivergedError(FMNetError):
+    """The loss or its gradients stayed non-finite."""
+
+
+class OutOfMemoryError(FMNetError):
+    """The network and its batch do not fit into the device's memory."""
+
+
+class CheckpointError(FMNetError):
+    """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+class InferenceError(FMNetError):
+    """A network's output cannot be used."""
+
+
+class RunError(FMNetError):
+    """A run folder is missing, or not one."""
+
+
 class ConfigError(FMNetError, ValueError):
     """A manifest, a preset or a `--set` override does not say what it must."""
 

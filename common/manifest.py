@@ -6,7 +6,6 @@ release's habits need a line of YAML and no code.
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
-from common.labels import MODALITIES, Convention
 from common.settings import parse, read_yaml
 from common.splits import FractionSplits, Splits
+from common.task import GLIOMA, MODALITIES, Convention, TaskField
 
 DEFAULT_NAME = "data_manifest.yaml"
 
@@ -89,6 +88,7 @@ class Manifest(BaseModel):
 
     Attributes:
         name: the cohort's name, for reports.
+        task: modalities, labels, regions and conventions; a packaged task's name, or all of it.
         modalities: modality to the name endings that files of it carry, lower case, no suffix.
         label: name endings of expert label files.
         companions: name endings of files that may lie beside a case and are not used.
@@ -110,6 +110,7 @@ class Manifest(BaseModel):
 
     schema_version: Literal[1] = 1
     name: str = "brats"
+    task: TaskField = GLIOMA
     modalities: dict[str, tuple[str, ...]] = Field(
         default={
             "flair": ("flair", "t2f"),
@@ -167,16 +168,13 @@ def manifest_path(path: Path | None, data: Path) -> Path | None:
 
 
 def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Manifest:
-    """Read a manifest, with `key=value` overrides on top; no path means the packaged one.
+    """Read a manifest, with `key=value` overrides on top; no path means the defaults.
 
     Raises:
         ConfigError: the file is missing, no YAML, or has a key or value that is not known.
     """
     if path is None:
-        text = resources.files("common").joinpath(DEFAULT_NAME).read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text("utf-8")
-    else:
+        return parse(Manifest, {}, "the default manifest", overrides)
+    if not path.is_file():
         raise ConfigError(f"{path}: no such manifest; name a YAML file, or leave --manifest out")
-    source = str(path or "the packaged manifest")
-    return parse(Manifest, read_yaml(text, source), source, overrides)
+    return parse(Manifest, read_yaml(path.read_text("utf-8"), str(path)), str(path), overrides)

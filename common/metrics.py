@@ -7,7 +7,7 @@ from math import fsum, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from common.labels import REGION_LABELS, REGIONS
+from common.task import REGION_LABELS, REGIONS
 
 LABELS = 4
 """Canonical label values: background and three of tumour."""
@@ -104,7 +104,7 @@ def _summary(cases: Sequence[Agreement]) -> RegionSummary:
     )
 
 
-def over_regions(dice: Mapping[str, float]) -> float:
+def mean_over_regions(dice: Mapping[str, float]) -> float:
     """The mean over the regions of a Dice for each; a NaN stays one.
 
     Args:

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from common.labels import REGIONS, Convention
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
+from common.task import REGIONS, Convention
 from common.volume import Box, Triple
 
 DecidedBy = Literal["values", "names", "layout", "manifest"]

@@ -140,7 +140,7 @@ def assign(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
     """
     if isinstance(splits, ListSplits):
         placed = {name: sorted(set(getattr(splits, name)) & set(patients)) for name in SPLITS}
-        _refuse_divided(placed, patients)
+        _check_undivided(placed, patients)
         return placed
     placed = {name: list[str]() for name in SPLITS}
     for case_id in sorted(patients):
@@ -160,7 +160,7 @@ def fill(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
     return placed
 
 
-def _refuse_divided(placed: Mapping[str, Iterable[str]], patients: Mapping[str, str]) -> None:
+def _check_undivided(placed: Mapping[str, Iterable[str]], patients: Mapping[str, str]) -> None:
     home: dict[str, str] = {}
     for name, cases in placed.items():
         for case_id in cases:

@@ -76,7 +76,7 @@ def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
     return int(where[0]), int(where[-1]) + 1
 
 
-def around(boxes: Iterable[Box]) -> Box:
+def enclosing_box(boxes: Iterable[Box]) -> Box:
     """The smallest box that holds these; there is at least one."""
     starts, stops = zip(*((box.start, box.stop) for box in boxes), strict=True)
     z, y, x = np.min(starts, axis=0).tolist()

@@ -1,16 +1,19 @@
-"""What is wrong with a folder, case by case; writes nothing."""
+"""What is wrong with a folder, case by case and as a cohort; writes nothing."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from common.errors import Finding, InputError
-from common.intake import LoadedCase, load
-from common.labels import MODALITIES, Convention
-from common.layout import CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, CaseFiles, Discovery, discover
+from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
-from preprocess.processes import at_each, available_cores
+from common.splits import SPLITS, ListSplits, Splits, assign, fill
+from common.task import MODALITIES, Convention
+from common.validate import LoadedCase, load_case
+from preprocess.pool import available_cores, map_in_processes
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
     Whatever goes wrong is a finding, since one case's trouble must not end the others' reading.
     """
     try:
-        loaded = load(files, manifest)
+        loaded = load_case(files, manifest)
     except InputError as error:
         return CheckedCase(files, error.findings, {})
     except Exception as error:  # noqa: BLE001 - as above
@@ -89,10 +92,132 @@ def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None
 def _read_cases(
     data: Path, cases: list[CaseFiles], manifest: Manifest, workers: int
 ) -> Iterator[CheckedCase]:
-    for case in at_each(check_case, manifest, cases, workers):
+    for case in map_in_processes(check_case, manifest, cases, workers):
         found = (_relative(finding, data.absolute()) for finding in case.findings)
         yield replace(case, findings=tuple(found))
 
 
 def _relative(finding: Finding, data: Path) -> Finding:
     return replace(finding, file=str(Path(finding.file).relative_to(data)))
+
+
+WHOLE = "(the cohort)"
+EXPECTED_OF_SPLITS = "a labelled patient in every split, and in one alone"
+
+
+def cohort_findings(
+    discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest
+) -> list[Finding]:
+    """Images that several cases share, label conventions, and what is wrong with the splits.
+
+    Args:
+        discovery: what was found.
+        cases: its cases, checked.
+        manifest: the cohort's description.
+    """
+    if not cases and all(finding.severity == "note" for finding in discovery.findings):
+        return [Finding(WHOLE, *NO_CASE)]
+    usable = [case for case in cases if case.is_usable]
+    findings = _conventions(usable) + _stacked(usable, manifest)
+    findings += _splits(cases, manifest) + _lists(cases, manifest)
+    return findings + _shared_images(usable, _places(usable, manifest))
+
+
+def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
+    return {case.files.case_id: case.files.patient for case in cases}
+
+
+def _shared_images(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
+    first: dict[str, CheckedCase] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        for modality, image in case.images.items():
+            other = first.setdefault(image, case)
+            if other is not case:
+                pair = other.files.case_id, case.files.case_id
+                shared.setdefault(pair, []).append(modality)
+    return [_twins(one, other, names, splits) for (one, other), names in shared.items()]
+
+
+def _twins(one: str, other: str, modalities: list[str], splits: dict[str, str]) -> Finding:
+    """An error where the two are in different splits, as preprocessing and training have it."""
+    found = f"{', '.join(modalities)} have the same bytes as those of {one}"
+    places = {splits.get(one), splits.get(other)} - {None}
+    if len(places) == 2:
+        action = f"move one away: {one} is in {splits[one]} and {other} in {splits[other]}"
+        return Finding(WHOLE, found, "an image in one split alone", action, other)
+    action = "move one away, unless it shall count twice"
+    return Finding(WHOLE, found, "an image under one case id", action, other, "note")
+
+
+def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
+    counts = Counter((c.convention, c.convention_from) for c in cases if c.convention)
+    if len({convention for convention, _ in counts}) < 2:
+        return []
+    told = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
+    action = "nothing if so; label_convention in the manifest sets one for all"
+    return [Finding(WHOLE, f"labels of {told}", "one convention", action, severity="note")]
+
+
+def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    count = sum(case.convention_from == "layout" for case in cases)
+    if not count:
+        return []
+    order = ", ".join(manifest.stacked.channels)
+    found = (
+        f"{count} case(s) of one 4-D file, read as {order}, and their labels as 1 oedema, "
+        "2 necrotic core, 3 enhancing tumour (msd)"
+    )
+    action = "nothing if so; else set stacked.channels or label_convention in the manifest"
+    return [Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="note")]
+
+
+def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    """What `run` refuses, which has not read a case yet; else what it will leave unfilled."""
+    found = _patients(case for case in cases if case.files.label)
+    usable = _patients(case for case in cases if case.convention)
+    action = "set splits in the manifest: `run` refuses the whole cohort"
+    if why := _why_not_filled(manifest.splits, found):
+        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action)]
+    action = "put the damaged cases right, or set splits in the manifest: training needs each"
+    if why := _why_not_filled(manifest.splits, usable):
+        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="note")]
+    return []
+
+
+def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    """What lists of cases name in vain, and whom they leave out."""
+    if not isinstance(manifest.splits, ListSplits) or not manifest.splits.requested:
+        return []
+    listed = [case for name in SPLITS for case in getattr(manifest.splits, name)]
+    ids = [case.files.case_id for case in cases]
+    findings = []
+    if unknown := sorted(set(listed) - set(ids)):
+        nearest = get_close_matches(unknown[0], ids, 1)
+        hint = f" (is it {nearest[0]}?)" if nearest else ""
+        found = f"splits name {len(unknown)} case(s) that are not here, such as {unknown[0]}{hint}"
+        action = "correct the lists, unless the cases are elsewhere"
+        findings.append(Finding(WHOLE, found, "ids of these cases", action, severity="note"))
+    labelled = {case.files.case_id for case in cases if case.files.label}
+    if left_out := sorted(labelled - set(listed)):
+        found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
+        action = "nothing if they are to be stored alone; else list them"
+        findings.append(Finding(WHOLE, found, "all of them listed", action, severity="note"))
+    return findings
+
+
+def _why_not_filled(splits: Splits, patients: dict[str, str]) -> str | None:
+    try:
+        fill(splits, patients)
+    except ConfigError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _places(usable: Sequence[CheckedCase], manifest: Manifest) -> dict[str, str]:
+    """Labelled case to its split; of none where the manifest's lists divide a patient."""
+    try:
+        placed = assign(manifest.splits, _patients(case for case in usable if case.convention))
+    except ConfigError:  # which is a finding already
+        return {}
+    return {case: name for name in placed for case in placed[name]}

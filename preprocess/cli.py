@@ -1,11 +1,14 @@
-"""`python -m preprocess`: from a BraTS folder to a store."""
+"""`fmnet-preprocess`: from a BraTS folder to a store."""
 
 import json
+import signal
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,13 +16,18 @@ import typer
 from common import console
 from common.console import err, out
 from common.errors import ConfigError
+from common.manifest import Manifest, load_manifest, manifest_path
 from common.store import Store, StoreWriter
-from preprocess.cli_shared import cohort_manifest, held, print_leaks, print_lines, show
 
 if TYPE_CHECKING:
-    from preprocess.lock import Lock
+    from rich.progress import Progress, TaskID
+    from rich.text import Text
+
+    from common.store.reader import Contents
+    from preprocess.lock import Lock, Owner
     from preprocess.pipeline import Report
     from preprocess.plan import Plan
+
 
 UNCLEAN = 1
 """Exit code when the work was done but something is wrong with the cohort or the store."""
@@ -37,7 +45,7 @@ StoreArgument = Annotated[str, typer.Argument(help="A store's path or fsspec URL
 ManifestOption = Annotated[
     Path | None,
     typer.Option(
-        help="The cohort's description; default beside the data, else here, else packaged."
+        help="The cohort's description; default beside the data, else here, else built in."
     ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")]
@@ -89,8 +97,8 @@ def check(
 ) -> None:
     """Say what is wrong with a folder, case by case; writes nothing."""
     from preprocess.check import check as check_folder
-    from preprocess.check_cohort import cohort_findings
-    from preprocess.summary import finding_lines
+    from preprocess.check import cohort_findings
+    from preprocess.tables import finding_lines
 
     described = cohort_manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
@@ -168,7 +176,7 @@ def _execute(
     from preprocess.cluster import connect
     from preprocess.pipeline import execute
     from preprocess.plan import done
-    from preprocess.processes import available_cores
+    from preprocess.pool import available_cores
 
     section = work.manifest.cluster
     processes = min(workers or available_cores(), len(work.todo))
@@ -195,7 +203,7 @@ def _execute(
 
 def _conclude(work: "Plan", report: "Report") -> bool:
     """Say what a run came to, and whether all of the cohort is in the store as it should be."""
-    from preprocess.summary import absent_line, failure_lines, finding_lines, run_table
+    from preprocess.tables import absent_line, failure_lines, finding_lines, run_table
 
     print_lines(finding_lines(report.findings))
     print_lines(failure_lines(report.failures))
@@ -215,7 +223,7 @@ def _conclude(work: "Plan", report: "Report") -> bool:
 @app.command()
 def status(store: StoreArgument) -> None:
     """Say which cases are done, failed or missing, and what the store takes."""
-    from preprocess.summary import failure_lines, status_table
+    from preprocess.tables import failure_lines, status_table
 
     opened = Store.open(store)
     contents = opened.contents()
@@ -236,9 +244,9 @@ def verify(
 ) -> None:
     """Read every byte again and compare it with what was written and with the contract."""
     from common.store.audit import repair as drop
-    from preprocess.lock_file import LockFile
-    from preprocess.processes import available_cores
-    from preprocess.summary import audit_lines, audit_table
+    from preprocess.lock import LockFile
+    from preprocess.pool import available_cores
+    from preprocess.tables import audit_lines, audit_table
     from preprocess.verify import audit as look
 
     opened = Store.open(store)
@@ -273,11 +281,11 @@ def report(
 ) -> None:
     """Write the quality report: one HTML page to open before training."""
     from preprocess import quality
-    from preprocess.processes import available_cores
+    from preprocess.pool import available_cores
 
     opened = Store.open(store)
     page = out_file or quality.default_path(store)
-    quality.refuse_unwritable(page)
+    quality.check_writable(page)
     with console.progress("cases") as bar:
         total = len(opened.records())
         task = bar.add_task("looking", total=total, visible=bool(total))
@@ -296,3 +304,57 @@ def _triple(text: str) -> tuple[int, int, int]:
         raise typer.BadParameter(f"{text}: expected D,H,W, as in 155,240,240", param_hint="--size")
     depth, height, width = (int(part) for part in parts)
     return depth, height, width
+
+
+def cohort_manifest(
+    path: Path | None, overrides: list[str] | None, data: Path, *, quiet: bool = False
+) -> Manifest:
+    """The manifest to use: the one named, else beside the data, else here, else the packaged."""
+    chosen = manifest_path(path, data)
+    described = load_manifest(chosen, overrides or ())
+    if not quiet:
+        out.print(f"manifest: {chosen or 'the defaults'}")
+    return described
+
+
+@contextmanager
+def held(store: str) -> Iterator["Lock"]:
+    """Hold a store's lock; a scheduler's or a system's SIGTERM gives it back like Ctrl-C."""
+    from preprocess.lock import hold
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with hold(store, _say_watched) as lock:
+        if lock.taken_over:
+            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
+        yield lock
+
+
+def _say_watched(owner: "Owner") -> None:
+    from preprocess.lock import STALE_SECONDS
+
+    out.print(
+        f"{owner.name} left a lock at the store, or is slow: looking for a sign of life for "
+        f"{STALE_SECONDS:.0f} s …",
+    )
+
+
+def show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
+    """How far work of an unknown length has come; nothing as long as there is none."""
+    bar.update(task, completed=done, total=total, visible=bool(total))
+
+
+def print_lines(lines: Iterator["Text"]) -> None:
+    """Each on a line of its own, however long: the terminal wraps it, grep finds it whole."""
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def print_leaks(contents: "Contents") -> bool:
+    """A line for each image that is in two splits; whether there was one."""
+    for leak in contents.leaks:
+        err.print(f"✗ {leak}", soft_wrap=True)
+    return bool(contents.leaks)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -18,8 +18,8 @@ from common.console import out
 from common.errors import ConfigError
 from common.interrupts import interrupts_held_back
 from common.manifest import ClusterSection
-from preprocess.processes import WORKER_ENVIRONMENT
-from preprocess.task import installed_version
+from preprocess.pipeline import installed_version
+from preprocess.pool import WORKER_ENVIRONMENT
 
 SILENT = logging.CRITICAL + 1
 """Dask logs even a connection that an interrupt closes as critical, with a traceback.
@@ -155,7 +155,7 @@ def _local(workers: int) -> Iterator[LocalCluster]:
                     processes=True,
                     dashboard_address=":0",
                     silence_logs=SILENT,
-                    preload=["preprocess.task"],
+                    preload=["preprocess.pipeline"],
                 )
             )
         yield cluster
@@ -198,7 +198,7 @@ def _existing(address: str) -> Iterator[Client]:
 
     def look(workers: dict[str, str]) -> str:
         if new := sorted(workers.keys() - known):
-            _refuse_unfit(client, address, new)
+            _check_workers(client, address, new)
         known.update(workers)
         return present if workers else none
 
@@ -222,7 +222,7 @@ async def _shake_hands(address: str) -> None:
     await comm.close()
 
 
-def _refuse_unfit(client: Client, address: str, workers: list[str]) -> None:
+def _check_workers(client: Client, address: str, workers: list[str]) -> None:
     """Where it can be said which worker it is, and before the store takes a run's manifest.
 
     Raises:

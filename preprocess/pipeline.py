@@ -1,25 +1,182 @@
-"""One run: give each case of a plan to a task, keep what comes back."""
+"""One run: a task for each case of a plan, what a worker does, and what comes back."""
 
 import os
 import pickle
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from distributed import Client, Future, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
 from common import __version__
-from common.errors import ConfigError, Finding, StoreError
-from common.layout import CaseFiles
+from common.case import prepare
+from common.discovery import CaseFiles
+from common.errors import ConfigError, Finding, FMNetError, StoreError
 from common.record import CaseFailure
 from common.store import StoreWriter
-from common.store.place import reachable
+from common.store.paths import translate_io_errors
 from preprocess.lock import Claim, Lock
 from preprocess.plan import Plan
-from preprocess.pulse import Signs
-from preprocess.task import Outcome, process_case
+
+CLEAR_PEAK = "5"
+"""What resets the peak in /proc/self/clear_refs (Linux, proc_pid_clear_refs(5))."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one case went.
+
+    Attributes:
+        case_id: the case.
+        failure: why it is not stored, if it is not.
+        seconds: time in the worker.
+        peak_memory_mb: the most that the worker's process held meanwhile.
+        process: the worker's process id.
+    """
+
+    case_id: str
+    failure: CaseFailure | None
+    seconds: float
+    peak_memory_mb: float | None
+    process: int
+
+
+def installed_version() -> str:
+    """This package's version where it is called; whoever can import this can do the work."""
+    return __version__
+
+
+def process_case(files: CaseFiles, claim: Claim, row: int, version: str) -> Outcome:
+    """Prepare one case and commit it to its row; whatever goes wrong becomes a failure.
+
+    Args:
+        files: the case's.
+        claim: the run's on the store. A worker may outlive its run, and must not write then.
+        row: where the case's crop goes.
+        version: of this package, where the run was started.
+
+    Raises:
+        ConfigError: another version is installed here.
+    """
+    if version != __version__:
+        raise ConfigError(f"the worker at {get_worker().address} has version {__version__}")
+    _reset_peak_memory()
+    began = time.perf_counter()
+    reason: str | None = None
+    with ProgressReporter(claim, files.case_id) as reporter:
+        try:
+            store = _store_of(claim)
+            case = prepare(files, store.manifest, reporter.on_stage)
+            reporter.on_stage("store")
+            claim.check()
+            store.write(case, row)
+        except FMNetError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
+            reason = f"{type(error).__name__}: {error}"
+    peak = peak_memory_mb()
+    failure = None
+    if reason is not None:
+        failure = CaseFailure(
+            case_id=files.case_id, stage=reporter.stage, reason=reason, peak_memory_mb=peak
+        )
+    seconds = time.perf_counter() - began
+    return Outcome(files.case_id, failure, seconds, peak, os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _store_of(claim: Claim) -> StoreWriter:
+    """The store as this run has it: a worker may outlive the run, and its manifest."""
+    return StoreWriter(claim.store_path)
+
+
+def _reset_peak_memory() -> None:
+    handle = Path("/proc/self/clear_refs")
+    if os.access(handle, os.W_OK):
+        handle.write_text(CLEAR_PEAK)
+
+
+REPORT_SECONDS = 0.05
+"""Half of what a nanny waits between two looks at its worker's memory."""
+TOPIC = "fmnet-signs-of-life"
+"""One for all runs and cases: of each topic, the scheduler keeps a thousand events for ever."""
+
+
+class ProgressReporter:
+    """Tells a run's client how a case stands, so that it knows even if the worker dies.
+
+    A message goes out at each new stage and whenever the peak has grown by a tenth.
+
+    Attributes:
+        stage: what is being done: read, prepare or store.
+    """
+
+    def __init__(self, claim: Claim, case_id: str) -> None:
+        self.stage = "read"
+        self._of = {"run": claim.token, "case": case_id}
+        self._worker = get_worker()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="case pulse", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def on_stage(self, name: str) -> None:
+        """A stage begins."""
+        self.stage = name
+
+    def _beat(self) -> None:
+        told_stage, told_peak = "", 0.0
+        while True:  # first told, then waited: a worker may die before its first wait is over
+            stage, peak = self.stage, peak_memory_mb() or 0.0
+            if stage != told_stage or peak > 1.1 * told_peak:
+                process = (self._worker.address, os.getpid())
+                sign = {"process": process, "stage": stage, "peak_memory_mb": peak or None}
+                self._worker.log_event(TOPIC, self._of | sign)
+                told_stage, told_peak = stage, peak
+            if self._stop.wait(REPORT_SECONDS):
+                return
+
+
+class ProgressListener:
+    """The signs of life that a run's client has heard of the cases that are not over yet."""
+
+    def __init__(self, client: Client, claim: Claim) -> None:
+        self._run = claim.token
+        self._of_case: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        client.subscribe_topic(TOPIC, self._hear)
+
+    def take(self, case_id: str) -> list[dict[str, Any]]:
+        """Those of a case that is over, oldest first, to be kept no longer.
+
+        The scheduler tells of a worker's signs before it tells of its death.
+        """
+        return self._of_case.pop(case_id, [])
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, sign = event
+        if sign["run"] == self._run:
+            self._of_case[sign["case"]].append(sign)
+
+
+def peak_memory_mb() -> float | None:
+    """The most that this process held since the last reset; None where the system cannot say."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    peaks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0].split()[1]) / 1024 if peaks else None
 
 
 @dataclass
@@ -67,7 +224,7 @@ def begin(work: Plan) -> StoreWriter:
     staying = () if work.drop_absent else work.absent
     expected = tuple(sorted({*work.present, *staying}))
     store = StoreWriter.create(work.store_path, work.manifest, expected)
-    with reachable(work.store_path, "written"):
+    with translate_io_errors(work.store_path, "written"):
         for case_id in work.absent if work.drop_absent else ():
             store.remove(case_id)
         for failure in work.refused:
@@ -84,7 +241,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     """
     store = begin(work)
     rows = store.allocate(len(work.todo))
-    signs = Signs(client, lock.claim)
+    signs = ProgressListener(client, lock.claim)
     futures = {
         client.submit(
             pickle.loads, _called(case, lock.claim, row), key=f"case-{case.case_id}", pure=False
@@ -153,7 +310,7 @@ def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Ou
     reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")
     failure = outcome.failure.model_copy(update={"reason": reason})
     try:
-        with reachable(store.path, "written"):
+        with translate_io_errors(store.path, "written"):
             store.set_aside(failure, row)
     except StoreError as error:
         failure = failure.model_copy(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from common.discovery import LABEL, NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
-from common.layout import LABEL, NO_CASE, CaseFiles, Discovery, discover
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
 from common.splits import fill
 from common.store import Store, is_current
-from common.store.place import is_taken, reachable, resolved
-from common.store.writer import refuse_other_arrays
-from preprocess.processes import available_cores
+from common.store.paths import is_taken, resolved, translate_io_errors
+from common.store.writer import check_same_arrays
+from preprocess.pool import available_cores
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def plan(
     contents = store.contents() if store else None
     committed = contents.committed if contents else {}
     known = {*store.expected, *committed, *contents.failures} if store and contents else set()
-    usable, refused = {case.case_id for case in discovery.cases}, _refused(discovery)
+    usable, refused = {case.case_id for case in discovery.cases}, _refused_cases(discovery)
     kept, unreadable = _unchanged(data, discovery.cases, committed, manifest, on_case)
     return Plan(
         data,
@@ -98,7 +98,7 @@ def plan(
     )
 
 
-def _refused(discovery: Discovery) -> dict[str, CaseFailure]:
+def _refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
     """By id, the cases that have files which make no usable case."""
     reasons: dict[str, list[str]] = {}
     for finding in discovery.findings:
@@ -128,14 +128,14 @@ def _existing(store_path: str, manifest: Manifest) -> Store | None:
     Raises:
         StoreError: something else is there, or a store with other arrays.
     """
-    with reachable(store_path, "read"):
+    with translate_io_errors(store_path, "read"):
         try:
             if not is_taken(store_path):
                 return None
         except (ValueError, LookupError):
             pass  # its zarr.json is damaged, which opening it says in plain words
     store = Store.open(store_path)
-    refuse_other_arrays(store, manifest)
+    check_same_arrays(store, manifest)
     return store
 
 

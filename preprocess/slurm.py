@@ -79,7 +79,7 @@ class Jobs:
         self._least = max(least, 1)  # a run begins because there is work
         self._cores = section.cores
         self._worked: set[str] = set()
-        self._mourned: set[str] = set()
+        self._reported_ended: set[str] = set()
 
     def submit(self) -> None:
         """Ask SLURM for the first jobs.
@@ -111,7 +111,7 @@ class Jobs:
         except subprocess.CalledProcessError as error:
             return f"SLURM does not answer: {' '.join(error.stderr.split())}"
         ended = {name for name, (state, _) in states.items() if state in ENDED}
-        new = sorted(ended - self._mourned)
+        new = sorted(ended - self._reported_ended)
         if new and len(ended - self._worked) == len(jobs):
             cause = _cause(jobs[new[0]], states[new[0]])
             raise ConfigError(
@@ -123,7 +123,7 @@ class Jobs:
             else:
                 said = _cause(jobs[name], states[name])
             out.print(said, soft_wrap=True)
-        self._mourned |= ended
+        self._reported_ended |= ended
         self.cluster.sync(self._adjust, ended & self._worked)
         return ("" if workers else "waiting for workers; ") + _sentence(states)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from common.store import Store
 from common.store.audit import Audit, audit_case, case_folders, conclude
-from preprocess.processes import at_each
+from preprocess.pool import map_in_processes
 
 
 def audit(store: Store, workers: int, on_case: Callable[[int, int], None]) -> Audit:
@@ -20,7 +20,7 @@ def audit(store: Store, workers: int, on_case: Callable[[int, int], None]) -> Au
     """
     folders, cases = case_folders(store), []
     on_case(0, len(folders))
-    for case in at_each(audit_case, store, folders, workers):
+    for case in map_in_processes(audit_case, store, folders, workers):
         cases.append(case)
         on_case(len(cases), len(folders))
     return conclude(store, cases)

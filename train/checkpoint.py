@@ -19,17 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.errors import FMNetError
+from common.errors import CheckpointError
 
 Which = Literal["best", "last", "previous"]
 
 FORMAT = 1
 METADATA_KEY = "fm_net"
 MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
-
-
-class CheckpointError(FMNetError):
-    """A checkpoint is missing, damaged, or belongs to another network."""
 
 
 @dataclass(frozen=True)

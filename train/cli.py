@@ -8,12 +8,12 @@ import typer
 
 from common import console
 from common.console import err, out
+from common.hints import command
 from common.manifest import load_manifest, manifest_path
-from common.program import command
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
-    from train.session import Session
+    from train.trainer import Session
 
 UNCLEAN = 1
 """Exit code when the work was done, but not for every case."""
@@ -72,9 +72,9 @@ def run(
 ) -> None:
     """Train a network; Ctrl-C or SIGTERM stops with a checkpoint that --resume goes on from."""
     from train.config import DEFAULT_PRESET
-    from train.loop import End
+    from train.monitor import next_steps, run_summary
     from train.run import begin, execute, reopen
-    from train.summary import next_steps, run_summary
+    from train.trainer import End
 
     name = preset or DEFAULT_PRESET
     folder = run_dir or Path("runs") / Path(name).stem
@@ -104,9 +104,9 @@ def evaluate(
     """Score a run over the whole volumes of a split; leaves scores and a picture in its folder."""
     from train.evaluate import evaluate as score_split
     from train.evaluate import evaluation_table
-    from train.trained import load_trained
+    from train.loaded_run import load_run
 
-    trained = load_trained(run_dir, which, device, overrides or ())
+    trained = load_run(run_dir, which, device, overrides or ())
     opened = _store(store)
     with console.progress("cases") as bar:
         task = bar.add_task("evaluating", total=len(opened.split(split)))
@@ -130,10 +130,10 @@ def predict(
     overrides: InferenceOption = None,
 ) -> None:
     """Write a NIfTI mask for every case, in its own grid, orientation and label convention."""
+    from train.loaded_run import load_run
     from train.predict import predict as predict_cases
-    from train.trained import load_trained
 
-    trained = load_trained(run_dir, which, device, overrides or ())
+    trained = load_run(run_dir, which, device, overrides or ())
     with console.progress("cases") as bar:
         task = bar.add_task("predicting", total=None)
         done = predict_cases(
@@ -184,7 +184,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure training on this machine: loader, step, end to end, beside others; what bounds it."""
-    from train.bench.command import run_bench
+    from benchmarks.training.command import run_bench
 
     opened = _store(store) if store else None
     clean = run_bench(
@@ -234,8 +234,8 @@ def _store(path: str | None) -> Store:
 
 
 def _announce(session: "Session", folder: Path) -> None:
-    from train.loop import ended
-    from train.model import parameter_count
+    from train.networks.fm_net import parameter_count
+    from train.trainer import ended
 
     config, store = session.config, session.store
     size = parameter_count(session.model.parameters())

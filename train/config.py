@@ -1,7 +1,7 @@
 """What a run is: presets, YAML files and `--set` overrides, parsed once into a typed value.
 
-A knob belongs to its component: the network's stand in `train.model.ModelConfig`, the loss's in
-`train.loss.LossConfig`, and so on. `TrainConfig` gathers them and adds what the loop itself needs.
+A value belongs to its component: the network's stand in `train.networks`, the loss's in
+`train.loss`, and so on. `TrainConfig` gathers them and adds what the loop itself needs.
 The defaults are the paper's final model (sec. V); a preset holds only what differs.
 """
 
@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
 from common.settings import did_you_mean, parse, read_yaml
-from train.augment import AugmentConfig
-from train.cache import CacheKind
+from train.data.augment import AugmentConfig
+from train.data.cache import CacheKind
 from train.inference import InferenceConfig
 from train.loss import LossConfig
-from train.model import ModelConfig
+from train.networks.fm_net import ModelConfig
 from train.precision import Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

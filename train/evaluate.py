@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import StoreError
-from common.labels import REGIONS
-from common.metrics import Agreement, RegionSummary, agreement, over_regions, summarise
-from common.palette import REGION_COLOURS
+from common.errors import InferenceError, StoreError
+from common.metrics import Agreement, RegionSummary, agreement, mean_over_regions, summarise
 from common.store import Store
+from common.task import REGION_COLOURS, REGIONS
 from train.checkpoint import write_json
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
-from train.inference import InferenceError
+from train.loaded_run import LoadedRun, label_of, store_notes
 from train.loss import RegionLoss
-from train.trained import TrainedModel, label_of, store_notes
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class CaseScore:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return over_regions(self.dice)
+        return mean_over_regions(self.dice)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class MeanScores:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return over_regions(self.dice)
+        return mean_over_regions(self.dice)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Evaluation:
 OnCase = Callable[[ScoredCase], None]
 
 
-def score_case(trained: TrainedModel, store: Store, case_id: str) -> ScoredCase:
+def score_case(trained: LoadedRun, store: Store, case_id: str) -> ScoredCase:
     """Predict one case of a store over its whole volume, and score it.
 
     Raises:
@@ -143,7 +141,7 @@ def score_case(trained: TrainedModel, store: Store, case_id: str) -> ScoredCase:
 
 
 def score_cases(
-    trained: TrainedModel, store: Store, case_ids: Sequence[str], on_case: OnCase = lambda _: None
+    trained: LoadedRun, store: Store, case_ids: Sequence[str], on_case: OnCase = lambda _: None
 ) -> list[CaseScore]:
     """Score cases one after the other; `on_case` is told of each, whose volumes go after that.
 
@@ -168,7 +166,7 @@ def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
 
 
 def evaluate(
-    trained: TrainedModel, store: Store, split: str, on_case: OnCase = lambda _: None
+    trained: LoadedRun, store: Store, split: str, on_case: OnCase = lambda _: None
 ) -> Evaluation:
     """Score a split of a store, and leave the scores and a picture in the run folder.
 
@@ -236,7 +234,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _loss(trained: TrainedModel, logits: torch.Tensor, reference: NDArray[np.uint8]) -> float:
+def _loss(trained: LoadedRun, logits: torch.Tensor, reference: NDArray[np.uint8]) -> float:
     with torch.inference_mode():
         label = torch.from_numpy(reference).to(logits.device)
         return RegionLoss(trained.config.loss)(logits[None], label[None]).item()
@@ -264,7 +262,7 @@ def _rule_lines(mean: MeanScores) -> str:
     return "\n".join(lines)
 
 
-def _as_json(evaluation: Evaluation, trained: TrainedModel, store: Store) -> dict[str, Any]:
+def _as_json(evaluation: Evaluation, trained: LoadedRun, store: Store) -> dict[str, Any]:
     mean = evaluation.mean
     return {
         "run": str(trained.run_dir),

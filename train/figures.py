@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from common.labels import MODALITIES, REGIONS, to_regions
-from common.metrics import over_regions
-from common.palette import REGION_COLOURS
+from common.metrics import mean_over_regions
+from common.task import MODALITIES, REGION_COLOURS, REGIONS, to_regions
 from common.volume import T
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Sample:
     @property
     def mean_dice(self) -> float:
         """Over the regions."""
-        return over_regions(self.dice)
+        return mean_over_regions(self.dice)
 
 
 def sample_of(

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.errors import FMNetError
-from common.labels import REGIONS
+from common.errors import InferenceError
+from common.task import REGIONS
 from common.volume import Triple
-from train.model import FMNet
+from train.networks.fm_net import FMNet
 from train.precision import Compute
 
 SIGMA_OF_WINDOW = 1 / 8
@@ -31,10 +31,6 @@ without skipping stays background, and the loss over it stays finite.
 """
 
 Tile = tuple[slice, slice, slice]
-
-
-class InferenceError(FMNetError):
-    """A network's output cannot be used."""
 
 
 class InferenceConfig(BaseModel):
@@ -97,7 +93,7 @@ def sliding_window(
             for tile, tile_logits in zip(some, logits, strict=True):
                 total[:, *tile] += tile_logits * weights
         total /= weight
-    _refuse_non_finite(total, compute)
+    _check_finite(total, compute)
     return total[:, *inner]
 
 
@@ -168,7 +164,7 @@ def _evaluating(model: FMNet) -> Iterator[None]:
         model.train(was_training)
 
 
-def _refuse_non_finite(logits: Tensor, compute: Compute) -> None:
+def _check_finite(logits: Tensor, compute: Compute) -> None:
     """A comparison with NaN is false, so it would pass for background unseen."""
     bad = int((~torch.isfinite(logits)).any(dim=0).sum())
     if bad:

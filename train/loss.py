@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.labels import REGION_LABELS
+from common.task import REGION_LABELS
 
 EPSILON = 1e-5
 """In numerator and denominator of eq. (1): an empty target with an empty prediction costs 0."""

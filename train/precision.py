@@ -6,11 +6,13 @@ it gets. Every substitution comes with one line that says so, for people to read
 
 import os
 import resource
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from common.errors import ConfigError
 
@@ -60,21 +62,21 @@ class Compute:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def settle(compute: Compute, *, deterministic: bool) -> None:
+def configure_backends(compute: Compute, *, deterministic: bool) -> None:
     """Set for this process whether torch may add up in any order and try out its algorithms.
 
     All shapes are the same in every step, so trying them out pays. For a CPU torch has a fixed
-    order of everything; on a GPU it warns of what has none. Also as `settle_float32`.
+    order of everything; on a GPU it warns of what has none. Also as `configure_float32`.
     """
     on_gpu = compute.device.type == "cuda"
     if deterministic and on_gpu:  # read when cuBLAS starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=on_gpu)
     torch.backends.cudnn.benchmark = not deterministic
-    settle_float32(compute.precision)
+    configure_float32(compute.precision)
 
 
-def settle_float32(precision: Precision) -> None:
+def configure_float32(precision: Precision) -> None:
     """Set for this process whether a GPU may round the factors of float32 products to TF32.
 
     Unasked, torch does so in convolutions. Torch 2.9 named this setting anew and takes the two
@@ -116,7 +118,7 @@ def cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def at_depth(compute: Compute, planes: int) -> Compute:
+def avoid_cpu_bf16_bug(compute: Compute, planes: int) -> Compute:
     """The same, but in float32 where bfloat16 would make gradients wrong.
 
     On processors with instructions for bfloat16, oneDNN (as of torch 2.13) leaves the middle of a
@@ -173,3 +175,48 @@ def _on_cpu(device: torch.device, precision: Precision | Literal["auto"]) -> Com
     fits: Precision = "bf16" if cpu_has_bfloat16() else "fp32"
     note = f"fp16 needs a GPU; this run computes in {fits}" if precision == "fp16" else ""
     return Compute(device, fits, note)
+
+
+class Compiled:
+    """A network's forward pass, compiled for each shape of its input; plain once that has failed.
+
+    Compiled is the call alone: names of parameters, checkpoints and evaluation are the network's.
+
+    Attributes:
+        failed: whether it is plain.
+    """
+
+    def __init__(self, model: nn.Module, tell: Callable[[str], None]) -> None:
+        """Compile nothing yet.
+
+        Args:
+            model: the network, in training mode when it is called.
+            tell: told once, why it goes on without.
+        """
+        self.failed = False
+        self._model = model
+        self._tell = tell
+        self._forward: Callable[[Tensor], tuple[Tensor, ...]] = model
+        self._ready = set[torch.Size]()
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs; the first of a shape takes as long as compiling does."""
+        if image.shape not in self._ready and not self.failed:
+            self._prepare(image)
+        return self._forward(image)
+
+    def _prepare(self, image: Tensor) -> None:
+        """Try forward and backward, either of which is compiled when it is first needed."""
+        try:
+            self._forward = torch.compile(self._model, dynamic=False)
+            total = torch.stack([output.float().mean() for output in self._forward(image)]).sum()
+            torch.autograd.grad(total, tuple(self._model.parameters()))
+            self._ready.add(image.shape)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each compiler behind it fails in its own way
+            self._forward, self.failed = self._model, True
+            why = " ".join(str(error).split())[:200]
+            self._tell(
+                f"torch.compile failed, training goes on without it ({type(error).__name__}: {why})"
+            )

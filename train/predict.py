@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.case import prepare, restore
-from common.errors import Finding, FMNetError, InputError, StoreError
-from common.layout import CaseFiles, discover
+from common.discovery import CaseFiles, discover
+from common.errors import Finding, FMNetError, InputError, RunError, StoreError
+from common.hints import command
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
-from common.program import command
 from common.record import CaseRecord
 from common.store import Store, is_remote
-from train.trained import RunError, TrainedModel, label_of, store_notes
+from train.loaded_run import LoadedRun, label_of, store_notes
 
 NAMING = (
     "modalities",
@@ -61,7 +61,7 @@ Case = tuple[NDArray[np.floating], CaseRecord]
 
 
 def predict(
-    trained: TrainedModel,
+    trained: LoadedRun,
     data: str | Path,
     out_dir: Path,
     on_case: OnCase = lambda _done, _total: None,
@@ -125,9 +125,7 @@ def naming_of(data: Path, run: Manifest) -> Manifest:
     return run
 
 
-def _of_store(
-    trained: TrainedModel, store: Store, out: Predictions
-) -> dict[str, Callable[[], Case]]:
+def _of_store(trained: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
     records = store.records()
     if not records:
         run = command("preprocess", "run", "DATA")
@@ -140,9 +138,7 @@ def _stored(store: Store, record: CaseRecord) -> Case:
     return store.read_volume(record.case_id)[0], record
 
 
-def _of_folder(
-    trained: TrainedModel, folder: Path, out: Predictions
-) -> dict[str, Callable[[], Case]]:
+def _of_folder(trained: LoadedRun, folder: Path, out: Predictions) -> dict[str, Callable[[], Case]]:
     manifest = naming_of(folder, trained.manifest)
     discovery = discover(folder, manifest)
     out.findings += discovery.findings

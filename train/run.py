@@ -18,17 +18,17 @@ import torch
 
 from common import __version__
 from common.console import err
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
 from common.store import Store
-from train import loop
+from train import trainer
 from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
-from train.loader import open_feed, refuse_unfit_cache
+from train.data.loader import check_cache, open_feed
+from train.data.stall import StallDetector
+from train.loaded_run import CONFIG, MANIFEST, RUN_FILE
 from train.monitor import Monitor
-from train.precision import at_depth, choose_compute, settle
-from train.session import Session, new_session, restore, save
-from train.trained import CONFIG, MANIFEST, RUN_FILE, RunError
-from train.watch import Watch
+from train.precision import avoid_cpu_bf16_bug, choose_compute, configure_backends
+from train.trainer import Session, new_session, restore, save
 
 CHANGEABLE = frozenset(
     {
@@ -59,9 +59,9 @@ def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
     """
     config = load_config(preset, overrides)
-    _refuse_unfit(config, store)
+    _check_store(config, store)
     session = _session(run_dir, config, store)
-    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
+    check_cache(config.loader, session.epoch_stream(), config.cache)
     return session
 
 
@@ -72,7 +72,7 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
         RunError: the folder holds a run, or cannot be written.
     """
-    _refuse_other_run(run_dir)
+    _check_new_run(run_dir)
     session = fresh(preset, overrides, store, run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store)
-    refuse_unfit_cache(config.loader, session.epoch_stream(), config.cache)
+    check_cache(config.loader, session.epoch_stream(), config.cache)
     restore(session)
     before = run["sessions"][-1]["compute"]
     if session.compute.describe() != before:
@@ -122,11 +122,11 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         session.compute = replace(session.compute, note=note)
     write_text(run_dir / CONFIG, config.to_yaml())
     _write_run_file(session, run["preset"], run["sessions"])
-    loop.write_metrics(session)
+    trainer.write_metrics(session)
     return session
 
 
-def execute(session: Session) -> loop.End:
+def execute(session: Session) -> trainer.End:
     """Train until the run is over or an interrupt asks for a stop.
 
     Returns:
@@ -134,13 +134,13 @@ def execute(session: Session) -> loop.End:
         written.
 
     Raises:
-        FMNetError: as `train.loop.train`, or the loader cannot start.
+        FMNetError: as `train.trainer.train`, or the loader cannot start.
     """
     config, samples = session.config, session.epoch_stream().samples
     if session.at.samples == samples:  # it ended while it was validating
         with Monitor(session, samples) as monitor:
-            loop.end_epoch(session, monitor)
-    if end := loop.ended(session):
+            trainer.end_epoch(session, monitor)
+    if end := trainer.ended(session):
         return end
     with (
         _interrupts_noted() as stopping,
@@ -151,21 +151,21 @@ def execute(session: Session) -> loop.End:
             config.workers,
             config.cache,
         ) as feed,
-        Watch(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
+        StallDetector(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
         Monitor(session, samples) as monitor,
     ):
-        return loop.train(session, batches, monitor, stopping)
+        return trainer.train(session, batches, monitor, stopping)
 
 
 def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
     compute = choose_compute(config.device, config.precision)
     if config.model.dims == 3:
-        compute = at_depth(compute, store.crop[0] // config.model.stride)
-    settle(compute, deterministic=config.deterministic)
+        compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
+    configure_backends(compute, deterministic=config.deterministic)
     return new_session(run_dir, config, compute, store, store.split("val"))
 
 
-def _refuse_unfit(config: TrainConfig, store: Store) -> None:
+def _check_store(config: TrainConfig, store: Store) -> None:
     """A network that cannot take the store's crops."""
     stride = config.model.stride
     sides = store.crop[-config.model.dims :]
@@ -183,7 +183,7 @@ def _refuse_unfit(config: TrainConfig, store: Store) -> None:
         )
 
 
-def _refuse_other_run(run_dir: Path) -> None:
+def _check_new_run(run_dir: Path) -> None:
     if (run_dir / CONFIG).exists():
         raise RunError(
             f"{run_dir} holds a run: go on with it by --resume, or name another folder with --out"

@@ -5,8 +5,8 @@ a case, whole volumes in a group a case, and a case exists when that group has i
 which is written last. Everything before it is invisible to readers.
 """
 
-from common.store.arrays import is_remote
 from common.store.copy import local_copy
+from common.store.format import is_remote
 from common.store.reader import Store
 from common.store.writer import StoreWriter, is_current
 

@@ -11,9 +11,15 @@ from pydantic import ValidationError
 from common.errors import StoreError
 from common.record import CaseFailure, CaseRecord
 from common.settings import explain
-from common.store.arrays import CHANNELS, UNFINISHED
-from common.store.files import ROW_ARRAYS, StoreFiles, rows_of
-from common.store.place import damaged, open_store, reachable
+from common.store.format import CHANNELS, UNFINISHED
+from common.store.paths import (
+    ROW_ARRAYS,
+    StoreFiles,
+    damaged,
+    open_store,
+    rows_of,
+    translate_io_errors,
+)
 from common.store.reader import Store
 from common.store.writer import StoreWriter
 
@@ -82,7 +88,7 @@ def case_folders(store: Store) -> list[str]:
             raise _broken(
                 store, name, f"of shape {member.shape}, the manifest has crop {store.crop}"
             )
-    with reachable(store.path, "read"):
+    with translate_io_errors(store.path, "read"):
         return store.files.case_folders()
 
 
@@ -94,7 +100,7 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
         pass  # judged below, after asking whether its bytes can be had at all
     row = _row_of(store, case_id)
     try:
-        with reachable(store.path, "read"):
+        with translate_io_errors(store.path, "read"):
             _read_bytes(store.files, case_id, row)
     except StoreError as error:
         return CaseAudit(case_id, "unreadable", row, str(error))
@@ -114,7 +120,7 @@ def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
             audited[index] = replace(case, state="damaged", what=str(what))
     stored = {case.case_id for case in audited if case.state == "stored"}
     missing = sorted(set(store.expected) - stored)
-    with reachable(store.path, "read"):
+    with translate_io_errors(store.path, "read"):
         files = store.files.all()
     return Audit(tuple(audited), tuple(missing), tuple(_leftovers(audited, files)))
 
@@ -128,7 +134,7 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
         StoreError: the store cannot be written.
     """
     kept = {case.row for case in audit.of("stored", "unreadable")}
-    with reachable(store.path, "written"):
+    with translate_io_errors(store.path, "written"):
         for case in audit.of("damaged", "unfinished"):
             store.files.remove_case(case.case_id)
             if case.row is not None and case.row not in kept:
@@ -140,7 +146,7 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
 
 
 def _look(store: Store, case_id: str) -> CaseAudit:
-    with reachable(store.path, "read"):
+    with translate_io_errors(store.path, "read"):
         attributes = store.attributes(case_id) or {}
         if "record" in attributes:
             record = store.record(case_id)

@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 
 from common.errors import StoreError
 from common.record import CaseRecord
-from common.store.arrays import NODE_FILE, UNFINISHED, is_remote
+from common.store.format import NODE_FILE, UNFINISHED, is_remote
 from common.store.reader import Store
 
 METADATA = tuple(

@@ -15,9 +15,8 @@ from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.splits import assign
-from common.store.arrays import NODE_FILE, checksum, create_arrays, described, volume_metadata
-from common.store.files import ROW_ARRAYS
-from common.store.place import is_taken, reachable
+from common.store.format import NODE_FILE, checksum, create_arrays, described, volume_metadata
+from common.store.paths import ROW_ARRAYS, is_taken, translate_io_errors
 from common.store.reader import SCHEMA_VERSION, Store
 from common.store.shard import write_shard
 
@@ -50,9 +49,9 @@ class StoreWriter(Store):
             "parameter_hash": hash_of(parameters(manifest)),
             "expected": list(expected),
         }
-        with reachable(str(path), "written"):
+        with translate_io_errors(str(path), "written"):
             if is_taken(str(path)):
-                refuse_other_arrays(cls(path), manifest)
+                check_same_arrays(cls(path), manifest)
             else:
                 create_arrays(str(path), manifest)
             zarr.open_group(str(path), mode="r+").attrs.put(attributes)  # in one write
@@ -60,7 +59,7 @@ class StoreWriter(Store):
 
     def allocate(self, count: int) -> list[int]:
         """Append rows to the crops and return their numbers; a row is never given out twice."""
-        with reachable(self.path, "written"):
+        with translate_io_errors(self.path, "written"):
             arrays = [self._writer[name] for name in ROW_ARRAYS]
             first = max(array.shape[0] for array in arrays)
             for array in arrays:
@@ -177,7 +176,7 @@ def _keeps_volume(record: CaseRecord, manifest: Manifest) -> bool:
     return any(record.case_id in placed[name] for name in manifest.volumes)
 
 
-def refuse_other_arrays(store: Store, manifest: Manifest) -> None:
+def check_same_arrays(store: Store, manifest: Manifest) -> None:
     """A store's arrays have one crop and one type.
 
     Raises:

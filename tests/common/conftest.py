@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common import nifti
-from common.nifti import Geometry
+from common.geometry import Geometry
 
 Files = dict[str, NDArray[Any]]
 

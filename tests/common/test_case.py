@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.case import PreparedCase, prepare, restore
+from common.discovery import case_files
 from common.errors import InputError
-from common.labels import Convention, from_canonical
-from common.layout import case_files
+from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
-from common.nifti import IDENTITY, Geometry
 from common.record import CaseRecord
+from common.task import Convention, from_canonical
 from common.volume import extract, foreground_statistics
 
 Files = dict[str, NDArray[np.generic]]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.labels import REGIONS, to_regions
 from common.metrics import Agreement, agreement, summarise
+from common.task import REGIONS, to_regions
 
 EMPTY = np.zeros((2, 3, 4), np.uint8)
 LABELS = arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3))

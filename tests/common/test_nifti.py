@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.errors import InputError
-from common.nifti import BRATS_GEOMETRY, Geometry
+from common.geometry import BRATS_GEOMETRY, Geometry
 
 SHAPE = (9, 10, 11)
 GEOMETRY = Geometry(SHAPE, (1.0, 0.8, 0.9), (10.0, -20.0, 30.0))
@@ -377,7 +377,7 @@ def scaled(rows: NDArray[np.floating]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sform", "qform", "change", "doubt"),
+    ("sform", "qform", "change", "orientation_warning"),
     [
         (1, 1, lambda _: None, None),
         (0, 1, turned, None),
@@ -392,7 +392,11 @@ def scaled(rows: NDArray[np.floating]) -> None:
     ],
 )
 def test_what_a_header_leaves_open_about_its_place(
-    sform: int, qform: int, change: Callable[..., None], doubt: str | None, tmp_path: Path
+    sform: int,
+    qform: int,
+    change: Callable[..., None],
+    orientation_warning: str | None,
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "x.nii"
     placed(path, sform=sform, qform=qform, change=change)
@@ -400,29 +404,29 @@ def test_what_a_header_leaves_open_about_its_place(
     image = sitk.ReadImage(str(path))
     assert volume.geometry.origin_mm == image.GetOrigin()
     assert volume.geometry.direction == image.GetDirection()
-    assert volume.doubt == doubt
+    assert volume.orientation_warning == orientation_warning
 
 
 @pytest.mark.parametrize("sign", [0.0, 5.0, float("nan"), -1.0])
 def test_the_sign_in_a_header_is_read_as_itk_does(sign: float, good: Path) -> None:
     """NIfTI-1 calls for 1 or -1, and for 0 to be taken as 1; ITK asks whether it is negative."""
     header_of(SPACINGS - 4, sign)(good)
-    assert (nifti.read(good).doubt is not None) is (sign < 0)
+    assert (nifti.read(good).orientation_warning is not None) is (sign < 0)
 
 
 @pytest.mark.parametrize(
-    ("spacing_mm", "doubt"),
+    ("spacing_mm", "orientation_warning"),
     [
         (float("nan"), "a qform with NaN or infinity in it"),
         (float("inf"), "a qform with NaN or infinity in it"),
         (-float("inf"), "a qform that is no rotation"),
     ],
 )
-def test_a_spacing_that_itk_takes_for_1_mm_is_a_doubt(
-    spacing_mm: float, doubt: str, good: Path
+def test_a_spacing_that_itk_takes_for_1_mm_is_a_warning(
+    spacing_mm: float, orientation_warning: str, good: Path
 ) -> None:
     header_of(SPACINGS, spacing_mm)(good)
-    assert nifti.read(good).doubt == doubt
+    assert nifti.read(good).orientation_warning == orientation_warning
 
 
 def test_sheared_axes_are_refused(tmp_path: Path) -> None:

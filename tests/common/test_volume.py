@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from common.volume import (
     Box,
     Triple,
-    around,
     bounding_box,
     brain_box,
     crop_window,
+    enclosing_box,
     extract,
     foreground,
     foreground_slabs,
@@ -217,6 +217,6 @@ def test_slabs_hold_all_of_the_foreground_and_lie_in_its_box(
     brain = foreground(images)
     slabs = foreground_slabs(images)
     assert sum(int(extract(brain, slab).sum()) for slab in slabs) == brain.sum()
-    assert (around(slabs) if slabs else None) == bounding_box(brain)
+    assert (enclosing_box(slabs) if slabs else None) == bounding_box(brain)
     for below, above in pairwise(slabs):
         assert below.stop[0] <= above.start[0]

@@ -13,7 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from common import nifti
-from common.nifti import Geometry
+from common.geometry import Geometry
 
 SHAPE = (20, 26, 24)
 ENDINGS_2021 = ("flair", "t1", "t1ce", "t2")

@@ -26,7 +26,7 @@ from distributed import Client, LocalCluster
 
 from common import nifti
 from common.errors import StoreError
-from common.nifti import Geometry
+from common.geometry import Geometry
 from common.store import Store
 from common.store.audit import Audit, audit_case, case_folders, conclude
 from preprocess import lock as locks

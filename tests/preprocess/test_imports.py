@@ -33,7 +33,9 @@ def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path, command: Comm
 
 
 def test_only_resampling_waits_for_scipy() -> None:
-    code = "import preprocess.cli, preprocess.task, sys; sys.exit('scipy.ndimage' in sys.modules)"
+    code = (
+        "import preprocess.cli, preprocess.pipeline, sys; sys.exit('scipy.ndimage' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

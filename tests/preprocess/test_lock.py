@@ -15,8 +15,7 @@ import pytest
 
 from common.errors import StoreError
 from preprocess import lock as locks
-from preprocess.lock import Lock, hold
-from preprocess.lock_file import STALE_SECONDS, this_machine
+from preprocess.lock import STALE_SECONDS, Lock, hold, this_machine
 
 
 def owner(**changes: object) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from common import nifti
-from common.layout import CaseFiles, discover
+from common.discovery import CaseFiles, discover
 from common.manifest import Manifest, load_manifest
 from common.splits import SPLITS, assign
 from preprocess.phantom import TUMOUR_FREE, describe

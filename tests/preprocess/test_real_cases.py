@@ -10,8 +10,8 @@ import pytest
 
 from common import nifti
 from common.case import restore
-from common.labels import Convention
 from common.store import Store
+from common.task import Convention
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -14,8 +14,7 @@ import pytest
 
 from common.errors import StoreError
 from common.store import Store
-from preprocess.lock import Lock
-from preprocess.lock_file import LockFile, Owner, this_machine
+from preprocess.lock import Lock, LockFile, Owner, this_machine
 
 Cohort = Callable[..., Path]
 Run = Callable[..., CompletedProcess[str]]

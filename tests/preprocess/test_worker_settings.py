@@ -12,7 +12,7 @@ import pytest
 
 from common.manifest import ClusterSection
 from preprocess.cluster import QUIET, as_variables, connect
-from preprocess.processes import WORKER_ENVIRONMENT
+from preprocess.pool import WORKER_ENVIRONMENT
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clusters.md"
 PROGRAM = """

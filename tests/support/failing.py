@@ -1,7 +1,6 @@
 """A stream that fails where nobody expects it; in a module of its own for workers to import."""
 
-from train.sample import Sample
-from train.stream import Stream
+from train.data.stream import Sample, Stream
 
 
 class FailingStream(Stream):

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from common.store import Store
-from train import loop
+from train import trainer
 from train.checkpoint import load
-from train.loader import open_feed
-from train.loop import End
+from train.data.loader import open_feed
 from train.monitor import Monitor
 from train.run import begin
-from train.session import Session
+from train.trainer import End, Session
 
 SMALL = [
     "model.widths=[4,6,8]",
@@ -49,7 +48,7 @@ def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambd
         open_feed(session.config.loader, session.stream(), session.compute.device, 1) as batches,
         monitor,
     ):
-        return loop.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
+        return trainer.train(session, batches, monitor, lambda: killed() or session.at.step >= last)
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

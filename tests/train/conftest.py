@@ -11,17 +11,17 @@ from runs import begun
 
 from common import nifti
 from common.case import prepare
-from common.labels import MODALITIES, Convention, from_canonical, to_regions
-from common.layout import discover
+from common.discovery import discover
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
+from common.task import MODALITIES, Convention, from_canonical, to_regions
 from train.config import TrainConfig
-from train.loop import End
+from train.loaded_run import LoadedRun
 from train.precision import choose_compute
 from train.run import execute
-from train.trained import TrainedModel
+from train.trainer import End
 
 # On tensors as small as these, threads cost more than they give; on busy cores 30 times more.
 torch.set_num_threads(1)
@@ -138,16 +138,16 @@ def write_telling_case() -> WriteTelling:
 
 
 @pytest.fixture
-def copying(tmp_path: Path) -> Callable[..., TrainedModel]:
+def copying(tmp_path: Path) -> Callable[..., LoadedRun]:
     """Makes a run's model that copies what it sees; keywords are its manifest's."""
 
     def make(
         *, sees: tuple[str, ...] = MODALITIES, backwards: bool = False, **settings: object
-    ) -> TrainedModel:
+    ) -> LoadedRun:
         config = TrainConfig.model_validate({"modalities": sees})
         manifest = Manifest.model_validate({"crop": (16, 16, 16)} | settings)
         compute = choose_compute("cpu", "fp32")
-        return TrainedModel(
+        return LoadedRun(
             Copy(backwards=backwards), config, manifest, compute, tmp_path / "run", "best", 1
         )
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from train.augment import (
+from train.data.augment import (
     NOISE,
     PARAMETERS,
     AugmentConfig,
@@ -160,8 +160,7 @@ def test_noise_is_standard_normal_and_its_own() -> None:
 
 
 def test_what_workers_run_needs_neither_torch_nor_dali() -> None:
-    code = (
-        "import sys, train.source; print({'torch', 'nvidia', 'scipy.ndimage'} & set(sys.modules))"
-    )
+    heavy = "{'torch', 'nvidia', 'scipy.ndimage'}"
+    code = f"import sys, train.data.source; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

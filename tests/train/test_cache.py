@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from common.errors import ConfigError, StoreError
-from common.labels import MODALITIES
 from common.store import Store
-from train.augment import AugmentConfig
-from train.cache import CacheKind, free_memory, shared_crops
-from train.loader import Batch, LoaderKind, Stream, open_feed
+from common.task import MODALITIES
+from train.data.augment import AugmentConfig
+from train.data.cache import CacheKind, free_memory, shared_crops
+from train.data.feed import Batch
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Stream
 
 MakeStore = Callable[..., Store]
 CPU = torch.device("cpu")
@@ -111,7 +113,7 @@ def test_a_second_cache_does_not_hold_what_the_first_did(make_store: MakeStore) 
 LIMIT_BYTES = 500 * 2**20
 IN_GROUP = """
 import sys
-from train.cache import free_memory
+from train.data.cache import free_memory
 open(sys.argv[1], "w").write("0")
 print(free_memory())
 """
@@ -197,8 +199,9 @@ def test_what_does_not_go_together_is_refused(store: Store) -> None:
 SCRIPT = """
 import sys, torch
 from common.store import Store
-from train.augment import AugmentConfig
-from train.loader import Stream, open_feed
+from train.data.augment import AugmentConfig
+from train.data.loader import open_feed
+from train.data.stream import Stream
 store = Store.open(sys.argv[2])
 stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)
 with open_feed(sys.argv[1], stream, torch.device("cpu"), 2, "ram") as feed:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from common.errors import CheckpointError
 from train.checkpoint import (
     Checkpoint,
-    CheckpointError,
     capture,
     checkpoint_path,
     load,

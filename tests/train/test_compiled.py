@@ -11,12 +11,12 @@ import torch
 from runs import begun
 
 from common.store import Store
-from train import loop
+from train import trainer
 from train.checkpoint import capture
-from train.compiled import Compiled
-from train.loader import Batch
+from train.data.feed import Batch
+from train.precision import Compiled
 from train.run import reopen
-from train.session import Session, restore, save
+from train.trainer import Session, restore, save
 
 SMALL = [
     "model.widths=[2,4]",
@@ -32,14 +32,14 @@ import sys
 from pathlib import Path
 import torch
 from common.store import Store
-from train import loop
-from train.loader import Batch
+from train import trainer
+from train.data.feed import Batch
 from train.run import begin
 
 session = begin("unet", sys.argv[3:], Store.open(sys.argv[1]), Path(sys.argv[2]))
 label = torch.ones(1, 8, 8, 8, dtype=torch.uint8)
 batch = Batch(torch.ones(1, 4, 8, 8, 8), label, ("a",), 1, last=False)
-print(*(loop.step(session, batch)[0] for _ in range(2)))
+print(*(trainer.step(session, batch)[0] for _ in range(2)))
 print(session.compute.note)
 """
 
@@ -50,7 +50,7 @@ def batch() -> Batch:
 
 
 def losses(session: Session) -> list[float]:
-    return [loop.step(session, batch())[0] for _ in range(4)]
+    return [trainer.step(session, batch())[0] for _ in range(4)]
 
 
 def learn(store: Store, folder: Path, settings: Sequence[str], cxx: str) -> list[str]:

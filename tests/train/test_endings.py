@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.store import Store
 from train.checkpoint import load
-from train.loop import End
+from train.monitor import next_steps, run_summary
 from train.run import execute, reopen
-from train.summary import next_steps, run_summary
+from train.trainer import End
 
 STILL = "optimizer.lr=1e-12"
 """So slow that no validation is better than the first."""

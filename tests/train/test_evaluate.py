@@ -10,15 +10,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from common.case import prepare
-from common.errors import ConfigError, StoreError
-from common.labels import REGIONS
-from common.layout import discover
+from common.discovery import discover
+from common.errors import CheckpointError, ConfigError, InferenceError, RunError, StoreError
+from common.geometry import Geometry
 from common.manifest import Manifest
 from common.metrics import Agreement
-from common.nifti import Geometry
 from common.store import Store, StoreWriter
-from train import session as sessions
-from train.checkpoint import CheckpointError
+from common.task import REGIONS
+from train import trainer
 from train.cli import app
 from train.evaluate import (
     CaseScore,
@@ -29,16 +28,15 @@ from train.evaluate import (
     score_case,
     score_cases,
 )
-from train.inference import InferenceError
+from train.loaded_run import LoadedRun, label_of, load_run
 from train.loss import RegionLoss
 from train.run import begin
-from train.session import Session
-from train.trained import RunError, TrainedModel, label_of, load_trained
+from train.trainer import Session
 
 TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
 
 MakeStore = Callable[..., Store]
-Copying = Callable[..., TrainedModel]
+Copying = Callable[..., LoadedRun]
 
 
 def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
@@ -48,7 +46,7 @@ def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
         session.model.main_head.weight *= 20
         session.model.main_head.bias.zero_()
     session.at = session.at.next_epoch()
-    sessions.save(session, best=True)
+    trainer.save(session, best=True)
     return session
 
 
@@ -109,7 +107,7 @@ def test_tumour_outside_the_stored_volume_counts_as_missed(
 
 def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
-    trained = load_trained(tmp_path / "run")
+    trained = load_run(tmp_path / "run")
     case_id = store.split("test")[0]
     image, reference = store.read_volume(case_id)
     logits = trained.logits(image)
@@ -123,7 +121,7 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
 def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
     told = []
-    trained = load_trained(tmp_path / "run")
+    trained = load_run(tmp_path / "run")
     scores = score_cases(trained, store, store.split("train"), told.append)
     assert [scored.score for scored in told] == scores
     assert len(scores) == 4
@@ -137,7 +135,7 @@ def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
 
 def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
-    evaluation = evaluate(load_trained(tmp_path / "run"), store, "train")
+    evaluation = evaluate(load_run(tmp_path / "run"), store, "train")
     assert evaluation.notes == ()
 
     def refuse(name: str) -> None:
@@ -185,7 +183,7 @@ def test_scores_on_another_store_say_so(
     store: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:
     run_of(store, tmp_path / "run")
-    trained = load_trained(tmp_path / "run")
+    trained = load_run(tmp_path / "run")
     ids = sorted(store.records())
     moved = {"kind": "lists", "train": ids[2:], "val": [ids[0]], "test": [ids[1]]}
     other = make_store(splits=moved, margin=4)
@@ -225,13 +223,13 @@ def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_pa
     session = run_of(store, tmp_path / "run", "modalities=[t2,flair]")
     with torch.no_grad():
         session.model.main_head.bias += 1
-    sessions.save(session)
+    trainer.save(session)
     image, _ = store.read_volume(session.validation[0])
-    last = load_trained(tmp_path / "run", "last", "cpu")
+    last = load_run(tmp_path / "run", "last", "cpu")
     assert torch.equal(last.logits(image), session.as_trained().logits(image))
     assert last.config == session.config
     assert last.manifest == store.manifest
-    best = load_trained(tmp_path / "run")
+    best = load_run(tmp_path / "run")
     torch.testing.assert_close(best.logits(image), last.logits(image) - 1)
     assert (best.which, best.epochs) == ("best", 1)
 
@@ -250,25 +248,25 @@ def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path
 def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with pytest.raises(RunError, match=r"no such run; train one with `\S*python\S* -m train run"):
-        load_trained(run_dir)
+        load_run(run_dir)
     run_dir.mkdir()
     with pytest.raises(RunError, match=r"config\.yaml and manifest\.yaml and run\.json"):
-        load_trained(run_dir)
+        load_run(run_dir)
     run_dir.rmdir()
     begin("unet", TINY, store, run_dir)
     with pytest.raises(CheckpointError, match=rf"never validated; .*{store.path}.* --resume"):
-        load_trained(run_dir)
-    assert load_trained(run_dir, "last").epochs == 0
+        load_run(run_dir)
+    assert load_run(run_dir, "last").epochs == 0
     with pytest.raises(ConfigError, match="device"):
-        load_trained(run_dir, "last", device="cuda:99")
+        load_run(run_dir, "last", device="cuda:99")
 
 
 def test_how_to_predict_may_differ_from_the_runs_and_nothing_else(
     store: Store, tmp_path: Path
 ) -> None:
     begin("fm_net", ["model.widths=[4,6,8]", "device=cpu"], store, tmp_path / "run")
-    flipped = load_trained(tmp_path / "run", "last", "cpu", ["inference.flips=true"])
+    flipped = load_run(tmp_path / "run", "last", "cpu", ["inference.flips=true"])
     assert flipped.config.inference.flips
-    assert not load_trained(tmp_path / "run", "last", "cpu").config.inference.flips
+    assert not load_run(tmp_path / "run", "last", "cpu").config.inference.flips
     with pytest.raises(ConfigError, match=r"seed=3: .*only inference\.overlap, .*may differ"):
-        load_trained(tmp_path / "run", "last", "cpu", ["inference.flips=true", "seed=3"])
+        load_run(tmp_path / "run", "last", "cpu", ["inference.flips=true", "seed=3"])

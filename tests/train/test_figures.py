@@ -5,8 +5,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from common.labels import REGIONS
-from common.palette import REGION_COLOURS
+from common.task import REGION_COLOURS, REGIONS
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
 
 PERFECT = dict.fromkeys(REGIONS, 1.0)

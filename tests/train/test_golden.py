@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.store import Store
-from train import loop
-from train.loader import open_feed
+from train import trainer
+from train.data.loader import open_feed
 from train.run import begin
 
 GOLDEN = [5.413469, 5.271202, 5.346342, 5.231580, 5.189616, 5.162784]
@@ -22,5 +22,5 @@ def test_losses_are_those_on_record(store: Store, tmp_path: Path) -> None:
     session = begin("fm_net", settings, store, tmp_path / "run")
     config = session.config
     with open_feed(config.loader, session.stream(), session.compute.device, 1) as batches:
-        losses = [loop.step(session, next(batches))[0] for _ in range(6)]
+        losses = [trainer.step(session, next(batches))[0] for _ in range(6)]
     assert losses == pytest.approx(GOLDEN, rel=1e-3)

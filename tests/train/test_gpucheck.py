@@ -14,20 +14,21 @@ import torch
 from runs import command
 from typer.testing import CliRunner
 
+from benchmarks.training.suite import Bench
+from benchmarks.training.table1_loaders import in_this_process
 from common.errors import ConfigError
 from common.store import Store
 from train import checkpoint, torch_loader
-from train.bench.suite import Bench
-from train.bench.table1_loaders import in_this_process
 from train.checkpoint import Checkpoint
 from train.cli import app
+from train.data.feed import Batch
+from train.data.stream import Stream
 from train.gpucheck import resume
 from train.gpucheck.augmentation import ALL, CHECKED, Case, check, compare, stream_of
 from train.gpucheck.learning import TINY
 from train.gpucheck.precision import Curve, judge, judge_float32
 from train.gpucheck.rows import Checked, Row, attempt, judged, why_not
 from train.gpucheck.samples import by_dali
-from train.loader import Batch, Stream
 from train.precision import DTYPES
 
 CPU = torch.device("cpu")

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from common.errors import InferenceError
 from train.inference import (
     BACKGROUND_LOGIT,
     InferenceConfig,
-    InferenceError,
     sliding_window,
     tile_starts,
     tile_weights,
 )
-from train.model import FMNet, ModelConfig
+from train.networks.fm_net import FMNet, ModelConfig
 from train.precision import choose_compute
 
 CPU = choose_compute("cpu", "fp32")

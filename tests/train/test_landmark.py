@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from common import nifti
 from common.case import prepare
-from common.labels import MODALITIES
-from common.layout import discover
+from common.discovery import discover
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
-from train.augment import PARAMETERS, ZOOM_STEPS, AugmentConfig, Draw, Zoom, draw, generator
-from train.loader import LoaderKind, Stream, open_feed
-from train.sample import Plan, Sample
-from train.torch_loader import augmented
+from common.task import MODALITIES
+from train.data.augment import PARAMETERS, ZOOM_STEPS, AugmentConfig, Draw, Zoom, draw, generator
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Plan, Sample, Stream
+from train.data.torch_loader import augmented
 
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 CPU = torch.device("cpu")

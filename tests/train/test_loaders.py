@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.errors import StoreError
-from common.labels import MODALITIES
 from common.store import Store
-from train.augment import AugmentConfig
-from train.loader import Batch, LoaderKind, Stream, open_feed
+from common.task import MODALITIES
+from train.data.augment import AugmentConfig
+from train.data.feed import Batch
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Stream
 
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 MakeStore = Callable[..., Store]

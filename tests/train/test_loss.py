@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.labels import to_regions
+from common.task import to_regions
 from train.loss import LossConfig, RegionLoss, regions_of
 
 LOSS = RegionLoss(LossConfig())

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.model import FMNet, ModelConfig, parameter_count
+from train.networks.fm_net import FMNet, ModelConfig, parameter_count
 
 UNET = ModelConfig(attention=False, heads=0, bottleneck=0)
 SMALL = ModelConfig(widths=(4, 6, 8))

@@ -5,23 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.training.store import synthetic_store
+from benchmarks.training.suite import Bench
 from common.errors import ConfigError
 from common.store import Store
-from train import loop
-from train.bench.store import synthetic_store
-from train.bench.suite import Bench
+from train import trainer
 from train.checkpoint import capture
 from train.config import load_config
-from train.loader import Batch
+from train.data.feed import Batch
 from train.precision import (
     Compute,
     Precision,
-    at_depth,
+    avoid_cpu_bf16_bug,
     choose_compute,
+    configure_backends,
     cpu_has_bfloat16,
-    settle,
 )
-from train.session import Session, new_session, restore, save
+from train.trainer import Session, new_session, restore, save
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def test_every_precision_learns_and_keeps_weights_in_float32(
     precision: Precision, store: Store, tmp_path: Path
 ) -> None:
     session = session_in(precision, store, tmp_path)
-    losses = [loop.step(session, batch())[0] for _ in range(25)]
+    losses = [trainer.step(session, batch())[0] for _ in range(25)]
     assert losses[-1] < 0.9 * losses[0]
     assert {parameter.dtype for parameter in session.model.parameters()} == {torch.float32}
     assert session.scaler.is_enabled() == (precision == "fp16")
@@ -51,7 +51,7 @@ def test_every_precision_learns_and_keeps_weights_in_float32(
 
 def test_half_precision_starts_near_float32(store: Store, tmp_path: Path) -> None:
     plain, half = (
-        loop.step(session_in(precision, store, tmp_path), batch())[0]
+        trainer.step(session_in(precision, store, tmp_path), batch())[0]
         for precision in ("fp32", "fp16")
     )
     assert half == pytest.approx(plain, rel=5e-3)
@@ -61,13 +61,13 @@ def test_an_overflow_is_skipped_and_lowers_the_scale(store: Store, tmp_path: Pat
     session = session_in("fp16", store, tmp_path)
     session.scaler.load_state_dict(session.scaler.state_dict() | {"scale": 2.0**40})
     before = [parameter.clone() for parameter in session.model.parameters()]
-    _, usable = loop.step(session, batch())
+    _, usable = trainer.step(session, batch())
     assert not usable
     assert session.scaler.get_scale() == 2.0**39
     for old, new in zip(before, session.model.parameters(), strict=True):
         assert torch.equal(old, new)
     for _ in range(60):
-        _, usable = loop.step(session, batch())
+        _, usable = trainer.step(session, batch())
         if usable:
             break
     assert usable
@@ -86,14 +86,14 @@ def test_every_precision_goes_on_bit_for_bit(
     for session in (straight, first):
         session.scaler.set_growth_interval(4)  # the scale grows after the interruption
     for _ in range(6):
-        loop.step(straight, batch())
+        trainer.step(straight, batch())
     for _ in range(3):
-        loop.step(first, batch())
+        trainer.step(first, batch())
     save(first)
     second = session_in(precision, store, tmp_path)
     restore(second)
     for _ in range(3):
-        loop.step(second, batch())
+        trainer.step(second, batch())
     assert second.scaler.state_dict() == straight.scaler.state_dict()
     assert (second.scaler.get_scale() > first.scaler.get_scale()) == (precision == "fp16")
     ours, theirs = (capture(session.model, session.optimizer) for session in (second, straight))
@@ -128,7 +128,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(
     for precision in ("fp32", "bf16"):
         config = load_config("unet", ["model.widths=[8,16,32]"])
         session = new_session(tmp_path, config, Compute(CPU, precision), store, [])  # type: ignore[arg-type]
-        loop.step(session, Batch(image, label, ("a",), 1, last=False))
+        trainer.step(session, Batch(image, label, ("a",), 1, last=False))
         gradients.append(
             torch.cat([p.grad.flatten() for p in session.model.parameters() if p.grad is not None])
         )
@@ -137,12 +137,12 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(
 
 def test_two_planes_at_the_deepest_are_not_left_to_bfloat16_on_a_cpu() -> None:
     bf16, fp32 = Compute(CPU, "bf16"), Compute(CPU, "fp32")
-    assert at_depth(bf16, 2).precision == "fp32"
-    assert "two planes" in at_depth(bf16, 2).note
-    assert at_depth(bf16, 4) == bf16
-    assert at_depth(fp32, 2) == fp32
+    assert avoid_cpu_bf16_bug(bf16, 2).precision == "fp32"
+    assert "two planes" in avoid_cpu_bf16_bug(bf16, 2).note
+    assert avoid_cpu_bf16_bug(bf16, 4) == bf16
+    assert avoid_cpu_bf16_bug(fp32, 2) == fp32
     gpu = Compute(torch.device("cuda"), "bf16")
-    assert at_depth(gpu, 2) == gpu
+    assert avoid_cpu_bf16_bug(gpu, 2) == gpu
 
 
 def test_a_run_on_such_crops_says_so(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_a_run_on_such_crops_says_so(tmp_path: Path) -> None:
 def test_whether_a_gpu_may_round_float32(precision: Precision, rounded: bool) -> None:
     cudnn = torch.backends.cudnn
     try:
-        settle(Compute(CPU, precision), deterministic=False)
+        configure_backends(Compute(CPU, precision), deterministic=False)
         old = not hasattr(cudnn, "conv")  # before torch 2.9
         assert (cudnn.allow_tf32 if old else cudnn.conv.fp32_precision == "tf32") == rounded
         assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
         assert torch.backends.cuda.matmul.allow_tf32 == rounded  # which the compiler reads
     finally:
-        settle(Compute(CPU, "fp32"), deterministic=False)
+        configure_backends(Compute(CPU, "fp32"), deterministic=False)

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 
 from common import nifti
 from common.case import prepare
-from common.errors import InputError, StoreError
-from common.labels import MODALITIES, Convention
-from common.layout import discover
+from common.discovery import discover
+from common.errors import InputError, RunError, StoreError
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.store import Store, StoreWriter
+from common.task import MODALITIES, Convention
 from train.config import TrainConfig
-from train.model import FMNet, ModelConfig
+from train.loaded_run import LoadedRun
+from train.networks.fm_net import FMNet, ModelConfig
 from train.precision import choose_compute
 from train.predict import naming_of, predict
-from train.trained import RunError, TrainedModel
 
 SHAPE = (23, 31, 27)
 LPS = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
 RAS = (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)
 SAGITTAL = (0, 0, 1.0, 1.0, 0, 0, 0, -1.0, 0)
 
-Copying = Callable[..., TrainedModel]
+Copying = Callable[..., LoadedRun]
 
 
 def geometry(shape: tuple[int, int, int] = SHAPE, direction: tuple[float, ...] = LPS) -> Geometry:
@@ -160,7 +160,7 @@ def test_tumour_outside_the_box_is_all_that_is_lost(
     assert np.array_equal(nifti.read(tmp_path / "out" / "case.nii.gz").voxels, expected)
 
 
-def small_network(modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")) -> TrainedModel:
+def small_network(modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")) -> LoadedRun:
     torch.manual_seed(3)
     settings = {"modalities": modalities, "model": {"widths": (4, 8), "heads": 0, "bottleneck": 0}}
     config = TrainConfig.model_validate(settings)
@@ -169,7 +169,7 @@ def small_network(modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")) -
         model.main_head.weight *= 20
         model.main_head.bias.zero_()
     manifest, compute = Manifest(crop=(16, 16, 16)), choose_compute("cpu", "fp32")
-    return TrainedModel(model, config, manifest, compute, Path("run"), "best", 1)
+    return LoadedRun(model, config, manifest, compute, Path("run"), "best", 1)
 
 
 def stored(data: Path, path: Path, manifest: Manifest) -> Store:

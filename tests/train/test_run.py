@@ -16,17 +16,15 @@ import torch
 import yaml
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
-from common.errors import ConfigError, StoreError
+from common.errors import ConfigError, RunError, StoreError
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
-from train import loop
+from train import trainer
 from train.checkpoint import load
-from train.loop import End
 from train.loss import RegionLoss
 from train.precision import Compute
 from train.run import execute, reopen
-from train.session import new_session, restore
-from train.trained import RunError
+from train.trainer import End, new_session, restore
 
 MakeStore = Callable[..., Store]
 IDS = [f"BraTS2021_{index:05d}" for index in range(6)]
@@ -174,7 +172,7 @@ def test_gradients_that_are_never_finite_end_the_run_and_name_the_cases(
             return total * float("nan"), main * float("nan")
 
     session.loss = Broken(session.config.loss)
-    with pytest.raises(loop.DivergedError, match=r"2 steps in a row .*, case\(s\) BraTS2021_"):
+    with pytest.raises(trainer.DivergedError, match=r"2 steps in a row .*, case\(s\) BraTS2021_"):
         train_until(session, 10)
     for old, new in zip(before, session.model.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -189,7 +187,7 @@ def test_a_device_that_is_too_small_is_said_with_what_to_do(five: Store, tmp_pat
 
     session.loss = Hungry(session.config.loss)
     words = r"out of memory after .* with a batch of 2 × \(4, 16, 16, 16\); .*lower batch_size"
-    with pytest.raises(loop.OutOfMemoryError, match=words):
+    with pytest.raises(trainer.OutOfMemoryError, match=words):
         train_until(session, 10)
 
 

@@ -13,12 +13,11 @@ import psutil
 import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
-from common.errors import LoaderError, StoreError
+from common.errors import CheckpointError, LoaderError, RunError, StoreError
 from common.store import Store
-from train.checkpoint import CheckpointError, load
-from train.loop import End
+from train.checkpoint import load
 from train.run import execute, reopen
-from train.trained import RunError
+from train.trainer import End
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from common.errors import StoreError
-from common.labels import MODALITIES
 from common.store import Store
-from train.augment import PARAMETERS, AugmentConfig, Draw, draw, generator
-from train.loader import Batch, LoaderKind, Stream, open_feed
+from common.task import MODALITIES
+from train.data.augment import PARAMETERS, AugmentConfig, Draw, draw, generator
+from train.data.feed import Batch
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Stream
 
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 MakeStore = Callable[..., Store]

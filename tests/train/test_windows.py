@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, StoreError
-from common.labels import MODALITIES
 from common.store import Store
+from common.task import MODALITIES
 from common.volume import extract
-from train.augment import WINDOW, AugmentConfig, draw_window, generator
-from train.loader import Batch, LoaderKind, Stream, open_feed
+from train.data.augment import WINDOW, AugmentConfig, draw_window, generator
+from train.data.feed import Batch
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Stream
 
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 MakeStore = Callable[..., Store]

@@ -20,10 +20,12 @@ import torch
 from failing import FailingStream
 
 from common.errors import ConfigError, LoaderError
-from common.labels import MODALITIES
 from common.store import Store
-from train.augment import AugmentConfig
-from train.loader import Feed, LoaderKind, Stream, open_feed
+from common.task import MODALITIES
+from train.data.augment import AugmentConfig
+from train.data.feed import Feed
+from train.data.loader import LoaderKind, open_feed
+from train.data.stream import Stream
 
 MakeStore = Callable[..., Store]
 CPU = torch.device("cpu")
@@ -239,8 +241,9 @@ def test_workers_end_with_the_feed(
 SCRIPT = """
 import sys, time, torch
 from common.store import Store
-from train.augment import AugmentConfig
-from train.loader import Stream, open_feed
+from train.data.augment import AugmentConfig
+from train.data.loader import open_feed
+from train.data.stream import Stream
 kind, path, batches = sys.argv[1:]
 store = Store.open(path)
 stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.labels import MODALITIES
+from benchmarks.training.suite import Bench
+from benchmarks.training.table1_loaders import in_this_process
 from common.store import Store
-from train.augment import AugmentConfig
-from train.bench.suite import Bench
-from train.bench.table1_loaders import in_this_process
-from train.cache import CacheKind
+from common.task import MODALITIES
+from train.data.augment import AugmentConfig
+from train.data.cache import CacheKind
+from train.data.feed import Batch
+from train.data.stream import Stream
 from train.gpucheck.rows import Checked, Row, attempt, judged
 from train.gpucheck.samples import by_dali
-from train.loader import Batch, Stream
 
 CASES = 4
 """As many are compared, or as many slices."""
@@ -60,8 +61,8 @@ class Case:
         on: augmentations that every sample gets.
         batch_size: samples in a batch.
         modalities: of a sample.
-        dims: as `train.stream.Stream.dims`.
-        window: as `train.stream.Stream.window`.
+        dims: as `train.data.stream.Stream.dims`.
+        window: as `train.data.stream.Stream.window`.
         cache: of the side that is checked.
     """
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.training.command import measure_sections
+from benchmarks.training.suite import Section, choose
 from common.console import out
 from common.errors import ConfigError
 from common.store import Store
-from train.bench.command import measure_sections
-from train.bench.suite import Section, choose
 from train.gpucheck.learning import TINY
 from train.gpucheck.rows import Checked, Status
 from train.precision import choose_compute

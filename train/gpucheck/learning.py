@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from train.bench.suite import Bench
+from benchmarks.training.suite import Bench
+from train.data.feed import Batch
 from train.gpucheck.samples import by_dali
-from train.loader import Batch
-from train.loop import step
-from train.session import Session
+from train.trainer import Session, step
 
 TINY = ("model.widths=[8,16,24]",)
 """A dry run's network: its three levels leave crops of 16 voxels four planes deep."""

@@ -9,12 +9,12 @@ from statistics import fmean
 
 import numpy as np
 
-from train.bench.suite import Bench
+from benchmarks.training.suite import Bench
+from train.data.feed import Batch
 from train.gpucheck.learning import HALVINGS, batches_of
 from train.gpucheck.rows import Checked, Row, attempt, judged, why_not
-from train.loader import Batch
-from train.loop import step
 from train.precision import DTYPES, Precision
+from train.trainer import step
 
 BATCHES = 3
 """That all runs learn from, again and again; a point of a curve is the mean over them."""

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from train.augment import AugmentConfig
-from train.bench.suite import Bench
+from benchmarks.training.suite import Bench
 from train.checkpoint import MODEL, OPTIMIZER, RNG, Checkpoint, load
+from train.data.augment import AugmentConfig
 from train.gpucheck.rows import Checked, Row, attempt, judged, verdict
 from train.run import execute, reopen
-from train.session import Session
+from train.trainer import Session
 
 STOP, STEPS = 7, 10
 """Steps before the stop, one less where an epoch would end there, and in all; fp16 leaves out some

@@ -54,7 +54,7 @@ class Checked:
         return dict(Counter(row.status for row in self.rows))
 
     def to_json(self) -> dict[str, Any]:
-        """As `train.bench.suite.Result`."""
+        """As `benchmarks.training.suite.Result`."""
         return {"counts": self.counts, "rows": [row.to_json() for row in self.rows]}
 
     def table(self) -> Table:

@@ -5,8 +5,10 @@ from itertools import islice
 
 import torch
 
-from train.cache import CacheKind
-from train.loader import Batch, Stream, open_feed
+from train.data.cache import CacheKind
+from train.data.feed import Batch
+from train.data.loader import open_feed
+from train.data.stream import Stream
 
 
 def by_dali(

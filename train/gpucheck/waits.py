@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from train.bench.suite import Bench
+from benchmarks.training.suite import Bench
 from train.gpucheck.learning import batches_of, learn
 from train.gpucheck.rows import Checked, Row, attempt
-from train.loop import step
+from train.trainer import step
 
 SAID = "synchronizing CUDA operation"
 """Of torch, in a warning for each operation that waits."""

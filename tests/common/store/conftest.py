@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.case import PreparedCase, prepare
-from common.layout import discover
+from common.discovery import discover
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.splits import ListSplits
 from common.store import StoreWriter
 

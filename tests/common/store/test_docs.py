@@ -7,13 +7,13 @@ import pytest
 import zarr
 from pydantic import BaseModel
 
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.record import CaseFailure, CaseRecord, Note, Source, TumourVoxels
 from common.store import StoreWriter
-from common.store.arrays import IMAGE_CODECS, LABEL_CODECS, PLANES, UNWRITTEN_LABEL
+from common.store.format import IMAGE_CODECS, LABEL_CODECS, PLANES, UNWRITTEN_LABEL
 from common.store.reader import SCHEMA_VERSION
-from preprocess.lock_file import STALE_SECONDS
+from preprocess.lock import STALE_SECONDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "store.md").read_text("utf-8")
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from common.case import PreparedCase
 from common.errors import StoreError
 from common.store import Store, StoreWriter
-from common.store.arrays import create_arrays
 from common.store.audit import Audit, audit_case, case_folders, conclude, repair
+from common.store.format import create_arrays
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -31,7 +31,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from common.case import prepare
-from common.layout import discover
+from common.discovery import discover
 from common.manifest import load_manifest
 from common.store import StoreWriter
 
@@ -48,7 +48,7 @@ ONE_CASE = """
 import os, signal, sys
 from pathlib import Path
 from common.case import prepare
-from common.layout import discover
+from common.discovery import discover
 from common.manifest import load_manifest
 from common.store import StoreWriter
 

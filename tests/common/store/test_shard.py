@@ -11,7 +11,7 @@ import zarrs  # noqa: F401 - registers its codec pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.store.arrays import (
+from common.store.format import (
     IMAGE_CODECS,
     LABEL_CODECS,
     PLANES,
@@ -19,7 +19,7 @@ from common.store.arrays import (
     described,
     volume_metadata,
 )
-from common.store.files import StoreFiles
+from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 
 SIDES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))

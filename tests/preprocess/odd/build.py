@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import nifti
-from common.nifti import Geometry
+from common.geometry import Geometry
 
 SHAPE = (20, 26, 24)
 PLAIN = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 from folders import too_deep
 
-from common.nifti import Geometry
+from common.geometry import Geometry
 from tests.preprocess.odd.build import (
     CODES,
     NAMES,

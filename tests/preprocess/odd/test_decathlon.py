@@ -11,9 +11,9 @@ import pytest
 
 from common import nifti
 from common.case import restore
-from common.labels import MODALITIES, Convention, from_canonical
 from common.store import Store
-from preprocess.phantom_image import Phantom, synthesise
+from common.task import MODALITIES, Convention, from_canonical
+from preprocess.phantom.image import Phantom, synthesise
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

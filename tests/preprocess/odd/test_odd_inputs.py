@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from common.case import prepare
+from common.discovery import discover
 from common.errors import ConfigError, Finding, InputError
-from common.layout import discover
 from common.manifest import Manifest
 from common.splits import ListSplits
 from common.store import Store
-from preprocess.check import check_case
-from preprocess.check_cohort import cohort_findings
+from preprocess.check import check_case, cohort_findings
 from preprocess.plan import plan
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "check.md"

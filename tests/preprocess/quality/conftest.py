@@ -11,14 +11,14 @@ from scipy.ndimage import gaussian_filter
 
 from common import nifti
 from common.case import prepare
-from common.layout import discover
+from common.discovery import discover
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.nifti import Geometry
 from common.record import CaseFailure
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
 from preprocess import quality
-from preprocess.report_cohort import Cohort
+from preprocess.quality.rules import Cohort
 
 SHAPE = (40, 48, 44)
 PLAIN = [f"plain-{index:02d}" for index in range(11)]

@@ -21,9 +21,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from preprocess import quality
-from preprocess.report_cohort import Case, Cohort
-from preprocess.report_rules import raise_flags
-from preprocess.report_thumbnail import TILE, thumbnail
+from preprocess.quality.rules import Case, Cohort, raise_flags
+from preprocess.quality.thumbnail import TILE, thumbnail
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.report_cohort import Cohort
-from preprocess.report_flags import FLAGS
-from preprocess.report_rules import standing_out
+from preprocess.quality.rules import FLAGS, Cohort, standing_out
 
 EXPECTED = {
     "mirrored-mask": {"flip"},

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from common import nifti
-from common.labels import MODALITIES
 from common.splits import ListSplits
 from common.store import StoreWriter
-from preprocess.report_cohort import Cohort
-from preprocess.report_measure import ORIGINAL_EDGES, Measures, measure
-from preprocess.report_thumbnail import TILE, thumbnail
+from common.task import MODALITIES
+from preprocess.quality.measure import ORIGINAL_EDGES, Measures, measure
+from preprocess.quality.rules import Cohort
+from preprocess.quality.thumbnail import TILE, thumbnail
 
 
 def measured(cohort: Cohort, case_id: str) -> Measures:

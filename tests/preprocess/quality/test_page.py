@@ -11,8 +11,7 @@ import pytest
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
 from preprocess import quality
-from preprocess.report_cohort import Cohort
-from preprocess.report_flags import FLAGS
+from preprocess.quality.rules import FLAGS, Cohort
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -1,0 +1,369 @@
+"""Which files below a folder make a case, in every release's naming."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import Finding, InputError
+from common.manifest import DEFAULT_NAME, Manifest
+from common.nifti import LFS_POINTER, check_header
+from common.task import MODALITIES, Convention
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
+NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
+LABEL = "label"
+COMPANION = "companion"
+STACKED = "4-D image"
+
+NO_CASE = (
+    "no usable case",
+    "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
+    "name another folder, or describe its file names in a manifest",
+)
+"""Of a folder without one: what is found, expected, and to be done."""
+
+Key = tuple[Path, str]
+"""A case while its files are gathered: the folder that they are below, and its id."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        case_id: the files' common name, or the folder's.
+        patient: whose case it is.
+        images: modality to file; all four, and four times the same one if it is `stacked`.
+        label: the expert's label file, if there is one.
+        names: the release whose file names these are; it settles the label convention where
+            the values do not.
+        stacked: the images are one 4-D file.
+    """
+
+    case_id: str
+    patient: str
+    images: dict[str, Path]
+    label: Path | None
+    names: Convention
+    stacked: bool = False
+
+
+@dataclass
+class Discovery:
+    """What a data folder holds: usable cases, and findings about everything else."""
+
+    cases: list[CaseFiles] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def discover(root: Path, manifest: Manifest) -> Discovery:
+    """Find the cases below `root`, of all conventions at once.
+
+    The files of cases are only listed here, not opened. Hidden files and folders, stores and a
+    manifest are passed over; every other file or folder that makes no case is a finding: a note
+    where it cannot be an image (the tables that releases ship), else an error. Of such a volume the
+    first and last bytes are looked at, since it may be left over because it is damaged.
+
+    Raises:
+        InputError: there is no such folder, or its path is not UTF-8.
+    """
+    root = root.absolute()  # a folder's name may name a case
+    discovery = Discovery()
+    endings = _endings(manifest)
+    groups: dict[Key, list[tuple[str, Path]]] = {}
+    for path in files_below(root, discovery.findings):
+        parsed = _parse(path, endings) or _parse_stacked(path, manifest)
+        if parsed is None:
+            discovery.findings.append(_stray(path, root))
+        else:
+            key, role = parsed
+            groups.setdefault(key, []).append((role, path))
+    _absorb_bare_companions(groups)
+    for (_, case_id), files in sorted(groups.items()):
+        case = _case(case_id, files, root, manifest)
+        if isinstance(case, CaseFiles):
+            discovery.cases.append(case)
+        else:
+            discovery.findings += case
+    _drop_repeated_ids(discovery, root)
+    return discovery
+
+
+def case_files(folder: Path, manifest: Manifest) -> CaseFiles:
+    """The one case in a folder.
+
+    Raises:
+        InputError: the folder holds no usable case, or several.
+    """
+    discovery = discover(folder, manifest)
+    if len(discovery.cases) == 1:
+        return discovery.cases[0]
+    raise InputError(
+        Finding(
+            str(folder),
+            f"{len(discovery.cases)} usable cases",
+            f"one case, with {', '.join(MODALITIES)}",
+            "name the folder of one case",
+        ),
+        *discovery.findings,
+    )
+
+
+def _endings(manifest: Manifest) -> dict[str, str]:
+    """Lower-case name ending to role: a modality, LABEL or COMPANION."""
+    roles = {ending.lower(): m for m, group in manifest.modalities.items() for ending in group}
+    roles |= {ending.lower(): LABEL for ending in manifest.label}
+    return roles | {ending.lower(): COMPANION for ending in manifest.companions}
+
+
+def _stem(path: Path) -> str | None:
+    for suffix in VOLUME_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def _ending(path: Path) -> str:
+    return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
+
+
+def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
+    """Case and role of a file, from its name alone; None if its name has none of the endings."""
+    stem = _stem(path)
+    if stem is None:
+        return None
+    for ending in sorted(endings, key=len, reverse=True):
+        if stem.lower() == ending:
+            return (path.parent, path.parent.name), endings[ending]
+        if stem.lower().endswith(("_" + ending, "-" + ending)):
+            return (path.parent, stem[: -len(ending) - 1]), endings[ending]
+    return None
+
+
+def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
+    """Case and role of a file, from its folder; None if that is none for 4-D files."""
+    stem, folder = _stem(path), path.parent.name.lower()
+    if stem is None:
+        return None
+    for role, names in ((STACKED, manifest.stacked.images), (LABEL, manifest.stacked.labels)):
+        if folder in {name.lower() for name in names}:
+            return (path.parent.parent, stem), role
+    return None
+
+
+def _absorb_bare_companions(groups: dict[Key, list[tuple[str, Path]]]) -> None:
+    """A bare `mask.nii.gz` in a folder of one case belongs to that case, however it is named."""
+    for key in [k for k, files in groups.items() if all(r == COMPANION for r, _ in files)]:
+        others = [k for k in groups if k[0] == key[0] and k != key]
+        if len(others) == 1:
+            groups[others[0]] += groups.pop(key)
+
+
+def _stray(path: Path, root: Path) -> Finding:
+    shown = str(path.relative_to(root))
+    case = path.parent.name if path.parent != root else "-"
+    if _stem(path) is None:
+        what = _what(path)
+        is_table = path.suffix.lower() not in IMAGE_SUFFIXES and what.startswith("file of type")
+        return Finding(
+            shown,
+            what,
+            "a .nii.gz or .nii volume",
+            "nothing, it is not used" if is_table else "convert or fetch it, or move it away",
+            case,
+            "note" if is_table else "error",
+        )
+    unknown = f"name ends in '{_ending(path)}', which the manifest does not list"
+    known = "an ending under modalities, label or companions"
+    try:
+        check_header(path)
+    except InputError as error:
+        unfit = error.findings[0]
+        found = f"{unfit.found}; also, {unknown}"
+        return Finding(shown, found, f"{unfit.expected}, with {known}", unfit.action, case)
+    return Finding(
+        shown, unknown, known, "rename it, add the ending to the manifest, or move it away", case
+    )
+
+
+def _what(path: Path) -> str:
+    """What a file that is no NIfTI by its name seems to be."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"unreadable file ({error.strerror})"
+    if start.startswith(LFS_POINTER):
+        return "git-LFS pointer, the image itself was never fetched"
+    return f"file of type '{path.suffix or 'none'}'"
+
+
+def _case(
+    case_id: str, files: list[tuple[str, Path]], root: Path, manifest: Manifest
+) -> CaseFiles | list[Finding]:
+    """The case that these files make, or why they make none."""
+    by_role: dict[str, list[Path]] = {}
+    for role, path in files:
+        by_role.setdefault(role, []).append(path)
+    problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root)
+    if not case_id.strip("-_ "):
+        problems = [_nameless(sorted(path for _, path in files), root)]
+    if problems:
+        return problems
+    stacked = STACKED in by_role
+    images = {m: by_role[STACKED if stacked else m][0] for m in MODALITIES}
+    recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
+    by_names = Convention.BRATS_2023 if recent else Convention.BRATS_2021
+    return CaseFiles(
+        case_id=case_id,
+        patient=manifest.patient_of(case_id),
+        images=images,
+        label=by_role[LABEL][0] if LABEL in by_role else None,
+        names=Convention.MSD if stacked else by_names,
+        stacked=stacked,
+    )
+
+
+def _folder(path: Path, root: Path) -> str:
+    """A file's folder as seen from the root, which has its own name."""
+    folder = path.parent
+    return root.name if folder == root else str(folder.relative_to(root))
+
+
+def _nameless(paths: list[Path], root: Path) -> Finding:
+    return Finding(
+        _folder(paths[0], root),
+        f"no case id in {', '.join(path.name for path in paths)}",
+        "names that begin with the case's",
+        "rename the files, or move them away",
+    )
+
+
+def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
+    findings = []
+    for role, paths in by_role.items():
+        if role == COMPANION or len(paths) == 1:
+            continue
+        in_one_folder = len({path.parent for path in paths}) == 1
+        names = [path.name if in_one_folder else str(path.relative_to(root)) for path in paths]
+        found = f"{len(paths)} candidates for {role}: {', '.join(names)}"
+        action = "move the others away, or narrow the endings in the manifest"
+        shown = str(paths[1].relative_to(root))
+        findings.append(Finding(shown, found, f"one {role} file", action, case_id))
+    return findings
+
+
+def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
+    there = [modality for modality in MODALITIES if modality in by_role]
+    missing = [modality for modality in MODALITIES if modality not in by_role]
+    expected, action = f"all of {', '.join(MODALITIES)}", f"add {', '.join(missing)}"
+    if STACKED in by_role:
+        if not there:
+            return []
+        there.insert(0, STACKED)
+        expected, action = f"a {STACKED}, or a file for each modality", "keep one of the two"
+    elif not missing:
+        return []
+    paths = sorted(path for paths in by_role.values() for path in paths)
+    return [
+        Finding(
+            _folder(paths[0], root),
+            f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})",
+            expected,
+            f"{action}, or move the files away",
+            case_id,
+        )
+    ]
+
+
+def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
+    """Two folders that make the same case id: neither is taken, since one cannot know which."""
+    seen: dict[str, list[CaseFiles]] = {}
+    for case in discovery.cases:
+        seen.setdefault(case.case_id, []).append(case)
+    for case_id, twins in seen.items():
+        if len(twins) == 1:
+            continue
+        places = ", ".join(_folder(t.images["flair"], root) for t in twins)
+        discovery.findings.append(
+            Finding(
+                places,
+                f"{len(twins)} folders make this case id",
+                "one folder for a case",
+                "rename or move away all but one",
+                case_id,
+            )
+        )
+    discovery.cases = [case for case in discovery.cases if len(seen[case.case_id]) == 1]
+
+
+def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
+    """The files below a folder, those of one folder together and sorted; links are followed.
+
+    Hidden files and folders, stores and a manifest are passed over.
+
+    Args:
+        root: the folder, absolute.
+        findings: takes one for each folder that cannot be listed, each name that is not UTF-8, and
+            each link back up, which would bring the same files under ever longer paths.
+
+    Raises:
+        InputError: there is no such folder, it is a store, or its own path is not UTF-8.
+    """
+    if wrong := _unfit(root) or _misnamed(root, root.parent):
+        raise InputError(wrong)
+
+    def keep(error: OSError) -> None:
+        findings.append(_unlisted(error, root))
+
+    for folder, subfolders, names in os.walk(root, onerror=keep, followlinks=True):
+        folders = [Path(folder, n) for n in sorted(subfolders) if n[0] != "." and ".zarr" not in n]
+        files = [Path(folder, n) for n in sorted(names) if n[0] != "." and n != DEFAULT_NAME]
+        refused = {path: _misnamed(path, root) or _leading_back(path, root) for path in folders}
+        refused |= {path: _misnamed(path, root) for path in files}
+        findings.extend(finding for finding in refused.values() if finding)
+        subfolders[:] = [path.name for path in folders if not refused[path]]
+        yield from (path for path in files if not refused[path])
+
+
+def _unfit(root: Path) -> Finding | None:
+    """Why a path cannot be the folder that holds the cases."""
+    if not root.exists():
+        found, action = "no such folder", "check the path"
+    elif not root.is_dir():
+        found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
+    elif (root / "zarr.json").is_file():
+        found, action = "a store", "name the one that it was made from"
+    else:
+        return None
+    return Finding(str(root), found, "the folder that holds the cases", action)
+
+
+def _unlisted(error: OSError, root: Path) -> Finding:
+    shown = str(Path(error.filename).relative_to(root))
+    found, expected = f"unreadable folder: {error.strerror}", "a folder that can be listed"
+    return Finding(shown, found, expected, "change who may read it, or move it away")
+
+
+def _misnamed(path: Path, root: Path) -> Finding | None:
+    """A name that is not UTF-8, as old archives unpack to: ITK ends the process at such a path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
+        return Finding(shown, "a name that is not UTF-8", "one that is", "rename it")
+    return None
+
+
+def _leading_back(path: Path, root: Path) -> Finding | None:
+    if not os.path.islink(path):  # noqa: PTH114 - Path's raises where a path is too long
+        return None
+    target = path.stat()
+    if not any(os.path.samestat(target, above.stat()) for above in path.parents):
+        return None
+    found, expected = "a link to a folder that it is in", "a link to another folder"
+    action = "nothing, it is not followed"
+    return Finding(str(path.relative_to(root)), found, expected, action, severity="note")

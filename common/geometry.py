@@ -1,0 +1,190 @@
+"""From a file's own grid to the project's (LPS, 1 mm) and back.
+
+A grid is brought over in two steps that each have an inverse: axes are permuted and flipped to
+the nearest LPS orientation, then, if the spacing is not 1 mm, voxels are resampled.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.volume import T, Triple
+
+Vector = tuple[float, float, float]
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+TOLERANCE_MM = 1e-2
+"""Two grids that differ by less are the same: NIfTI keeps its geometry in float32."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a volume's voxels are.
+
+    Attributes:
+        shape: (D, H, W).
+        spacing_mm: (z, y, x), along the array's own axes.
+        origin_mm: physical (x, y, z) of voxel (0, 0, 0), LPS.
+        direction: nine cosines, row-major, columns for the file's (i, j, k) axes, LPS.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: Vector
+    origin_mm: Vector
+    direction: tuple[float, ...] = IDENTITY
+
+    def matches(self, other: "Geometry") -> bool:
+        """Whether both describe one grid, to NIfTI's own precision."""
+        return self == other or (  # nearly always equal, and NumPy takes a hundred times as long
+            self.shape == other.shape
+            and np.allclose(self.spacing_mm, other.spacing_mm, atol=1e-3)
+            and np.allclose(self.origin_mm, other.origin_mm, atol=TOLERANCE_MM)
+            and np.allclose(self.direction, other.direction, atol=1e-3)
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shape} voxels of {format_vector(self.spacing_mm)} mm "
+            f"from {format_vector(self.origin_mm)}, direction {format_vector(self.direction)}"
+        )
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4): voxel (i, j, k) to (x, y, z) in mm, RAS as NIfTI counts."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing_mm[::-1]
+        affine[:3, 3] = self.origin_mm
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
+
+
+def format_vector(values: tuple[float, ...]) -> str:
+    """Numbers as `(1, 0.5, 0)`."""
+    return f"({', '.join(f'{value + 0.0:.6g}' for value in values)})"
+
+
+SPACING_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class ToLPS:
+    """How one file grid becomes the project's.
+
+    Attributes:
+        axes: for each array axis (z, y, x) of the result, the axis of the file's array.
+        flips: for each axis of the result, whether it runs against the file's.
+        oriented_shape: (D, H, W) after orienting, before resampling.
+        spacing_mm: (z, y, x) after orienting.
+        shape: (D, H, W) of the result.
+    """
+
+    axes: Triple
+    flips: tuple[bool, bool, bool]
+    oriented_shape: Triple
+    spacing_mm: tuple[float, float, float]
+    shape: Triple
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "ToLPS":
+        """The way from a file's geometry; an oblique grid takes its nearest axes."""
+        # Rows are LPS axes (x, y, z), columns the file's (i, j, k); arrays count both backwards.
+        cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
+        first, second, third = max(
+            permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum()
+        )
+        axes = (first, second, third)
+        z, y, x = (bool(cosines[row, column] < 0) for row, column in enumerate(axes))
+        shape = tuple(geometry.shape[a] for a in axes)
+        spacing = tuple(geometry.spacing_mm[a] for a in axes)
+        resampled = tuple(
+            size if abs(mm - 1) < SPACING_TOLERANCE_MM else max(1, round(size * mm))
+            for size, mm in zip(shape, spacing, strict=True)
+        )
+        return cls(
+            axes,
+            (z, y, x),
+            (shape[0], shape[1], shape[2]),
+            (spacing[0], spacing[1], spacing[2]),
+            (resampled[0], resampled[1], resampled[2]),
+        )
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the spacing is other than 1 mm."""
+        return any(abs(mm - 1) >= SPACING_TOLERANCE_MM for mm in self.spacing_mm)
+
+    def oriented(self, geometry: Geometry) -> Geometry:
+        """Where the voxels of `orient` are, for a volume of the geometry that this was made of."""
+        # A geometry's columns and affine count axes as (i, j, k), arrays as (z, y, x).
+        columns = [2 - axis for axis in reversed(self.axes)]
+        signs = np.where(self.flips[::-1], -1.0, 1.0)
+        direction = np.reshape(geometry.direction, (3, 3))[:, columns]
+        spacing_mm = np.asarray(self.spacing_mm[::-1])
+        last = (np.asarray(self.oriented_shape[::-1]) - 1) * spacing_mm * (signs < 0)
+        x, y, z = np.asarray(geometry.origin_mm) + direction @ last
+        turned = tuple(float(cosine) for cosine in (direction * signs).ravel())
+        return Geometry(
+            self.oriented_shape, self.spacing_mm, (float(x), float(y), float(z)), turned
+        )
+
+    def orient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """The file's array (D, H, W) with its axes in LPS order: a view."""
+        return np.flip(voxels.transpose(self.axes), self._flipped)
+
+    def unorient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """Inverse of `orient`: a view."""
+        return np.flip(voxels, self._flipped).transpose(np.argsort(self.axes))
+
+    def resample(self, voxels: NDArray[T], *, linear: bool) -> NDArray[T]:
+        """Oriented voxels to 1 mm, linear or nearest; the outer edges of both grids coincide."""
+        return _sample(voxels, self.shape, [1 / mm for mm in self.spacing_mm], linear=linear)
+
+    def unresample(self, voxels: NDArray[T]) -> NDArray[T]:
+        """Labels of 1 mm to the oriented grid, nearest; exact where the spacing is 1 mm or more."""
+        return _sample(voxels, self.oriented_shape, list(self.spacing_mm), linear=False)
+
+    @property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(axis for axis, flip in enumerate(self.flips) if flip)
+
+
+def reorient(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[T] | None:
+    """A volume with its axes as another grid has them; None if they are not of one place.
+
+    Args:
+        voxels: (D, H, W).
+        geometry: where they are.
+        onto: the other grid, which may permute and flip the axes, but has the same voxels.
+    """
+    own, other = ToLPS.of(geometry), ToLPS.of(onto)
+    if not own.oriented(geometry).matches(other.oriented(onto)):
+        return None
+    return other.unorient(own.orient(voxels))
+
+
+def degrees_off_axis(geometry: Geometry) -> float:
+    """The angle between a grid's axes and the nearest of the body's: the largest of the three."""
+    direction = np.reshape(ToLPS.of(geometry).oriented(geometry).direction, (3, 3))
+    return float(np.degrees(np.arccos(np.clip(direction.diagonal(), -1, 1))).max())
+
+
+def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:
+    """Read a grid at (i + 0.5) · step − 0.5 along each axis; edges are repeated beyond it."""
+    # Few cohorts need it, and its import takes longer than two cases do.
+    from scipy.ndimage import affine_transform
+
+    sampled: NDArray[T] = affine_transform(
+        voxels.astype(np.float32 if linear else voxels.dtype, copy=False),
+        np.asarray(step),
+        offset=[0.5 * s - 0.5 for s in step],
+        output_shape=shape,
+        order=1 if linear else 0,
+        mode="nearest",
+        prefilter=False,
+    )
+    return sampled

@@ -1,0 +1,207 @@
+"""The store's format: its arrays, their codecs and metadata, and what a case must be."""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarrs  # noqa: F401 - registers the codec pipeline that reads local stores
+from isal import isal_zlib
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.dtype import ZDType, parse_dtype
+
+from common.discovery import LABEL
+from common.manifest import Manifest
+from common.record import CaseRecord
+from common.task import MODALITIES, region_voxels
+from common.volume import extract
+
+PLANES = 16
+"""Planes of one inner chunk: what is decoded for one slice."""
+UNWRITTEN_LABEL = 255
+CHANNELS = len(MODALITIES)
+
+BLOCK_BYTES = 32 << 10
+"""What Blosc compresses at a time: less than its own choice, it is read faster (decision 11)."""
+
+IMAGE_CODECS = (
+    BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", blocksize=BLOCK_BYTES),
+    Crc32cCodec(),
+)
+LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
+
+NODE_FILE = "zarr.json"
+"""What a group or an array is, stands in this file of its folder."""
+
+UNFINISHED = ".partial"
+"""Suffix of a file whose writing, here, by zarr or as a copy, had only begun when it was killed."""
+
+ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
+
+READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError)
+"""What the two codec pipelines raise on damaged or missing chunks, and zarr on a missing row."""
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL that fsspec opens."""
+    return "://" in str(path)
+
+
+def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+    """An array as it is read: by zarrs where the store is local, since it is faster."""
+    pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
+    with zarr.config.set(pipeline):
+        return root[name]
+
+
+def checksum(array: NDArray[Any]) -> str:
+    """CRC-32 of an array's bytes in C order."""
+    return f"{isal_zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
+
+
+def create_arrays(path: str, manifest: Manifest) -> None:
+    """Everything of an empty store but its attributes.
+
+    Training crops lie in two arrays, so far without a row: one shard a case.
+    """
+    root = zarr.open_group(path, mode="a")
+    depth, height, width = manifest.crop
+    planes = math.gcd(depth, PLANES)
+    root.create_array(
+        "crops/image",
+        shape=(0, CHANNELS, *manifest.crop),
+        shards=(1, CHANNELS, *manifest.crop),
+        chunks=(1, 1, planes, height, width),
+        dtype=manifest.dtype,
+        compressors=IMAGE_CODECS,
+        fill_value=np.nan,
+        overwrite=True,
+    )
+    root.create_array(
+        "crops/label",
+        shape=(0, *manifest.crop),
+        shards=(1, *manifest.crop),
+        chunks=(1, planes, height, width),
+        dtype="uint8",
+        compressors=LABEL_CODECS,
+        fill_value=UNWRITTEN_LABEL,
+        overwrite=True,
+    )
+    root.require_group("cases")
+
+
+def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
+    """The description of an array with one shard, as zarr would make it.
+
+    Its inner chunks are whole planes, so that nothing is padded in them. zarr would first look for
+    what may be there, which takes a hundredth of a case.
+    """
+    *channels, depth, height, width = array.shape
+    shard = (*channels, -(-depth // PLANES) * PLANES, height, width)
+    chunk = (*(1 for _ in channels), PLANES, height, width)
+    codecs = (BytesCodec(), *(IMAGE_CODECS if channels else LABEL_CODECS))
+    return ArrayV3Metadata(
+        shape=array.shape,
+        data_type=_zarr_type(array.dtype),
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": shard}},
+        chunk_key_encoding={"name": "default"},
+        fill_value=np.nan if channels else UNWRITTEN_LABEL,
+        codecs=(ShardingCodec(chunk_shape=chunk, codecs=codecs),),
+        attributes={},
+        dimension_names=None,
+    )
+
+
+@cache  # zarr asks each of its types in reorient: a third of the time that a description takes
+def _zarr_type(dtype: np.dtype[Any]) -> ZDType[Any, Any]:
+    return parse_dtype(dtype, zarr_format=3)
+
+
+def described(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
+    """What stands in the `NODE_FILE` of an array or a group."""
+    content: bytes = metadata.to_buffer_dict(default_buffer_prototype())[NODE_FILE].to_bytes()
+    return content
+
+
+LARGEST_LABEL = 3
+
+
+Arrays = dict[str, NDArray[Any]]
+"""A case's arrays as `checksums` in its record names them, and its row of `crops/label` always."""
+
+
+def case_faults(record: CaseRecord, arrays: Arrays, manifest: Manifest) -> Iterator[str]:
+    """Everything in which a case is not what its record and the store's contract say.
+
+    Args:
+        record: the case's.
+        arrays: as they were read.
+        manifest: the store's.
+    """
+    yield from _record_faults(record, manifest)
+    yield from _byte_faults(record, arrays)
+    shapes = {"crops": record.crop.shape, "whole": record.box.shape}
+    for name, array in arrays.items():
+        shape = shapes["crops" if name.startswith("crops") else "whole"]
+        if name.endswith("image"):
+            yield from _image_faults(name, array, shape, manifest.dtype)
+        elif record.has_label:
+            yield from _label_faults(name, array, shape, record)
+        elif (array != UNWRITTEN_LABEL).any():  # readers refuse the case by that
+            yield f"{name} holds something, but the case has no label"
+    if "image" in arrays:
+        window = extract(arrays["image"], record.crop.relative_to(record.box))
+        if not np.array_equal(arrays["crops/image"], window):
+            yield "its crop is not the window of the whole volume that its record names"
+
+
+def _record_faults(record: CaseRecord, manifest: Manifest) -> Iterator[str]:
+    if record.crop.shape != manifest.crop:
+        yield f"its record names a crop of {record.crop.shape}, the store's is {manifest.crop}"
+    roles = {source.role for source in record.sources}
+    expected = {*MODALITIES} | ({LABEL} if record.has_label else set())
+    if roles != expected:
+        yield f"its record names files for {sorted(roles)}, not for {sorted(expected)}"
+    if record.has_label != (record.tumour_voxels is not None):
+        yield "its record contradicts itself on whether the case has a label"
+
+
+def _byte_faults(record: CaseRecord, arrays: Arrays) -> Iterator[str]:
+    written = {name for name in arrays if record.has_label or name.endswith("image")}
+    if written != set(record.checksums):
+        yield f"its record has checksums of {sorted(record.checksums)}, not of {sorted(written)}"
+    for name in sorted(written):
+        if checksum(arrays[name]) != record.checksums.get(name):
+            yield f"{name} is not what was written"
+
+
+def _image_faults(
+    name: str, image: NDArray[Any], shape: tuple[int, ...], dtype: str
+) -> Iterator[str]:
+    if image.shape != (CHANNELS, *shape) or image.dtype != np.dtype(dtype):
+        expected = f"{dtype} {(CHANNELS, *shape)}"
+        yield f"{name} is {image.dtype} {image.shape}, the record says {expected}"
+    elif not np.isfinite(image).all():
+        yield f"{name} has voxels that are NaN or infinite"
+
+
+def _label_faults(
+    name: str, label: NDArray[Any], shape: tuple[int, ...], record: CaseRecord
+) -> Iterator[str]:
+    if label.shape != shape or label.dtype != np.uint8:
+        yield f"{name} is {label.dtype} {label.shape}, the record says uint8 {shape}"
+    elif label.max() > LARGEST_LABEL:
+        yield f"{name} has the value {label.max()}, labels are 0 to {LARGEST_LABEL}"
+    elif record.tumour_voxels is not None:
+        counts = record.tumour_voxels
+        counted = counts.crop if name.startswith("crops") else counts.box
+        found = region_voxels(label)
+        if found != counted:
+            yield f"{name} has {found} voxels of tumour, the record says {counted}"

@@ -1,0 +1,365 @@
+"""Where a store is, its files below zarr, and plain words for what keeps a program from them."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import zarr
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from zarr.errors import ContainsArrayError
+
+from common.errors import FMNetError, StoreError
+from common.hints import command
+from common.store.format import NODE_FILE, UNFINISHED, is_remote
+
+PASSWORD = re.compile(r"://[^/@]*:.*@")
+
+
+def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
+    """The file system that a path is in, and the path there.
+
+    Listings are fetched anew each time: whoever writes may be another process.
+
+    Raises:
+        StoreError: the path has a secret in it.
+    """
+    check_no_secrets(path)
+    filesystem, root = url_to_fs(path, use_listings_cache=False)
+    return filesystem, root.rstrip("/")
+
+
+def resolved(path: str) -> str:
+    """A path that means the same to every process of this machine, whatever folder it stands in."""
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
+def open_store(path: str) -> zarr.Group:
+    """The root of a store that exists.
+
+    Raises:
+        StoreError: none is there, it is damaged, or it cannot be reached.
+    """
+    with translate_io_errors(path, "read"):
+        if is_remote(path):
+            _ask_once(path)
+        try:
+            root = _node(path)
+        except (ValueError, LookupError) as error:
+            raise StoreError(
+                f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
+                "store, or preprocess into a new one"
+            ) from error
+        if isinstance(root, zarr.Group) and _is_finished(root):
+            return root
+        if found := _what_else(path, root):
+            raise StoreError(f"{path}: no store is there, but {found}; name a store with STORE=")
+        raise StoreError(
+            f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
+            "or name another with STORE="
+        )
+
+
+def is_taken(path: str) -> bool:
+    """Whether a store is there; one that a crash left without its attributes is not.
+
+    Raises:
+        StoreError: something else is.
+        ValueError, LookupError: its zarr.json is damaged.
+    """
+    root = _node(path)
+    if isinstance(root, zarr.Group) and _is_finished(root):
+        return True
+    if found := _what_else(path, root):
+        raise StoreError(f"{path}: {found}, and no store; name another path with --store")
+    return False
+
+
+def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
+    """What Zarr finds at a path."""
+    try:
+        return zarr.open_group(path, mode="r")
+    except ContainsArrayError:
+        return zarr.open_array(path, mode="r")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_finished(root: zarr.Group) -> bool:
+    """Whether the making of a store came to its end: it writes the root's attributes last."""
+    return "schema_version" in root.attrs
+
+
+def check_no_secrets(path: str) -> None:
+    """A store's path stands in messages and in the records of runs: no secret may be in it.
+
+    Raises:
+        StoreError: it holds a password or options; the message does not repeat them.
+    """
+    if is_remote(path) and (PASSWORD.search(path) or "?" in path):
+        scheme = path.partition("://")[0]
+        raise StoreError(
+            f"{scheme}://…: an address with a password or options in it, which would show in logs; "
+            "name it as in s3://bucket/brats.zarr and give credentials in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws/credentials"
+        )
+
+
+def damaged(path: str, case_id: str, what: str) -> StoreError:
+    """What is wrong with a case, and the way out."""
+    return StoreError(f"{path}: case {case_id}: {what}; {remedy(path)}")
+
+
+def remedy(path: str) -> str:
+    """The way out of damage."""
+    return f"`{command('preprocess', 'verify', '--repair', path)}` drops it, then preprocess again"
+
+
+@contextmanager
+def translate_io_errors(path: str, to_be: Literal["read", "written"]) -> Iterator[None]:
+    """Turn what a disk or a remote service answers into one line that names the store.
+
+    Raises:
+        StoreError: instead of any error of the file system.
+    """
+    try:
+        yield
+    except (FMNetError, ImportError):
+        raise
+    except Exception as error:
+        # Each remote file system raises what its own library does.
+        if not is_remote(path) and not isinstance(error, OSError):
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or error or type(error).__name__
+        raise StoreError(f"{path}: cannot be {to_be} ({reason}){_advice(path)}") from error
+
+
+def _advice(path: str) -> str:
+    if not is_remote(path):
+        return ""
+    advice = "; check the address and the credentials"
+    if path.startswith("s3"):
+        advice += (
+            ": AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and "
+            "AWS_ENDPOINT_URL for another service than Amazon's"
+        )
+    return advice
+
+
+def check_bucket_exists(path: str, filesystem: AbstractFileSystem, root: str) -> None:
+    """A bucket that is not there is a slip of the pen: s3fs would make it.
+
+    Raises:
+        StoreError: the store's bucket does not exist.
+    """
+    bucket, _, below = root.partition("/")
+    if not bucket:  # a path from the root of a file system without buckets
+        return
+    try:
+        filesystem.ls(f"{bucket}/{below}")
+    except FileNotFoundError as error:
+        if _is_missing(filesystem, bucket):
+            raise StoreError(
+                f"{path}: there is no bucket {bucket}; make it, or name another"
+            ) from error
+
+
+def _is_missing(filesystem: AbstractFileSystem, bucket: str) -> bool:
+    try:
+        filesystem.info(bucket)
+    except FileNotFoundError:
+        return True
+    except PermissionError:  # the credentials are for a part of the bucket
+        return False
+    return False
+
+
+def _ask_once(path: str) -> None:
+    """Before zarr, which asks for four files at a time and leaves all errors but one in the air.
+
+    Raises:
+        StoreError: there is no such bucket, or the path has a secret in it.
+    """
+    filesystem, root = filesystem_of(path)
+    try:
+        filesystem.info(f"{root}/zarr.json")
+    except FileNotFoundError:
+        check_bucket_exists(path, filesystem, root)
+
+
+def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | None:
+    """What else is at a path where no store is; None for nothing, or a store only begun.
+
+    Args:
+        path: where.
+        root: what Zarr finds there.
+    """
+    if isinstance(root, zarr.Array):
+        return "other Zarr data"
+    if root is not None:
+        begun = not dict(root.attrs) and {*root.keys()} <= {"crops", "cases"}
+        return None if begun else "other Zarr data"
+    place = Path(path)
+    if is_remote(path) or not place.exists():
+        return None
+    if not place.is_dir():
+        return "a file"
+    names = sorted(entry.name for entry in place.iterdir() if entry.suffix != UNFINISHED)
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"a folder with {shown}" if names else None
+
+
+ROW_ARRAYS = ("crops/image", "crops/label")
+NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
+
+
+class StoreFiles:
+    """The files of the store at a path; names are relative to it, with `/` between folders."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._filesystem, self._root = filesystem_of(path)
+        self._is_local = isinstance(self._filesystem, LocalFileSystem)
+
+    def all(self) -> list[str]:
+        """Every file, sorted."""
+        return self._below("")
+
+    def case_folders(self) -> list[str]:
+        """Names of what lies in `cases`, case or not, sorted."""
+        entries = self._filesystem.ls(f"{self._root}/cases", detail=True)
+        folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
+        return sorted(str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in folders)
+
+    def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """What stands in cases' folders, `record` or `failure`; a case without is left out.
+
+        All at a time where the file system can, and without zarr, which is slower and tells of a
+        damaged one neither which nor what the others hold.
+
+        Raises:
+            StoreError: one is damaged, or cannot be read.
+        """
+        names = [f"{self._root}/cases/{case_id}/{NODE_FILE}" for case_id in case_ids]
+        with translate_io_errors(self._path, "read"):
+            contents = self._filesystem.cat_ranges(names, None, None, on_error="return")
+        found = {}
+        for case_id, content in zip(case_ids, contents, strict=True):
+            if isinstance(content, (FileNotFoundError, NotADirectoryError)):
+                continue
+            if isinstance(content, Exception):
+                with translate_io_errors(self._path, "read"):
+                    raise content
+            try:
+                found[case_id] = dict(json.loads(content)["attributes"])
+            except (ValueError, LookupError, TypeError) as error:
+                what = f"its {NODE_FILE} is damaged ({error})"
+                raise damaged(self._path, case_id, what) from error
+        return found
+
+    def of_case(self, case_id: str, row: int | None) -> list[str]:
+        """The files of a case: those in its folder, and those of its row in the crops."""
+        return self._below(f"cases/{case_id}") + ([] if row is None else self.of_row(row))
+
+    def of_row(self, row: int) -> list[str]:
+        """The files of a row of the crops."""
+        return [name for array in ROW_ARRAYS for name in self._below(f"{array}/c/{row}")]
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        content: bytes = self._filesystem.cat_file(f"{self._root}/{name}")
+        return content
+
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        """Make a file of these parts, or put them in its place.
+
+        As zarr does it, but without its event loop, and on a disk without joining the parts. There
+        the file is whole or not there at all, as with object stores.
+        """
+        if not self._is_local:
+            self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
+            return
+        path = Path(self._root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")
+        try:
+            with unfinished.open("xb") as file:
+                file.writelines(parts)
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    def size_bytes(self, folder: str) -> int:
+        """What all files below a folder take; here in a third of fsspec's time."""
+        path = f"{self._root}/{folder}"
+        if self._is_local:
+            return _size_bytes(path)
+        size: int = self._filesystem.du(path, total=True)
+        return size
+
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        with suppress(FileNotFoundError):
+            self._filesystem.rm_file(f"{self._root}/{name}")
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Have the system write files to the disk, and keep none in memory that is on it already.
+
+        Else a run would fill the memory with what it does not read again. Does nothing where the
+        store is not on a disk, nor where a system takes no such advice.
+        """
+        if not self._is_local or not hasattr(os, "posix_fadvise"):
+            return
+        for name in names:
+            # Advice: where it cannot be given or is refused, nothing is lost.
+            with suppress(OSError), Path(self._root, name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def remove_case(self, case_id: str) -> None:
+        """Take a case's folder away, whatever is in it: first the record, then the arrays.
+
+        Raises:
+            StoreError: the id is not the name of one folder, and more than a case would go.
+        """
+        if case_id in NOT_A_FOLDER or "/" in case_id:
+            raise StoreError(f"{self._path}: {case_id!r} cannot be the name of a case's folder")
+        folder = f"{self._root}/cases/{case_id}"
+        if not self._filesystem.exists(folder):
+            return
+        self.remove(f"cases/{case_id}/{NODE_FILE}")
+        for name in self._below(f"cases/{case_id}"):
+            self.remove(name)
+        if self._filesystem.isdir(folder):  # an object store has no folders
+            self._filesystem.rm(folder, recursive=True)
+
+    def _below(self, folder: str) -> list[str]:
+        start = len(self._root) + 1
+        found = self._filesystem.find(f"{self._root}/{folder}".rstrip("/"))
+        return sorted(str(file)[start:] for file in found)
+
+
+def _size_bytes(folder: str | os.DirEntry[str]) -> int:
+    """As `StoreFiles.size_bytes`; 0 for what is gone meanwhile, as in a run, or not to be seen."""
+    size = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                size += _size_bytes(entry) if is_folder else entry.stat().st_size
+    return size
+
+
+def rows_of(files: list[str]) -> Iterator[tuple[int, str]]:
+    """Row and name of each file that holds voxels of a row of the crops."""
+    for name in files:
+        for array in ROW_ARRAYS:
+            row = name.removeprefix(f"{array}/c/").partition("/")[0]
+            if name.startswith(f"{array}/c/") and row.isdigit():
+                yield int(row), name

@@ -1,0 +1,374 @@
+"""What a cohort is labelled with, as data: modalities, labels, regions, conventions, colours.
+
+A manifest names a packaged task or spells out one of its own; the default is BraTS glioma. The
+network has an input for each modality and an output for each region.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+PALETTE = ("#648fff", "#ffb000", "#dc267f", "#785ef0", "#fe6100", "#009e73", "#56b4e9", "#f0e442")
+"""Colours of regions that name none of their own: told apart with every kind of colour blindness.
+
+The first five are the IBM Design Language's colour-blind safe palette, the others Okabe and Ito's.
+"""
+
+TITLES = {
+    "wt": "Whole tumour",
+    "tc": "Tumour core",
+    "et": "Enhancing tumour",
+    "ncr": "Necrotic core",
+    "ed": "Oedema",
+    "netc": "Non-enhancing core",
+    "snfh": "Surrounding FLAIR hyperintensity",
+    "rc": "Resection cavity",
+    "cc": "Cystic component",
+    "gtv": "Gross tumour volume",
+    "flair": "FLAIR",
+    "t1": "T1",
+    "t1ce": "T1CE",
+    "t2": "T2",
+}
+"""Regions, labels and modalities as a reader knows them; others show their own names."""
+
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+LabelValue = Annotated[int, Field(ge=1, le=254)]
+"""Of 255 possible values the last marks what was never written."""
+
+
+def title(name: str) -> str:
+    """A region, label or modality as a reader knows it."""
+    return TITLES.get(name, name.upper())
+
+
+class Task(BaseModel):
+    """Modalities, labels and regions of a cohort, and how its files write them.
+
+    Raises:
+        ValueError: a region or convention names a label that is not there, or two labels belong
+            to the same regions, so that no prediction could tell them apart.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    """What the task is called."""
+    modalities: tuple[Name, ...] = Field(min_length=1, max_length=8)
+    """The images of a case, in the channel order of every image array."""
+    labels: dict[Name, LabelValue] = Field(min_length=1)
+    """Label to its canonical value, which is what the store holds."""
+    regions: dict[Name, tuple[LabelValue, ...]] = Field(min_length=1)
+    """Region to the canonical values that make it, in the order of the network's outputs."""
+    painting: tuple[Name, ...]
+    """Labels in the order in which predicted regions are painted; a later one covers an earlier."""
+    conventions: dict[str, dict[Name, LabelValue]] = Field(min_length=1)
+    """Convention to the value that its files write for each label."""
+    colours: dict[Name, str] = {}
+    """Region to its colour as #rrggbb; others take the next one of `PALETTE`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        values = list(self.labels.values())
+        if len(set(values)) < len(values):
+            raise ValueError("labels: each needs a value of its own")
+        for region, members in self.regions.items():
+            if not members or (unknown := sorted(set(members) - set(values))):
+                raise ValueError(
+                    f"regions.{region}: {unknown if members else 'empty'}; "
+                    f"labels have the values {sorted(values)}"
+                )
+        if sorted(self.painting) != sorted(self.labels):
+            raise ValueError(f"painting must name each of {', '.join(self.labels)} once")
+        for name, written in self.conventions.items():
+            if set(written) - set(self.labels) or len(set(written.values())) < len(written):
+                raise ValueError(
+                    f"conventions.{name}: must give labels of {', '.join(self.labels)} a value each"
+                )
+        if unknown_colours := sorted(set(self.colours) - set(self.regions)):
+            raise ValueError(f"colours: no region is called {unknown_colours[0]}")
+        self._check_painting()
+        return self
+
+    def _check_painting(self) -> None:
+        """Labels that lie in the same regions, or are painted over by one of fewer regions."""
+        for index, name in enumerate(self.painting):
+            own = self._regions_of(name)
+            if not own:
+                raise ValueError(f"labels.{name}: in no region, so it could not be predicted")
+            for later in self.painting[index + 1 :]:
+                others = self._regions_of(later)
+                if others == own:
+                    raise ValueError(f"labels {name} and {later} are in the same regions")
+                if others < own:
+                    raise ValueError(
+                        f"painting: {later} is in fewer regions than {name}, so it must come before"
+                    )
+
+    def _regions_of(self, label: str) -> set[str]:
+        value = self.labels[label]
+        return {region for region, members in self.regions.items() if value in members}
+
+    @property
+    def region_names(self) -> tuple[str, ...]:
+        """The regions, in the order of the network's outputs."""
+        return tuple(self.regions)
+
+    @cached_property
+    def region_colours(self) -> dict[str, str]:
+        """Region to its colour as #rrggbb."""
+        return {
+            region: self.colours.get(region, PALETTE[index % len(PALETTE)])
+            for index, region in enumerate(self.regions)
+        }
+
+    def values_of(self, convention: str) -> frozenset[int]:
+        """Every value that files of a convention may hold, the background's 0 among them."""
+        return frozenset((0, *self.conventions[convention].values()))
+
+    def conventions_of(self, values: Iterable[int]) -> set[str]:
+        """Conventions whose files may hold all of these values."""
+        found = set(values)
+        return {name for name in self.conventions if found <= self.values_of(name)}
+
+    def to_canonical(self, values: NDArray[np.generic], convention: str) -> NDArray[np.uint8]:
+        """File values of a convention to canonical labels; the shape stays."""
+        pairs = {value: self.labels[name] for name, value in self.conventions[convention].items()}
+        return _renamed(values.astype(np.uint8), pairs)
+
+    def from_canonical(self, label: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
+        """Canonical labels to the file values of a convention: inverse of `to_canonical`.
+
+        A label that the convention has no value for keeps its canonical one.
+        """
+        pairs = {self.labels[name]: value for name, value in self.conventions[convention].items()}
+        return _renamed(label.copy(), pairs)
+
+    def to_regions(self, label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Canonical labels of shape S to region masks of shape (regions, *S)."""
+        return np.stack([np.isin(label, members) for members in self.regions.values()])
+
+    def from_regions(self, regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Region masks (regions, *S) to canonical labels of shape S: inverse of `to_regions`.
+
+        Labels are painted in the task's order, each where all regions that hold it are predicted:
+        in BraTS a voxel outside the whole tumour is background whatever the other regions say.
+        """
+        masks = dict(zip(self.regions, regions, strict=True))
+        label = np.zeros(regions.shape[1:], np.uint8)
+        for name in self.painting:
+            where = np.logical_and.reduce([masks[region] for region in self._regions_of(name)])
+            label[where] = self.labels[name]
+        return label
+
+    def label_voxels(self, label: NDArray[np.uint8]) -> dict[str, int]:
+        """Voxels of each label in a canonical label array."""
+        return {n: int(np.count_nonzero(label == value)) for n, value in self.labels.items()}
+
+    def region_voxels(self, label_voxels: Mapping[str, int]) -> dict[str, int]:
+        """Voxels of each region, from those of each label."""
+        of_value = {value: label_voxels[name] for name, value in self.labels.items()}
+        return {
+            region: sum(of_value[v] for v in members) for region, members in self.regions.items()
+        }
+
+
+def _renamed(label: NDArray[np.uint8], pairs: Mapping[int, int]) -> NDArray[np.uint8]:
+    """In place, each old value for its new one: all are found before any is changed."""
+    moved = [(label == old, new) for old, new in pairs.items() if old != new]
+    for where, value in moved:
+        np.copyto(label, np.uint8(value), where=where)
+    return label
+
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""The BraTS four, in the default channel order."""
+
+_POST_TREATMENT: dict[str, Any] = {
+    "modalities": MODALITIES,
+    "labels": {"netc": 1, "snfh": 2, "et": 3, "rc": 4},
+    "regions": {
+        "wt": (1, 2, 3),
+        "tc": (1, 3),
+        "et": (3,),
+        "netc": (1,),
+        "snfh": (2,),
+        "rc": (4,),
+    },
+    "painting": ("snfh", "netc", "et", "rc"),
+}
+"""What post-treatment gliomas and metastases of 2024 and 2025 have in common."""
+
+GLIOMA = Task(
+    name="glioma",
+    modalities=MODALITIES,
+    labels={"ncr": 1, "ed": 2, "et": 3},
+    regions={"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)},
+    painting=("ed", "ncr", "et"),
+    conventions={
+        "brats2021": {"ncr": 1, "ed": 2, "et": 4},
+        "brats2023": {"ncr": 1, "ed": 2, "et": 3},
+        "msd": {"ncr": 2, "ed": 1, "et": 3},
+    },
+)
+"""BraTS gliomas before treatment. The canonical labels are those of BraTS 2023.
+
+Up to 2021 enhancing tumour was 4. The Medical Segmentation Decathlon (Task01_BrainTumour, made of
+BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 2023, so that only the
+layout of its files can tell.
+"""
+
+TASKS = {
+    task.name: task
+    for task in (
+        GLIOMA,
+        Task(
+            name="post-treatment",
+            conventions={"brats2024": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
+            **_POST_TREATMENT,
+        ),
+        Task(
+            name="pediatric",
+            modalities=MODALITIES,
+            labels={"et": 1, "netc": 2, "cc": 3, "ed": 4},
+            regions={
+                "wt": (1, 2, 3, 4),
+                "tc": (1, 2, 3),
+                "et": (1,),
+                "netc": (2,),
+                "cc": (3,),
+                "ed": (4,),
+            },
+            painting=("ed", "netc", "cc", "et"),
+            conventions={"brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4}},
+        ),
+        Task(
+            name="metastases",
+            conventions={"brats2025": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
+            **_POST_TREATMENT,
+        ),
+        Task(
+            name="meningioma-rt",
+            modalities=("t1ce",),
+            labels={"gtv": 1},
+            regions={"gtv": (1,)},
+            painting=("gtv",),
+            conventions={"brats2024": {"gtv": 1}},
+        ),
+    )
+}
+"""Packaged tasks by the name that a manifest gives them."""
+
+
+def _packaged(value: object) -> object:
+    """A packaged task for its name; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    if value not in TASKS:
+        raise ValueError(f"no task is called {value!r}; there are {', '.join(TASKS)}")
+    return TASKS[value]
+
+
+TaskField = Annotated[Task, BeforeValidator(_packaged)]
+"""A task in a manifest: a packaged one's name, or all of its fields."""
+
+
+# What follows is on its way out: callers take it from the manifest's task.
+REGIONS = GLIOMA.region_names
+REGION_LABELS = GLIOMA.regions
+REGION_COLOURS = GLIOMA.region_colours
+
+
+class Convention(StrEnum):
+    """How a release writes its label files.
+
+    The canonical labels of this project are those of BraTS 2023. Up to 2021 enhancing tumour was
+    4. The Medical Segmentation Decathlon (Task01_BrainTumour, made of BraTS 2016 and 2017) has 1
+    and 2 the other way round: its dataset.json calls 1 oedema, 2 non-enhancing and 3 enhancing
+    tumour. Its values are those of 2023, so that only the layout of its files can tell.
+    """
+
+    BRATS_2021 = "brats2021"
+    BRATS_2023 = "brats2023"
+    MSD = "msd"
+
+    @property
+    def tissues(self) -> tuple[int, int, int]:
+        """The values of necrotic core, oedema and enhancing tumour: canonical labels 1, 2, 3."""
+        return _TISSUES[self]
+
+    @property
+    def enhancing(self) -> int:
+        """The value that files of this convention write for enhancing tumour."""
+        return self.tissues[2]
+
+    @property
+    def values(self) -> frozenset[int]:
+        """Every value that files of this convention may hold."""
+        return frozenset((0, *self.tissues))
+
+
+_TISSUES = {
+    Convention.BRATS_2021: (1, 2, 4),
+    Convention.BRATS_2023: (1, 2, 3),
+    Convention.MSD: (2, 1, 3),
+}
+
+
+def conventions_of(values: Iterable[int]) -> set[Convention]:
+    """Conventions whose files may hold exactly these values."""
+    found = set(values)
+    return {convention for convention in Convention if found <= convention.values}
+
+
+def to_canonical(values: NDArray[np.generic], convention: Convention) -> NDArray[np.uint8]:
+    """File values of `convention` to canonical labels 0, 1, 2, 3; the shape stays."""
+    return _renamed_old(values.astype(np.uint8), convention.tissues, (1, 2, 3))
+
+
+def from_canonical(label: NDArray[np.uint8], convention: Convention) -> NDArray[np.uint8]:
+    """Canonical labels to the file values of `convention`: inverse of `to_canonical`."""
+    return _renamed_old(label.copy(), (1, 2, 3), convention.tissues)
+
+
+def _renamed_old(
+    label: NDArray[np.uint8], old: tuple[int, ...], new: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """In place, each old value for its new one: all are found before any is changed."""
+    moved = [
+        (label == was, becomes) for was, becomes in zip(old, new, strict=True) if was != becomes
+    ]
+    for where, value in moved:
+        np.copyto(label, np.uint8(value), where=where)
+    return label
+
+
+def to_regions(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Canonical labels of shape S to region masks of shape (3, *S), in the order of REGIONS."""
+    return np.stack([np.isin(label, REGION_LABELS[region]) for region in REGIONS])
+
+
+def from_regions(regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Region masks (3, *S) to canonical labels of shape S: inverse of `to_regions`.
+
+    Predicted regions need not be nested; each is cut to the one around it, so a voxel outside
+    WT is background whatever TC and ET say.
+    """
+    whole, core, enhancing = regions
+    label = np.zeros(whole.shape, np.uint8)
+    label[whole] = 2
+    label[whole & core] = 1
+    label[whole & core & enhancing] = 3
+    return label
+
+
+def region_voxels(label: NDArray[np.uint8]) -> dict[str, int]:
+    """Voxels per region of a canonical label array."""
+    counts = {value: int(np.count_nonzero(label == value)) for value in REGION_LABELS["wt"]}
+    return {region: sum(counts[v] for v in REGION_LABELS[region]) for region in REGIONS}

@@ -1,0 +1,64 @@
+"""The quality report: what a data manager should see of a store before anyone trains on it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.store import Store, is_remote
+from preprocess.pool import map_in_processes
+from preprocess.quality.measure import measure
+from preprocess.quality.page import render
+from preprocess.quality.rules import Case, Cohort, raise_flags
+
+
+def default_path(store_path: str) -> Path:
+    """`brats.zarr` is reported in `brats-quality.html`, beside it or, if it is remote, here."""
+    name = Path(store_path.rstrip("/")).name.removesuffix(".zarr") + "-quality.html"
+    return Path(name) if is_remote(store_path) else Path(store_path).parent / name
+
+
+def check_writable(path: Path) -> None:
+    """Before the whole store is read, and not after.
+
+    Raises:
+        ConfigError: no page can be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"{path}: no page can be written there; name a file in a folder of yours with --out"
+        )
+
+
+def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
+    """Read every case once, several at a time, and say what stands out.
+
+    Args:
+        store: the store.
+        workers: processes.
+        on_case: called after each case.
+
+    Raises:
+        ConfigError: the manifest's splits divide a patient.
+    """
+    contents = store.contents()
+    records, failures = contents.records, contents.failures
+    placed = {case: name for name, members in contents.splits.items() for case in members}
+    cases = []
+    seen_of_each = map_in_processes(measure, store, list(records.values()), workers)
+    for record, seen in zip(records.values(), seen_of_each, strict=True):
+        split = placed.get(record.case_id, "")
+        if isinstance(seen, str):
+            cases.append(Case(record, split, None, seen))
+        else:
+            cases.append(Case(record, split, seen))
+        on_case()
+    missing = [case_id for case_id in contents.absent if case_id not in failures]
+    return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)
+
+
+def write(cohort: Cohort, path: Path) -> None:
+    """Write the page in one piece: one file, which needs nothing else and no network."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(render(cohort), "utf-8")
+    unfinished.replace(path)

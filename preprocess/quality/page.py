@@ -1,0 +1,325 @@
+"""The quality report as one HTML page that needs nothing else.
+
+What comes from files (names, reasons, ids) reaches the page in two ways, and each is safe: through
+Jinja, which escapes it, or as JSON in a block that no browser runs and whose script puts it on the
+page as text. A content security policy forbids everything else, the network above all.
+"""
+
+import base64
+import hashlib
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from common import __version__
+from common.splits import SPLITS
+from common.task import MODALITIES, REGION_COLOURS, REGIONS
+from preprocess.quality import charts
+from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
+from preprocess.quality.rules import FLAGS, NAMES, Case, Cohort
+
+CURVE_STEPS = 255
+"""Levels of a case's own curve, which the page holds as a byte a bin."""
+
+DECIDED = {
+    "values": "label values",
+    "names": "file names",
+    "layout": "the files' layout",
+    "manifest": "the manifest",
+}
+"""What can decide a case's label convention, in words."""
+
+
+def page_data(cohort: Cohort) -> dict[str, Any]:
+    """Flags, the cohort's normalised intensities, and every case."""
+    curves = _cohort_curves(cohort.cases)
+    tops = {name: max(*curve["high"], *curve["mean"]) for name, curve in curves.items()}
+    return {
+        "flags": {
+            key: {
+                "severity": flag.severity.value,
+                "title": flag.title,
+                "meaning": flag.meaning,
+                "action": flag.action,
+            }
+            for key, flag in FLAGS.items()
+        },
+        "names": NAMES,
+        "edges": [float(NORMALISED_EDGES[0]), float(NORMALISED_EDGES[-1])],
+        "curves": curves,
+        # A case's curve may rise above the cohort's; twice as high is where it is cut.
+        "tops": {name: 2 * top for name, top in tops.items()},
+        "cases": [_case_data(case, cohort, tops) for case in cohort.cases],
+    }
+
+
+def picture(case: Case) -> str | None:
+    """The case's thumbnail in base64."""
+    return base64.b64encode(case.measures.thumbnail).decode() if case.measures else None
+
+
+def measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.floating]:
+    """(cases, bins) shares of voxels of one modality; `kind` is `normalised` or `original`."""
+    curves = [
+        getattr(case.measures.modalities[name], kind)
+        for case in cases
+        if case.measures and case.measures.modalities
+    ]
+    return np.stack(curves) if curves else np.empty((0, 0))
+
+
+def _cohort_curves(cases: list[Case]) -> dict[str, dict[str, list[float]]]:
+    found = {}
+    for name in MODALITIES:
+        curves = measured_curves(cases, name, "normalised")
+        if curves.size:
+            low, high = np.percentile(curves, (5, 95), axis=0)
+            found[name] = {
+                "low": _rounded(low),
+                "mean": _rounded(curves.mean(axis=0)),
+                "high": _rounded(high),
+            }
+    return found
+
+
+def _rounded(values: NDArray[np.floating]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, Any]:
+    record, voxels = case.record, case.record.tumour_voxels
+    stored = record.box if record.has_volume else record.crop
+    return {
+        "id": record.case_id,
+        "patient": record.patient,
+        "split": case.split,
+        "labelled": record.has_label,
+        "convention": record.convention.value,
+        "decided": DECIDED[record.convention_from],
+        "ml": case.tumour_ml,
+        "lost": None if voxels is None else round(voxels.lost("crop"), 5),
+        "centred": None if voxels is None else round(voxels.lost("centred_crop"), 5),
+        "grid": list(record.geometry.shape),
+        "spacing": [round(mm, 4) for mm in record.geometry.spacing_mm],
+        "stored": list(stored.shape),
+        "whole": record.has_volume,
+        "flags": [[flag.key, flag.detail] for flag in cohort.flags[record.case_id]],
+        "statistics": {
+            name: [round(record.mean[name], 2), round(record.std[name], 2)] for name in MODALITIES
+        },
+        "curves": _own_curves(case, tops),
+        "sources": [
+            [source.role, source.file, source.size_bytes, source.sha256]
+            for source in record.sources
+        ],
+        "notes": [[note.file, note.found, note.action] for note in record.notes],
+    }
+
+
+def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
+    """Each modality's normalised intensities, a byte a bin, in base64."""
+    if case.measures is None:
+        return {}
+    return {
+        name: base64.b64encode(
+            np.clip(image.normalised * (CURVE_STEPS / (2 * tops[name])), 0, CURVE_STEPS)
+            .round()
+            .astype(np.uint8)
+            .tobytes()
+        ).decode()
+        for name, image in case.measures.modalities.items()
+    }
+
+
+def render(cohort: Cohort) -> str:
+    """The whole page."""
+    style, script = _style(), _template_text("report.js")
+    environment = Environment(
+        loader=PackageLoader("preprocess.quality"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        style=Markup(style),  # noqa: S704 - the package's own
+        script=Markup(script),  # noqa: S704 - the package's own
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        data=_json_block(page_data(cohort)),
+        pictures=_json_block([picture(case) for case in cohort.cases]),
+        name=cohort.store.manifest.name,
+        store=cohort.store,
+        made=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
+        version=__version__,
+        manifest=cohort.store.manifest.to_yaml(),
+        counts=_counts(cohort),
+        found=_found(cohort),
+        not_found=[flag for key, flag in FLAGS.items() if not _having(cohort, key)],
+        failures=cohort.failures,
+        missing=cohort.missing,
+        splits=_splits(cohort),
+        conventions=_conventions(cohort.cases),
+        volumes=_volume_charts(cohort.cases),
+        lost=_lost_chart(cohort.cases),
+        intensities=_intensity_charts(cohort.cases),
+        regions=REGIONS,
+    )
+
+
+def _style() -> str:
+    colours = "".join(f"--{region}:{colour};" for region, colour in REGION_COLOURS.items())
+    return f":root{{{colours}}}\n{_template_text('report.css')}"
+
+
+def _template_text(name: str) -> str:
+    return (resources.files("preprocess.quality") / "templates" / name).read_text("utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _json_block(value: object) -> Markup:
+    """JSON that can end no script block and start no comment, whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 - nothing that HTML reads is left
+
+
+def _counts(cohort: Cohort) -> list[tuple[str, int]]:
+    labelled = sum(case.record.has_label for case in cohort.cases)
+    return [
+        ("done", len(cohort.cases)),
+        ("failed", len(cohort.failures)),
+        ("missing", len(cohort.missing)),
+        ("labelled", labelled),
+        ("unlabelled", len(cohort.cases) - labelled),
+        ("patients", _patients(cohort.cases)),
+        ("to check", len(cohort.to_check)),
+    ]
+
+
+def _having(cohort: Cohort, key: str) -> int:
+    return sum(any(flag.key == key for flag in flags) for flags in cohort.flags.values())
+
+
+def _found(cohort: Cohort) -> list[dict[str, Any]]:
+    """The flags that some case has, the graver and the more frequent first."""
+    grades = ("error", "check", "note")
+    found = [{"key": k, "flag": f, "cases": _having(cohort, k)} for k, f in FLAGS.items()]
+    found = [entry for entry in found if entry["cases"]]
+    return sorted(found, key=lambda e: (grades.index(e["flag"].severity), -e["cases"]))
+
+
+def _patients(cases: Iterable[Case]) -> int:
+    return len({case.record.patient for case in cases})
+
+
+def _splits(cohort: Cohort) -> list[dict[str, Any]]:
+    groups = {name: [case for case in cohort.cases if case.split == name] for name in SPLITS}
+    groups["labelled, in no split"] = [
+        case for case in cohort.cases if not case.split and case.record.has_label
+    ]
+    groups["unlabelled"] = [case for case in cohort.cases if not case.record.has_label]
+    return [
+        {
+            "name": name,
+            "cases": len(members),
+            "share": len(members) / len(cohort.cases),
+            "patients": _patients(members),
+            "medians": _medians(members),
+        }
+        for name, members in groups.items()
+        if members or name in SPLITS
+        if cohort.cases
+    ]
+
+
+def _medians(cases: list[Case]) -> list[str]:
+    """Median volume of each region in ml."""
+    volumes = [case.tumour_ml for case in cases if case.tumour_ml is not None]
+    if not volumes:
+        return ["–"] * len(REGIONS)
+    return [f"{statistics.median(ml[region] for ml in volumes):.1f}" for region in REGIONS]
+
+
+def _conventions(cases: list[Case]) -> list[dict[str, Any]]:
+    counts = Counter(
+        (case.record.convention, case.record.convention_from)
+        for case in cases
+        if case.record.has_label
+    )
+    return [
+        {
+            "name": convention.value,
+            "enhancing": convention.enhancing,
+            "decided": DECIDED[decided],
+            "cases": count,
+        }
+        for (convention, decided), count in counts.most_common()
+    ]
+
+
+def _volume_charts(cases: list[Case]) -> list[dict[str, Any]]:
+    volumes = [case.tumour_ml for case in cases if case.tumour_ml is not None]
+    if not volumes:
+        return []
+    decades = charts.decades_of([ml for volume in volumes for ml in volume.values()])
+    return [
+        {
+            "region": region,
+            "chart": charts.volumes([ml[region] for ml in volumes], region, decades),
+        }
+        for region in REGIONS
+    ]
+
+
+def _lost_chart(cases: list[Case]) -> dict[str, Any] | None:
+    voxels = [c.record.tumour_voxels for c in cases if c.record.tumour_voxels is not None]
+    if not voxels:
+        return None
+    crop = [counts.lost("crop") for counts in voxels]
+    centred = [counts.lost("centred_crop") for counts in voxels]
+    return {
+        "chart": charts.lost(crop, centred),
+        "crop": f"{statistics.fmean(crop):.2%} on average, {max(crop):.1%} at most",
+        "centred": f"{statistics.fmean(centred):.2%} on average, {max(centred):.1%} at most",
+    }
+
+
+def _intensity_charts(cases: list[Case]) -> dict[str, list[tuple[str, Markup]]]:
+    """Charts before and after normalisation, each with its modality's name."""
+    return {
+        "before": _row(cases, "original", ORIGINAL_EDGES, "before normalisation"),
+        "after": _row(cases, "normalised", NORMALISED_EDGES, "after normalisation"),
+    }
+
+
+def _row(
+    cases: list[Case], kind: str, edges: NDArray[np.floating], title: str
+) -> list[tuple[str, Markup]]:
+    curves = {name: measured_curves(cases, name, kind) for name in NAMES}
+    if not all(drawn.size for drawn in curves.values()):
+        return []
+    shown = charts.span(list(curves.values()))
+    edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
+    return [
+        (
+            NAMES[name],
+            charts.intensities(
+                drawn[:, shown], edges, f"{NAMES[name]} {title}", logarithmic=kind == "original"
+            ),
+        )
+        for name, drawn in curves.items()
+    ]

@@ -1,0 +1,401 @@
+"""Which files make a case, in every release's habits."""
+
+import gzip
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import too_deep
+
+from common import nifti
+from common.discovery import case_files, discover
+from common.errors import InputError
+from common.geometry import Geometry
+from common.manifest import Manifest
+from common.task import MODALITIES, Convention
+
+GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+CUBE = Geometry((128, 128, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+TENS = Geometry((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+HABITS = {
+    "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
+    "2018": ("{}_flair", "{}_t1", "{}_t1gd", "{}_t2", "{}_seg"),
+    "2023": ("{}-t2f", "{}-t1n", "{}-t1c", "{}-t2w", "{}-seg"),
+    "mixed case": ("{}-T2F", "{}-t1N", "{}-t1C", "{}-t2W", "{}-Seg"),
+    "bare": ("t2f", "t1n", "t1c", "t2w", "seg"),
+    "bare, older": ("FLAIR", "T1", "T1ce", "T2", "SEG"),
+}
+
+
+def touch(folder: Path, *names: str, suffix: str = ".nii.gz") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}{suffix}").write_bytes(b"not opened here")
+
+
+def found(root: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """File to what discovery says of it."""
+    return {f.file: f.found for f in discover(root, manifest or Manifest()).findings}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".NII.GZ"])
+@pytest.mark.parametrize("habit", HABITS)
+def test_each_releases_names_make_a_case(habit: str, suffix: str, tmp_path: Path) -> None:
+    case = "BraTS-GLI-00012-001"
+    names = [name.format(case) for name in HABITS[habit]]
+    touch(tmp_path / case, *names, suffix=suffix)
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    (files,) = discovery.cases
+    assert files.case_id == case
+    assert files.patient == "BraTS-GLI-00012"
+    assert list(files.images) == list(MODALITIES)
+    assert [path.name for path in files.images.values()] == [f"{n}{suffix}" for n in names[:4]]
+    assert files.label is not None
+    assert files.label.name == f"{names[4]}{suffix}"
+    is_recent = any(ending in names[0].lower() for ending in ("t2f",))
+    assert files.names is (Convention.BRATS_2023 if is_recent else Convention.BRATS_2021)
+
+
+def test_all_habits_in_one_go_and_a_folder_of_many_cases(tmp_path: Path) -> None:
+    for index, habit in enumerate(HABITS):
+        touch(tmp_path / f"case{index}", *[name.format(f"case{index}") for name in HABITS[habit]])
+    flat = [name.format(case) for case in ("a", "b") for name in HABITS["2021"]]
+    touch(tmp_path / "flat", *flat)
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert sorted(case.case_id for case in discovery.cases) == [
+        "a",
+        "b",
+        *(f"case{index}" for index in range(len(HABITS))),
+    ]
+
+
+def test_a_case_needs_no_label(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2023"][:4]])
+    (files,) = discover(tmp_path, Manifest()).cases
+    assert files.label is None
+
+
+@pytest.mark.parametrize("name", ["mask", "{}_mask", "Mask"])
+def test_a_brain_mask_beside_it_is_not_the_label(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[n.format("p") for n in (*HABITS["2021"], name)])
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert discovery.cases[0].label == tmp_path / "p" / "p_seg.nii.gz"
+    touch(tmp_path / "q", *[n.format("q") for n in (*HABITS["2021"][:4], name)])
+    unlabelled = next(c for c in discover(tmp_path, Manifest()).cases if c.case_id == "q")
+    assert unlabelled.label is None
+
+
+def test_a_folder_of_a_mask_alone_says_what_it_lacks(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "mask")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found == "has no modality (mask.nii.gz)"
+
+
+def test_a_missing_modality_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "p_flair", "p_t1ce", "p_seg")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    (finding,) = discovery.findings
+    assert (finding.case, finding.file) == ("p", "p")
+    assert finding.found == "has flair, t1ce (p_flair.nii.gz, p_seg.nii.gz, p_t1ce.nii.gz)"
+    assert finding.action.startswith("add t1, t2")
+
+
+def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]], "p_t1gd")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    (finding,) = discovery.findings
+    assert "2 candidates for t1ce: p_t1ce.nii.gz, p_t1gd.nii.gz" in finding.found
+    assert finding.severity == "error"
+
+
+def test_two_label_files_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", "p_seg", suffix=".nii")
+    assert "2 candidates for label" in found(tmp_path)["p/p_seg.nii.gz"]
+
+
+def test_the_same_case_in_two_folders_is_taken_from_neither(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        touch(tmp_path / folder / "p", *[name.format("p") for name in HABITS["2021"]])
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    assert discovery.findings[0].file == "one/p, two/p"
+    assert discovery.findings[0].found == "2 folders make this case id"
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".gz", ".dcm", ".hdr", ".img", ".mgz"])
+def test_an_image_of_another_kind_is_an_error(suffix: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", "p_t1", suffix=suffix)
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.file == f"p/p_t1{suffix}"
+    assert finding.severity == "error"
+
+
+@pytest.mark.parametrize("name", ["survival.csv", "README", "notes.txt", "sheet.xlsx", "x.json"])
+def test_a_table_is_a_note(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, name, suffix="")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.file == name
+    assert finding.severity == "note"
+
+
+@pytest.mark.parametrize("name", ["p_t1.mha", "p_t1.txt", "pointer"])
+def test_a_pointer_is_called_one_whatever_its_suffix(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert "git-LFS pointer" in finding.found
+    assert finding.severity == "error"
+
+
+def test_an_unknown_ending_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    for name in ("p_pd", "loose"):
+        nifti.write(tmp_path / "p" / f"{name}.nii.gz", np.zeros((9, 9, 9), np.uint8), GRID)
+    what = found(tmp_path)
+    assert what["p/p_pd.nii.gz"].startswith("name ends in 'pd'")
+    assert what["p/loose.nii.gz"].startswith("name ends in 'loose'")
+    pd = Manifest(companions=("mask", "pd", "loose"))
+    assert found(tmp_path, pd) == {}
+
+
+def test_a_stray_volume_that_is_damaged_says_both(tmp_path: Path) -> None:
+    stray = tmp_path / "p_pd.nii.gz"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    stray.write_bytes(stray.read_bytes()[:-30])
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found.startswith("damaged: incomplete or truncated stream; also, name ends in")
+    assert finding.expected.startswith("a whole NIfTI volume, with an ending under modalities")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_stray_volume_is_not_decompressed(suffix: str, tmp_path: Path) -> None:
+    """There may be thousands, as predictions beside the cases."""
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.zeros((128, 128, 128), np.uint8), CUBE)
+    tracemalloc.start()
+    try:
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert finding.found.startswith("name ends in 'pred'")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_every_truncation_of_a_stray_volume_is_noticed(suffix: str, tmp_path: Path) -> None:
+    stray = tmp_path / f"p_pred{suffix}"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = stray.read_bytes()
+    for length in range(0, len(content), len(content) // 60):
+        stray.write_bytes(content[:length])
+        (finding,) = discover(tmp_path, Manifest()).findings
+        assert finding.found.endswith("also, name ends in 'pred', which the manifest does not list")
+
+
+@pytest.mark.parametrize("change", [lambda b: b, lambda b: b + bytes(64)])
+def test_a_stray_volume_of_several_members_or_with_a_tail_is_whole(
+    change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    stray = tmp_path / "p_pred.nii.gz"
+    nifti.write(stray, np.arange(1000, dtype=np.int16).reshape(10, 10, 10), TENS)
+    content = change(gzip.decompress(stray.read_bytes()))
+    stray.write_bytes(gzip.compress(content[:900]) + gzip.compress(content[900:]))
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.found.startswith("name ends in 'pred'")
+
+
+def test_the_decathlons_layout(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "BRATS_001", "BRATS_002", "._BRATS_001")
+    touch(tmp_path / "labelsTr", "BRATS_001", "._BRATS_001")
+    touch(tmp_path / "imagesTs", "BRATS_485")
+    (tmp_path / "dataset.json").write_text("{}")
+    discovery = discover(tmp_path, Manifest())
+    assert [(f.file, f.severity) for f in discovery.findings] == [("dataset.json", "note")]
+    first, second, test = discovery.cases
+    assert [case.case_id for case in discovery.cases] == ["BRATS_001", "BRATS_002", "BRATS_485"]
+    assert first.images == dict.fromkeys(MODALITIES, tmp_path / "imagesTr" / "BRATS_001.nii.gz")
+    assert first.label == tmp_path / "labelsTr" / "BRATS_001.nii.gz"
+    assert second.label is test.label is None
+    assert all(case.stacked and case.names is Convention.MSD for case in discovery.cases)
+
+
+def test_a_folder_of_4d_images_alone_is_a_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "imagesTs", "BRATS_485")
+    (case,) = discover(tmp_path / "imagesTs", Manifest()).cases
+    assert case.stacked
+    monkeypatch.chdir(tmp_path / "imagesTs")
+    assert [case.case_id for case in discover(Path(), Manifest()).cases] == ["BRATS_485"]
+
+
+def test_the_folders_of_4d_images_are_the_manifests(tmp_path: Path) -> None:
+    touch(tmp_path / "scans", "a")
+    touch(tmp_path / "truth", "a")
+    manifest = Manifest.model_validate({"stacked": {"images": ["scans"], "labels": ["truth"]}})
+    (case,) = discover(tmp_path, manifest).cases
+    assert case.label == tmp_path / "truth" / "a.nii.gz"
+    assert len(discover(tmp_path, Manifest()).findings) == 2
+
+
+def test_files_of_one_modality_in_such_a_folder_are_what_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", *[name.format("p") for name in HABITS["2021"]])
+    (case,) = discover(tmp_path, Manifest()).cases
+    assert (case.case_id, case.stacked) == ("p", False)
+
+
+def test_a_4d_layout_that_is_not_whole(tmp_path: Path) -> None:
+    touch(tmp_path / "labelsTr", "lone")
+    touch(tmp_path / "imagesTr", "twice", "mixed")
+    touch(tmp_path / "imagesTs", "twice")
+    touch(tmp_path, "mixed_flair")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.cases == []
+    what = {finding.case: (finding.found, finding.action) for finding in discovery.findings}
+    assert what == {
+        "lone": (
+            "has no modality (lone.nii.gz)",
+            "add flair, t1, t1ce, t2, or move the files away",
+        ),
+        "twice": (
+            "2 candidates for 4-D image: imagesTr/twice.nii.gz, imagesTs/twice.nii.gz",
+            "move the others away, or narrow the endings in the manifest",
+        ),
+        "mixed": (
+            "has 4-D image, flair (mixed.nii.gz, mixed_flair.nii.gz)",
+            "keep one of the two, or move the files away",
+        ),
+    }
+
+
+def test_an_ending_that_ends_in_another_is_told_apart(tmp_path: Path) -> None:
+    manifest = Manifest(
+        modalities={
+            "flair": ("flair",),
+            "t1": ("t1",),
+            "t1ce": ("post_t1",),
+            "t2": ("t2",),
+        }
+    )
+    touch(tmp_path / "p", "p_flair", "p_t1", "p_post_t1", "p_t2")
+    (files,) = discover(tmp_path, manifest).cases
+    assert files.images["t1ce"].name == "p_post_t1.nii.gz"
+    assert files.images["t1"].name == "p_t1.nii.gz"
+
+
+def test_what_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / ".hidden", "x_t1")
+    touch(tmp_path / "brats.zarr" / "cases", "zarr", suffix=".json")
+    touch(tmp_path, "data_manifest", suffix=".yaml")
+    touch(tmp_path, ".DS_Store", suffix="")
+    discovery = discover(tmp_path, Manifest())
+    assert len(discovery.cases) == 1
+    assert discovery.findings == []
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "p", *[name.format("p") for name in HABITS["2021"]])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "p").symlink_to(tmp_path / "elsewhere" / "p")
+    assert [case.case_id for case in discover(tmp_path / "data", Manifest()).cases] == ["p"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_back_up_is_remarked_on_and_not_followed(target: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(data / "q", *[name.format("q") for name in HABITS["2021"]])
+    (data / "p" / "loop").symlink_to(target)
+    discovery = discover(data, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p", "q"]
+    (finding,) = discovery.findings
+    assert (finding.file, finding.severity) == ("p/loop", "note")
+    assert finding.found == "a link to a folder that it is in"
+
+
+def test_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        touch(tmp_path / name, *[n.format(name) for n in HABITS["2021"]])
+        (tmp_path / name / "link").symlink_to(tmp_path / other)
+    notes = [f for f in discover(tmp_path, Manifest()).findings if f.severity == "note"]
+    assert [note.file for note in notes] == ["a/link/link", "b/link/link"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    too_deep(tmp_path / "q")
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    (finding,) = discovery.findings
+    assert finding.found == "unreadable folder: File name too long"
+    assert finding.file.startswith("q/")
+    assert finding.severity == "error"
+
+
+LATIN_1 = os.fsdecode("Müller".encode("latin-1"))
+
+
+def test_names_that_are_no_utf_8_are_errors(tmp_path: Path) -> None:
+    """ITK ends the whole process at one."""
+    data = tmp_path / "data"
+    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(data / LATIN_1, "q_flair")
+    touch(data / "r", f"{LATIN_1}_flair")
+    discovery = discover(data, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    files = [finding.file for finding in discovery.findings]
+    assert files == [r"M\xfcller", r"r/M\xfcller_flair.nii.gz"]
+    assert {finding.found for finding in discovery.findings} == {"a name that is not UTF-8"}
+    with pytest.raises(InputError, match=r"M\\xfcller: a name that is not UTF-8"):
+        discover(data / LATIN_1, Manifest())
+
+
+@pytest.mark.parametrize("case_id", ["", "_", "--", " "])
+@pytest.mark.parametrize("habit", ["2021", "2023"])
+def test_a_name_without_a_case_id_is_an_error(habit: str, case_id: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path, *[name.format(case_id) for name in HABITS[habit]])
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    (finding,) = discovery.findings
+    assert finding.found.startswith("no case id in ")
+    assert HABITS[habit][0].format(case_id) in finding.found
+    assert (finding.case, finding.severity) == ("-", "error")
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        discover(tmp_path / "nowhere", Manifest())
+
+
+def test_a_case_in_the_folder_itself_is_named_as_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"][:2]])
+    (finding,) = discover(tmp_path / "p", Manifest()).findings
+    assert (finding.file, finding.case) == ("p", "p")
+
+
+def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "p_flair.nii.gz").touch()
+    with pytest.raises(InputError, match=r"a file; .* name the folder that it is in"):
+        discover(tmp_path / "p_flair.nii.gz", Manifest())
+
+
+def test_one_cases_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in HABITS["bare"]])
+    assert case_files(tmp_path / "p", Manifest()).case_id == "p"
+    touch(tmp_path / "q", *[name.format("q") for name in HABITS["2021"]])
+    with pytest.raises(InputError, match="2 usable cases"):
+        case_files(tmp_path, Manifest())
+    touch(tmp_path / "r", "r_t1")
+    with pytest.raises(InputError, match=r"0 usable cases(.|\n)*has t1"):
+        case_files(tmp_path / "r", Manifest())

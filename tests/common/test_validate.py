@@ -1,0 +1,343 @@
+"""Reading a case: labels of every convention, and everything that is refused."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common import nifti
+from common.discovery import case_files
+from common.errors import Finding, InputError
+from common.geometry import Geometry, ToLPS, reorient
+from common.manifest import Manifest
+from common.task import MODALITIES, Convention
+from common.validate import LoadedCase, load_case
+
+Files = dict[str, NDArray[np.generic]]
+Write = Callable[..., Path]
+
+
+def loaded(folder: Path, **settings: object) -> LoadedCase:
+    manifest = Manifest(**settings)
+    return load_case(case_files(folder, manifest), manifest)
+
+
+def refused(folder: Path, **settings: object) -> tuple[Finding, ...]:
+    with pytest.raises(InputError) as caught:
+        loaded(folder, **settings)
+    return caught.value.findings
+
+
+def with_enhancing(files: Files, value: float, dtype: type[np.generic] = np.uint8) -> Files:
+    return files | {"seg": np.where(files["seg"] == 4, value, files["seg"]).astype(dtype)}
+
+
+def in_2023(files: Files) -> Files:
+    names = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    return {names[name]: voxels for name, voxels in files.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_labels_become_1_2_3(dtype: type[np.generic], files: Files, write: Write) -> None:
+    label = files["seg"]
+    case = loaded(write(with_enhancing(files, 4, dtype)))
+    assert case.convention is Convention.BRATS_2021
+    assert case.convention_from == "values"
+    assert case.label is not None
+    assert case.label.dtype == np.uint8
+    assert np.array_equal(case.label, np.where(label == 4, 3, label))
+    recent = loaded(write(with_enhancing(files, 3, dtype), "recent"))
+    assert recent.convention is Convention.BRATS_2023
+    assert recent.label is not None
+    assert np.array_equal(recent.label, case.label)
+
+
+def test_names_decide_where_values_do_not(files: Files, write: Write) -> None:
+    files = with_enhancing(files, 1)
+    old = loaded(write(files))
+    assert (old.convention, old.convention_from) == (Convention.BRATS_2021, "names")
+    new = loaded(write(in_2023(files), "new", joint="-"))
+    assert (new.convention, new.convention_from) == (Convention.BRATS_2023, "names")
+    del files["seg"]
+    unlabelled = loaded(write(files, "unlabelled"))
+    assert unlabelled.label is None
+    assert (unlabelled.convention, unlabelled.convention_from) == (Convention.BRATS_2021, "names")
+
+
+def test_values_decide_against_names(files: Files, write: Write) -> None:
+    case = loaded(write(in_2023(files), joint="-"))
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "values")
+
+
+def test_the_manifest_decides_and_is_held_to_it(files: Files, write: Write) -> None:
+    folder = write(with_enhancing(files, 1))
+    case = loaded(folder, label_convention="brats2023")
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2023, "manifest")
+    (finding,) = refused(write(files, "older"), label_convention="brats2023")
+    assert finding.found == "label values [0, 1, 2, 4]"
+    assert finding.expected == "brats2023 [0, 1, 2, 3], decided by the manifest"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([0, 1, 2, 3, 4], "label values [0, 1, 2, 3, 4]"),
+        ([0, 10], "label values [0, 10]"),
+        ([0, -1, 2], "label values [-1, 0, 2]"),
+    ],
+)
+def test_other_values_are_refused(
+    values: list[int], found: str, files: Files, write: Write
+) -> None:
+    label = np.zeros_like(files["seg"], np.int16)
+    label[10, 10, : len(values)] = values
+    (finding,) = refused(write(files | {"seg": label}))
+    assert finding.found == found
+    assert finding.expected == "brats2021 [0, 1, 2, 4] or brats2023 [0, 1, 2, 3]"
+    assert finding.case == "case"
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_values_that_are_no_whole_numbers_are_refused(
+    value: float, files: Files, write: Write
+) -> None:
+    (finding,) = refused(write(with_enhancing(files, value, np.float32)))
+    assert finding.found.startswith("label values such as")
+    assert "nearest neighbour" in finding.action
+
+
+def test_a_label_of_zeros_is_a_tumour_free_case(files: Files, write: Write) -> None:
+    case = loaded(write(files | {"seg": np.zeros_like(files["seg"])}))
+    assert case.label is not None
+    assert not case.label.any()
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -24.0, 0.0)),
+        Geometry((20, 26, 24), (1.0, 1.0, 1.2), (0.0, -25.0, 0.0)),
+        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+    ],
+)
+@pytest.mark.parametrize("name", ["t2", "seg"])
+def test_another_grid_is_refused(name: str, geometry: Geometry, files: Files, write: Write) -> None:
+    (finding,) = refused(write(files, geometries={name: geometry}))
+    assert finding.file.endswith(f"case_{name}.nii.gz")
+    assert finding.found.startswith("a grid of (20, 26, 24) voxels")
+    assert "case_flair.nii.gz" in finding.expected
+
+
+def test_another_size_is_refused(files: Files, write: Write) -> None:
+    smaller = Geometry((19, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+    folder = write(files | {"t1": files["t1"][1:]}, geometries={"t1": smaller})
+    assert refused(folder)[0].found.startswith("a grid of (19, 26, 24) voxels")
+
+
+@pytest.mark.parametrize("spacing_mm", [0.001, 1000.0])
+def test_a_spacing_that_makes_no_head_is_refused(
+    spacing_mm: float, files: Files, write: Write
+) -> None:
+    grid = Geometry((20, 26, 24), (spacing_mm,) * 3, (0.0, 0.0, 0.0))
+    findings = refused(write(files, geometry=grid))
+    assert len(findings) == 5
+    assert all("mm (z, y, x)" in finding.found for finding in findings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_intensities_are_refused(
+    value: float, files: Files, write: Write
+) -> None:
+    strange = files["t1"].astype(np.float32)
+    strange[10, 10, :3] = value
+    (finding,) = refused(write(files | {"t1": strange}))
+    assert finding.found == "3 voxels that are NaN or infinite"
+
+
+def test_an_image_of_zeros_is_refused(files: Files, write: Write) -> None:
+    (finding,) = refused(write(files | {"t2": np.zeros_like(files["t2"])}))
+    assert finding.found == "only zeros"
+
+
+def test_all_that_is_wrong_is_said_at_once(files: Files, write: Write) -> None:
+    other = Geometry((20, 26, 24), (1.0, 1.0, 2.0), (0.0, -25.0, 0.0))
+    files["t1"] = np.zeros_like(files["t1"])
+    files["seg"] = (files["seg"] * 2).astype(np.uint8)
+    folder = write(files, geometries={"t1ce": other})
+    flair = folder / "case_flair.nii.gz"
+    flair.write_bytes(flair.read_bytes()[:-50])
+    findings = {Path(finding.file).name: finding.found for finding in refused(folder)}
+    assert list(findings) == [
+        "case_flair.nii.gz",
+        "case_t1ce.nii.gz",
+        "case_t1.nii.gz",
+        "case_seg.nii.gz",
+    ]
+
+
+KINDS = {
+    "uint8": lambda v: nibabel.Nifti1Image((v % 251).astype(np.uint8), None),
+    "uint16": lambda v: nibabel.Nifti1Image(v.astype(np.uint16), None),
+    "int32": lambda v: nibabel.Nifti1Image(v.astype(np.int32), None),
+    "float32": lambda v: nibabel.Nifti1Image(v.astype(np.float32) / 7, None),
+    "float64": lambda v: nibabel.Nifti1Image(v.astype(np.float64) / 7, None),
+    "big endian": lambda v: nibabel.Nifti1Image(v, None, nibabel.Nifti1Header(endianness=">")),
+    "big endian floats": lambda v: nibabel.Nifti1Image(
+        v.astype(np.float32), None, nibabel.Nifti1Header(endianness=">")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_voxels_of_every_type_are_taken_as_they_are(kind: str, files: Files, write: Write) -> None:
+    folder = write(files)
+    image = KINDS[kind](files["t1"].T)
+    image.set_sform(nifti.read(folder / "case_t2.nii.gz").geometry.affine, 1)
+    nibabel.save(image, folder / "case_t1.nii.gz")
+    voxels = loaded(folder).images["t1"]
+    assert voxels.dtype.isnative
+    assert np.array_equal(voxels, np.asarray(image.dataobj).T)
+
+
+def test_scaled_voxels_and_labels_are_scaled(files: Files, write: Write) -> None:
+    folder = write(files)
+    affine = nifti.read(folder / "case_t2.nii.gz").geometry.affine
+    for name, slope, intercept in (("t1", 0.5, -3.0), ("seg", 2.0, 0.0)):
+        stored = files[name] // 2 if name == "seg" else files[name]
+        image = nibabel.Nifti1Image(stored.astype(np.int16).T, affine)
+        image.header.set_slope_inter(slope, intercept)
+        nibabel.save(image, folder / f"case_{name}.nii.gz")
+    case = loaded(folder)
+    assert np.allclose(case.images["t1"], files["t1"] * 0.5 - 3)
+    assert case.label is not None
+    assert set(np.unique(case.label)) == {0, 2, 3}
+
+
+def stack(folder: Path, files: Files, label: NDArray[np.generic] | None = None) -> Path:
+    """A case of the Decathlon's layout, its channels in the order of `files`."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    images = nibabel.Nifti1Image(np.stack(list(files.values())).T, np.diag([-1, -1, 1, 1]))
+    nibabel.save(images, folder / "imagesTr" / "BRATS_1.nii.gz")
+    if label is not None:
+        values = nibabel.Nifti1Image(label.astype(np.uint8).T, np.diag([-1, -1, 1, 1]))
+        nibabel.save(values, folder / "labelsTr" / "BRATS_1.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("order", [MODALITIES, ("t1ce", "t2", "flair", "t1")])
+def test_the_channels_of_a_stacked_case_are_its_modalities(
+    order: tuple[str, ...], files: Files, tmp_path: Path
+) -> None:
+    label = np.choose(np.where(files["seg"] == 4, 3, files["seg"]), [0, 2, 1, 3])
+    folder = stack(tmp_path, {name: files[name] for name in order}, label)
+    case = loaded(folder, stacked={"channels": order})
+    assert list(case.images) == list(MODALITIES)
+    for name in MODALITIES:
+        assert np.array_equal(case.images[name], files[name])
+    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+    assert case.label is not None
+    assert np.array_equal(case.label, np.where(files["seg"] == 4, 3, files["seg"]))
+    assert [source.role for source in case.sources] == [*MODALITIES, "label"]
+    assert len({source.sha256 for source in case.sources}) == 2
+
+
+def test_a_layouts_convention_is_overruled_by_the_manifest_alone(
+    files: Files, tmp_path: Path
+) -> None:
+    images = {name: files[name] for name in MODALITIES}
+    folder = stack(tmp_path, images, files["seg"])
+    (finding,) = refused(folder)
+    assert finding.found == "label values [0, 1, 2, 4]"
+    assert finding.expected == "msd [0, 1, 2, 3], decided by its layout"
+    case = loaded(folder, label_convention="brats2021")
+    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "manifest")
+    assert case.label is not None
+    assert np.array_equal(case.label == 1, files["seg"] == 1)
+
+
+def test_a_stacked_case_without_a_label_is_the_decathlons(files: Files, tmp_path: Path) -> None:
+    case = loaded(stack(tmp_path, {name: files[name] for name in MODALITIES}))
+    assert case.label is None
+    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+
+
+def test_a_mask_of_1_alone_is_taken_at_the_manifests_word(files: Files, write: Write) -> None:
+    folder = write(files | {"seg": (files["seg"] > 0).astype(np.uint8)})
+    assert "a mask of 1 alone" in refused(folder)[0].found
+    case = loaded(folder, label_convention="brats2023")
+    assert case.label is not None
+    assert np.array_equal(case.label, files["seg"] > 0)
+    assert [note.found for note in case.notes] == [
+        "a mask of 1 alone, which would be read as necrotic core and nothing else"
+    ]
+
+
+def test_a_brain_mask_is_none_whatever_the_manifest_says(files: Files, write: Write) -> None:
+    folder = write(files | {"seg": (files["t1"] > 0).astype(np.uint8)})
+    (finding,) = refused(folder, label_convention="brats2021")
+    assert finding.found.startswith("looks like a brain mask")
+
+
+@pytest.mark.parametrize("name", ["seg", "t1", "flair"])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_files_of_one_place_are_turned_to_the_first_ones_axes(
+    axes: tuple[int, int, int], name: str, files: Files, write: Write
+) -> None:
+    plain = Geometry((20, 26, 24), (1.0, 1.2, 0.9), (0.0, -25.0, 0.0))
+    shape, spacing_mm = ([field[a] for a in axes] for field in (plain.shape, plain.spacing_mm))
+    other = ToLPS(axes, (True, False, True), tuple(shape), tuple(spacing_mm), tuple(shape))
+    grid, turned = other.oriented(plain), np.ascontiguousarray(other.orient(files[name]))
+    folder = write(files | {name: turned}, geometry=plain, geometries={name: grid})
+    straight = loaded(write(files, "straight", geometry=plain))
+    case = loaded(folder)
+    first = grid if name == "flair" else plain
+    assert case.geometry.matches(first)
+    back = {m: reorient(v, case.geometry, plain) for m, v in case.images.items()}
+    for modality, voxels in straight.images.items():
+        assert np.array_equal(back[modality], voxels)
+    assert case.label is not None
+    assert np.array_equal(reorient(case.label, case.geometry, plain), straight.label)
+
+
+def test_a_source_is_the_file_that_was_read_and_not_what_took_its_place(
+    files: Files, write: Write
+) -> None:
+    """As when a late copy comes while a case is read: its next run must see another file."""
+    folder = write(files)
+    path, newer, pipe = (folder / name for name in ("case_t2.nii.gz", "newer", "pipe"))
+    content = path.read_bytes()
+    nifti.write(folder / "newer.nii.gz", files["t2"] // 2, nifti.read(path).geometry)
+    (folder / "newer.nii.gz").rename(newer)
+    os.mkfifo(pipe)
+    pipe.replace(path)
+
+    def give() -> None:
+        with path.open("wb") as end:  # waits for the reader
+            newer.replace(path)
+            end.write(content)
+
+    giving = threading.Thread(target=give)
+    giving.start()
+    (source,) = [source for source in loaded(folder).sources if source.role == "t2"]
+    giving.join()
+    assert source.sha256 == hashlib.sha256(content).hexdigest()
+    state = path.stat()
+    assert (source.size_bytes, source.modified_ns) != (state.st_size, state.st_mtime_ns)
+
+
+def test_sources_are_the_files(files: Files, write: Write) -> None:
+    folder = write(files)
+    case = loaded(folder)
+    assert [source.role for source in case.sources] == ["flair", "t1", "t1ce", "t2", "label"]
+    for source in case.sources:
+        path = folder / source.file
+        assert source.sha256 == nifti.read(path).file.sha256
+        assert source.size_bytes == path.stat().st_size
+        assert source.modified_ns == path.stat().st_mtime_ns

@@ -1,0 +1,81 @@
+"""Which loader gives a run its batches."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from common.errors import ConfigError
+from train.data.cache import CacheKind, shared_crops
+from train.data.feed import Feed
+from train.data.stream import Stream
+
+LoaderKind = Literal["dali", "torch"]
+
+
+@contextmanager
+def open_feed(
+    kind: LoaderKind,
+    stream: Stream,
+    device: torch.device,
+    workers: int,
+    cache: CacheKind = "none",
+) -> Iterator[Feed]:
+    """The stream's batches, endlessly: epochs follow each other without a pause. Main thread only.
+
+    Args:
+        kind: `dali`, or `torch` where DALI cannot be installed; both give the same samples.
+        stream: which samples.
+        device: where batches go; DALI also augments there.
+        workers: processes that read the store.
+        cache: where crops are kept once they are read; it changes no sample. `device` is DALI's
+            alone, and reads all of them first.
+
+    Returns:
+        A context manager; leaving it ends the workers.
+
+    Raises:
+        ConfigError: DALI is not installed; shared memory is too small for the batches, or memory
+            for the cache; or the cache does not go with loader or windows.
+        LoaderError: a worker process did not start.
+    """
+    check_cache(kind, stream, cache)
+    with ExitStack() as stack:
+        if cache == "ram":
+            held = stack.enter_context(shared_crops(stream.store, stream.case_ids))
+            stream = replace(stream, held=held)
+        if kind == "torch":
+            from train.data.torch_loader import torch_feed
+
+            yield stack.enter_context(torch_feed(stream, device, workers))
+        else:
+            feed = _dali()(stream, device, workers, on_device=cache == "device")
+            yield stack.enter_context(feed)
+
+
+def check_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> None:
+    """Make sure that a loader can keep what a stream is cut from.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if cache != "none" and stream.window != "crop":
+        raise ConfigError(
+            f"cache={cache} keeps crops, and window={stream.window} cuts others: take window=crop, "
+            "or cache=none"
+        )
+    if cache == "device" and kind == "torch":
+        raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
+
+
+def _dali() -> Callable[..., AbstractContextManager[Feed]]:
+    try:
+        from train.data.dali_loader import dali_feed
+    except ImportError as error:
+        raise ConfigError(
+            f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, or "
+            "train with --set loader=torch, which gives the same samples more slowly"
+        ) from error
+    return dali_feed
