@@ -1,8 +1,9 @@
 """YAML and `--set key=value` into typed values; a typo names the nearest key there is."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -61,27 +62,25 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
         for part in reversed(parts[:-1]):
             nested = {part: nested}
-        merged = merge(merged, nested)
+        merged = merge(merged, nested, by_kind=False)
     return merged
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(
+    base: Mapping[str, Any], changes: Mapping[str, Any], *, by_kind: bool = True
+) -> dict[str, Any]:
     """`base` with `changes` laid over it, mapping by mapping.
 
-    A mapping of another `kind` takes the place of the one below it, since it has other keys.
+    A mapping of another `kind` has other keys, so it replaces the one below it if `by_kind`.
     """
     merged = dict(base)
     for key, value in changes.items():
-        inner = merged.get(key)
-        if isinstance(inner, Mapping) and isinstance(value, Mapping) and _same_kind(inner, value):
-            merged[key] = merge(inner, value)
-        else:
-            merged[key] = value
+        inner: Any = merged.get(key)
+        merged[key] = value
+        nested = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        if nested and (not by_kind or value.get("kind", inner.get("kind")) == inner.get("kind")):
+            merged[key] = merge(inner, value, by_kind=by_kind)
     return merged
-
-
-def _same_kind(base: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
-    return "kind" not in changes or changes["kind"] == base.get("kind")
 
 
 def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> M:
@@ -105,7 +104,7 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
             return f"{source} with --set" if changes else source
         return "--set" if _holds(model, changes, key.split(".")) else source
 
-    known = list(dotted_keys(model))
+    known = list(dotted_keys(model, merged))
     unknown = [
         f"{origin(key)}: {key}: no such key"
         + (did_you_mean(key, known) or f"; there are {', '.join(model.model_fields)}")
@@ -116,21 +115,18 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        lines = [f"{origin(key)}: {line}" for key, line in _explained(error)]
+        lines = [f"{origin(key)}: {line}" for key, line in _explained(error, model)]
         raise ConfigError("; ".join(lines)) from error
 
 
 def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
-    """Whether nested values hold a key; of a value of several kinds, whether they hold any of it.
-
-    For there pydantic puts the kind between the parts of a key.
-    """
+    """Whether nested values hold a key, or choose the kind that needs it."""
     first, *rest = key
     inner, field = values.get(first), model.model_fields.get(first)
-    group = _group(field.annotation) if field else None
+    group = _group(field.annotation, inner) if field else None
     if rest and group is not None and isinstance(inner, Mapping):
         return _holds(group, inner, rest)
-    return first in values
+    return first in values or "kind" in values
 
 
 def explain(error: ValidationError) -> str:
@@ -138,22 +134,42 @@ def explain(error: ValidationError) -> str:
     return "; ".join(line for _, line in _explained(error))
 
 
-def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
+def _explained(
+    error: ValidationError, model: type[BaseModel] | None = None
+) -> Iterator[tuple[str, str]]:
     """Each key that is wrong, and what is wrong with it."""
     wrong, found = dict[str, list[str]](), dict[str, str]()
     for item in error.errors():
-        # A value of several types has an error for each, under the type's name.
-        key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
-        told = item["msg"].removeprefix("Value error, ")
+        key = _written_key(item["loc"], model)
+        reason = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            told = "no such key here, take it out"
+            reason = "no such key here, take it out"
         if earlier := wrong.setdefault(key, []):
-            told = told.removeprefix("Input should be ")
-        earlier.append(told)
+            reason = reason.removeprefix("Input should be ")
+        earlier.append(reason)
         if key and not isinstance(item["input"], dict):
             found[key] = f", found {item['input']!r}"
     for key, reasons in wrong.items():
         yield key, f"{key or 'the whole'}: {' or '.join(reasons)}{found.get(key, '')}"
+
+
+def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -> str:
+    """A location of pydantic as a dotted key.
+
+    A value of several types has an error for each, under the type's name in brackets; one of
+    several kinds has its kind between the parts of the key. Nobody writes either.
+    """
+    parts, kinds = list[str](), list[type[BaseModel]]()
+    for part in map(str, location):
+        if kinds:
+            model, kinds = _of_kind(kinds, part), []
+            continue
+        if "[" not in part:
+            parts.append(part)
+        field = model.model_fields.get(part) if model else None
+        found = _models(field.annotation) if field else []
+        model, kinds = (found[0], []) if len(found) == 1 else (None, found)
+    return ".".join(parts)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -163,14 +179,18 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key that `--set` takes."""
+def dotted_keys(
+    model: type[BaseModel], values: Mapping[str, Any] | None = None, prefix: str = ""
+) -> Iterator[str]:
+    """Every key that `--set` takes; of a value of several kinds, those of the kind in `values`."""
     for name, field in model.model_fields.items():
-        group = _group(field.annotation)
+        inner = (values or {}).get(name)
+        group = _group(field.annotation, inner)
         if group is None:
             yield f"{prefix}{name}"
         else:
-            yield from dotted_keys(group, f"{prefix}{name}.")
+            nested = inner if isinstance(inner, Mapping) else None
+            yield from dotted_keys(group, nested, f"{prefix}{name}.")
 
 
 def _unknown_keys(
@@ -181,12 +201,39 @@ def _unknown_keys(
         if field is None:
             yield f"{prefix}{name}"
             continue
-        group = _group(field.annotation)
+        group = _group(field.annotation, value)
         if group is not None and isinstance(value, Mapping):
             yield from _unknown_keys(group, value, f"{prefix}{name}.")
 
 
-def _group(annotation: object) -> type[BaseModel] | None:
+def _group(annotation: object, value: object) -> type[BaseModel] | None:
+    """The model of a nested value; of several, the one of its `kind`, which is first by default."""
+    models = _models(annotation)
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if len(models) < 2 or kind is None:
+        return models[0] if models else None
+    return _of_kind(models, kind)
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    """The models in an annotation: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+        return [annotation]
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        return [model for member in get_args(annotation) for model in _models(member)]
+    return []
+
+
+def _of_kind(models: Sequence[type[BaseModel]], kind: object) -> type[BaseModel] | None:
+    return next((m for m in models if kind in get_args(m.model_fields["kind"].annotation)), None)
+
+
+def kind_of(default: str) -> Callable[[object], str]:
+    """The discriminator of a field of several kinds: a value that names none is of the default."""
+
+    def kind(value: object) -> str:
+        if isinstance(value, Mapping):
+            return str(value.get("kind", default))
+        return str(getattr(value, "kind", None))
+
+    return kind

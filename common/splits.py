@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from common.errors import ConfigError
+from common.settings import kind_of
 
 SPLITS = ("train", "val", "test")
 SplitName = Literal["train", "val", "test"]
@@ -103,19 +104,12 @@ class ListSplits(BaseModel):
         return tuple(name for name in SPLITS if getattr(self, name))
 
 
-def _kind(value: object) -> str:
-    """Which rule a mapping or a value is; one that does not say is of the first kind."""
-    if isinstance(value, Mapping):
-        return str(value.get("kind", "fractions"))
-    return str(getattr(value, "kind", None))
-
-
 Splits = Annotated[
     Annotated[FractionSplits, Tag("fractions")]
     | Annotated[FoldSplits, Tag("folds")]
     | Annotated[ListSplits, Tag("lists")],
     Discriminator(
-        _kind,
+        kind_of("fractions"),
         custom_error_type="kind",
         custom_error_message="expected kind: fractions, folds or lists",
     ),

@@ -234,7 +234,7 @@ def _store(path: str | None) -> Store:
 
 
 def _announce(session: "Session", folder: Path) -> None:
-    from train.networks.fm_net import parameter_count
+    from train.networks import parameter_count
     from train.trainer import ended
 
     config, store = session.config, session.store
@@ -246,7 +246,7 @@ def _announce(session: "Session", folder: Path) -> None:
         soft_wrap=True,
     )
     out.print(
-        f"network of {size / 1e6:.1f} M parameters, widths {list(config.model.widths)}; "
+        f"network of {size / 1e6:.1f} M parameters ({config.model.kind}); "
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )

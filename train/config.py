@@ -13,14 +13,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
 from common.errors import ConfigError
 from common.settings import did_you_mean, parse, read_yaml
+from common.task import Task
 from train.data.augment import AugmentConfig
 from train.data.cache import CacheKind
 from train.inference import InferenceConfig
 from train.loss import LossConfig
-from train.networks.fm_net import ModelConfig
+from train.networks import FMNetConfig, Network
 from train.precision import Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -51,7 +53,7 @@ class TrainConfig(BaseModel):
     """Everything that decides a run's numbers, and what the loop does around them.
 
     Attributes:
-        modalities: the images that the network sees, in this order; `model.in_channels` follows.
+        modalities: the images that the network sees, in this order.
         window: where a sample is cut: `crop`, the stored one that holds the tumour, or `random`,
             a window of its size anywhere in the whole volume, another in each epoch.
         epochs: passes over the training cases.
@@ -88,7 +90,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: ModelConfig = ModelConfig()
+    model: Network = FMNetConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -115,25 +117,10 @@ class TrainConfig(BaseModel):
     max_bad_steps: Count = 25
     seed: int = Field(default=0, ge=0, lt=2**63)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _channels_follow_modalities(cls, data: object) -> object:
-        if not isinstance(data, dict) or not isinstance(data.get("modalities"), list | tuple):
-            return data
-        model = data.get("model", {})
-        if not isinstance(model, dict) or "in_channels" in model:
-            return data
-        return data | {"model": {**model, "in_channels": len(data["modalities"])}}
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError("modalities must name at least one image, and each only once")
-        if self.model.in_channels != len(self.modalities):
-            raise ValueError(
-                f"model.in_channels is {self.model.in_channels}, but modalities names "
-                f"{len(self.modalities)}; leave in_channels out and it follows"
-            )
         return self
 
     @property
@@ -142,6 +129,13 @@ class TrainConfig(BaseModel):
         if not self.channels_last:
             return torch.contiguous_format
         return torch.channels_last_3d if self.model.dims == 3 else torch.channels_last
+
+    def build_network(self, task: Task, device: torch.device) -> nn.Module:
+        """The network for a task's regions, on a device, with weights from torch's random state."""
+        modalities = self.modalities or task.modalities
+        network = self.model.build(len(modalities), len(task.regions)).to(device)
+        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
+        return network
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `load_config` reads back to an equal value."""

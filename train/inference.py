@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations, product
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InferenceError
 from common.task import REGIONS
 from common.volume import Triple
-from train.networks.fm_net import FMNet
 from train.precision import Compute
 
 SIGMA_OF_WINDOW = 1 / 8
@@ -50,8 +50,14 @@ class InferenceConfig(BaseModel):
     flips: bool = False
 
 
-def sliding_window(
-    model: FMNet, image: Tensor, window: Triple, config: InferenceConfig, compute: Compute
+def sliding_window(  # noqa: PLR0913 - a network and how it is used
+    model: nn.Module,
+    image: Tensor,
+    window: Triple,
+    config: InferenceConfig,
+    compute: Compute,
+    *,
+    dims: Literal[2, 3] = 3,
 ) -> Tensor:
     """Logits of a whole volume: the Gaussian-weighted mean over overlapping tiles.
 
@@ -65,6 +71,7 @@ def sliding_window(
         window: (D, H, W) of a tile.
         config: overlap, batch, flips.
         compute: where, and in which precision.
+        dims: of the network: 3 for volumes, 2 for axial slices.
 
     Returns:
         (3, D, H, W) float32 on the compute device.
@@ -73,7 +80,7 @@ def sliding_window(
         InferenceError: the network gives NaN or infinity.
     """
     batch = config.tiles
-    if model.config.dims == 2:
+    if dims == 2:
         batch, window = batch * window[0], (1, window[1], window[2])
     with _evaluating(model), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
@@ -89,7 +96,9 @@ def sliding_window(
                 total[:, *tile] += BACKGROUND_LOGIT * weights
         for first in range(0, len(full), batch):
             some = full[first : first + batch]
-            logits = _forward(model, torch.stack([padded[:, *t] for t in some]), config, compute)
+            logits = _forward(
+                model, torch.stack([padded[:, *t] for t in some]), config, compute, dims
+            )
             for tile, tile_logits in zip(some, logits, strict=True):
                 total[:, *tile] += tile_logits * weights
         total /= weight
@@ -135,9 +144,10 @@ def _padded(image: Tensor, window: Triple) -> tuple[Tensor, Tile]:
     return F.pad(image, margins), (inner[0], inner[1], inner[2])
 
 
-def _forward(model: FMNet, tiles: Tensor, config: InferenceConfig, compute: Compute) -> Tensor:
+def _forward(
+    model: nn.Module, tiles: Tensor, config: InferenceConfig, compute: Compute, dims: int
+) -> Tensor:
     """Logits (B, 3, *window) float32 of tiles (B, M, *window), over all flips."""
-    dims = model.config.dims
     images = tiles.float() if dims == 3 else tiles.float().squeeze(2)  # (B, M, H, W)
     axes = range(-dims, 0)
     mirrored = (
@@ -155,7 +165,7 @@ def _forward(model: FMNet, tiles: Tensor, config: InferenceConfig, compute: Comp
 
 
 @contextmanager
-def _evaluating(model: FMNet) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

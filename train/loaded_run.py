@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import CheckpointError, ConfigError, RunError
 from common.hints import command
@@ -21,7 +21,6 @@ from train import checkpoint
 from train.checkpoint import Which
 from train.config import TrainConfig, load_config
 from train.inference import sliding_window
-from train.networks.fm_net import FMNet
 from train.precision import Compute, choose_compute, configure_float32
 
 CONFIG = "config.yaml"
@@ -43,7 +42,7 @@ class LoadedRun:
         epochs: how many it was trained for.
     """
 
-    model: FMNet
+    model: nn.Module
     config: TrainConfig
     manifest: Manifest
     compute: Compute
@@ -60,7 +59,14 @@ class LoadedRun:
         rows = [MODALITIES.index(modality) for modality in self.config.modalities]
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
         window = self.manifest.crop
-        return sliding_window(self.model, volume[rows], window, self.config.inference, self.compute)
+        return sliding_window(
+            self.model,
+            volume[rows],
+            window,
+            self.config.inference,
+            self.compute,
+            dims=self.config.model.dims,
+        )
 
 
 def label_of(logits: Tensor) -> NDArray[np.uint8]:
@@ -116,10 +122,8 @@ def load_run(
     compute = choose_compute(device, config.precision)
     configure_float32(compute.precision)
     loaded = checkpoint.load(run_dir, which)
-    model = FMNet(config.model)
+    model = config.build_network(manifest.task, compute.device)
     checkpoint.load_weights(model, loaded.tensors)
-    model = model.to(compute.device)
-    model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
     epochs = int(loaded.state["epoch"]) - 1  # the state names the epoch under way
     return LoadedRun(model, config, manifest, compute, run_dir, which, epochs)
 

@@ -171,9 +171,9 @@ def _check_store(config: TrainConfig, store: Store) -> None:
     sides = store.crop[-config.model.dims :]
     if any(side % stride or side < 2 * stride for side in sides):
         raise ConfigError(
-            f"model.widths has {len(config.model.widths)} levels, which need crops of a multiple "
-            f"of {stride} and at least {2 * stride} voxels a side; {store.path} has {store.crop}: "
-            "take fewer widths, or preprocess with another crop"
+            f"{store.path} has crops of {store.crop}; the network needs a multiple of {stride}, at "
+            f"least {2 * stride}, along each axis: take fewer model.widths, or preprocess with "
+            "another crop"
         )
     without = [case for case in store.split("val") if not store.record(case).has_volume]
     if without:

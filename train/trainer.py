@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from common.console import err
@@ -28,7 +28,6 @@ from train.data.stream import Stream
 from train.evaluate import ScoredCase, mean_scores, score_cases
 from train.loaded_run import LoadedRun
 from train.loss import RegionLoss
-from train.networks.fm_net import FMNet
 from train.precision import DTYPES, Compiled, Compute
 
 METRICS = "metrics.jsonl"
@@ -110,7 +109,7 @@ class Session:
     compute: Compute
     store: Store
     validation: list[str]
-    model: FMNet
+    model: nn.Module
     forward: Callable[[Tensor], tuple[Tensor, ...]]
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
@@ -167,8 +166,7 @@ def new_session(
 ) -> Session:
     """A session at its beginning: fresh weights from the configured seed."""
     torch.manual_seed(config.seed)
-    model = FMNet(config.model).to(compute.device)
-    model = model.to(memory_format=config.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
+    model = config.build_network(store.task, compute.device)
     optimizer = torch.optim.NAdam(
         model.parameters(),
         lr=config.optimizer.lr,

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.training.learning_figure import learning_figure
 from benchmarks.training.loader import Source
-from benchmarks.training.networks import NVIDIA_WIDTHS, dynunet, missing, put_in
+from benchmarks.training.networks import NVIDIA_WIDTHS, missing, put_in
 from benchmarks.training.pipeline import worker_counts
 from benchmarks.training.store import NAME
 from benchmarks.training.suite import Bench
@@ -21,7 +20,7 @@ from common.task import REGIONS
 from common.volume import Triple
 from train.data.feed import Batch
 from train.evaluate import CaseScore, mean_scores, score_cases
-from train.networks.fm_net import parameter_count
+from train.networks import DynUNetConfig, parameter_count
 from train.trainer import Session, step
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def _learnt(network: str, session: Session, seconds: float, *, dry: bool) -> Lea
         learnt.missing = _unfit(session.store.crop, widths)
         if learnt.missing:
             return learnt
-        put_in(session, partial(dynunet, widths, heads))
+        put_in(session, DynUNetConfig(widths=widths, heads=heads))
     learnt.parameters = parameter_count(session.model.parameters())
     learnt.compute = session.compute.describe()
     source = Source(session.config.loader, session.stream(), session.compute.device)

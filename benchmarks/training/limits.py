@@ -16,7 +16,6 @@ from benchmarks.training.suite import Bench, free
 from benchmarks.training.trial import Trial, resident
 from benchmarks.training.work import Operation, count_step, flop_by_layers
 from train.data.feed import Batch
-from train.networks.fm_net import FMNet
 from train.precision import Precision
 
 BATCH = 2
@@ -156,7 +155,7 @@ def _limits(
         batch: Batch = resident(session.stream(), BATCH, bench.device)
         trial, precision = Trial(session, batch), session.compute.precision
         with torch.device("meta"):
-            shapes = FMNet(session.config.model)
+            shapes = session.config.build_network(bench.store.task, torch.device("meta"))
         operations = count_step(shapes, session.loss, _shape(batch), precision)
         trial.warm_up()
         step_ms = trial.turn(seconds)

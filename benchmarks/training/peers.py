@@ -15,10 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.training.networks import (
     NVIDIA_WIDTHS,
     WIDTHS,
-    MakePeer,
-    dynunet,
     missing,
-    plain_conv_unet,
     put_in,
 )
 from benchmarks.training.rows import figures
@@ -27,7 +24,12 @@ from benchmarks.training.trial import SECONDS, Row, Trial, race, resident
 from benchmarks.training.variants import BASE
 from train.config import load_config
 from train.data.feed import Batch
-from train.networks.fm_net import FMNet, parameter_count
+from train.networks import (
+    DynUNetConfig,
+    NetworkConfig,
+    PlainConvUNetConfig,
+    parameter_count,
+)
 
 BATCH = 2
 DRY_WIDTHS = (2, 4, 8)
@@ -44,19 +46,18 @@ class Network:
         name: for people.
         preset: whose optimiser, precision and loss it is trained with; ours is the preset's own.
         package: that it is from; empty for ours.
-        make: builds it; None for ours.
+        config: its configuration; None for ours.
     """
 
     name: str
     preset: str
     package: str = ""
-    make: MakePeer | None = None
+    config: NetworkConfig | None = None
 
     def build(self, overrides: tuple[str, ...]) -> nn.Module:
         """It, on torch's default device."""
-        if self.make is not None:
-            return self.make()
-        return FMNet(load_config(self.preset, overrides).model)
+        config = self.config or load_config(self.preset, overrides).model
+        return config.build(4, 3)
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,22 @@ def networks(*, dry: bool) -> list[Network]:
     monai, nnunet = "monai", "dynamic_network_architectures"
     return [
         Network("U-Net", "unet"),
-        Network("MONAI DynUNet, equal width", "unet", monai, partial(dynunet, widths, 0)),
+        Network("MONAI DynUNet, equal width", "unet", monai, DynUNetConfig(widths=widths, heads=0)),
         Network(
             "nnU-Net PlainConvUNet, equal width",
             "unet",
             nnunet,
-            partial(plain_conv_unet, widths, supervised=False),
+            PlainConvUNetConfig(widths=widths, supervised=False),
         ),
         Network("FM-Net", "fm_net"),
-        Network("MONAI DynUNet, NVIDIA's BraTS", "fm_net", monai, partial(dynunet, nvidia, 2)),
+        Network(
+            "MONAI DynUNet, NVIDIA's BraTS", "fm_net", monai, DynUNetConfig(widths=nvidia, heads=2)
+        ),
         Network(
             "nnU-Net PlainConvUNet, supervised",
             "fm_net",
             nnunet,
-            partial(plain_conv_unet, widths, supervised=True),
+            PlainConvUNetConfig(widths=widths),
         ),
     ]
 
@@ -190,6 +193,6 @@ def _begun(
 ) -> Iterator[Trial]:
     """The preset's session with the network in it."""
     with bench.begun(network.preset, *BASE, *overrides, f"batch_size={BATCH}") as session:
-        if network.make is not None:
-            put_in(session, network.make)
+        if network.config is not None:
+            put_in(session, network.config)
         yield Trial(session, batch)

@@ -23,7 +23,7 @@ from benchmarks.training.kinds import (
     kind_of_operator,
 )
 from train.loss import RegionLoss
-from train.networks.fm_net import parameter_count
+from train.networks import parameter_count
 from train.precision import DTYPES, Precision
 
 UPDATE_PASSES = {"fp16": 10, "bf16": 8, "tf32": 8, "fp32": 8}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from benchmarks.training.networks import full_size, missing
+from benchmarks.training.networks import missing
 from benchmarks.training.peers import networks
 from benchmarks.training.suite import Bench
 from benchmarks.training.trial import Row, Trial, first, race, resident
@@ -143,19 +143,9 @@ def test_the_best_change_of_each_kind_goes_into_the_combination() -> None:
     assert not together.compiles
 
 
-def test_every_way_of_giving_heads_is_logits_at_full_size() -> None:
-    alone, stacked = torch.zeros(2, 3, 8, 8, 8), torch.zeros(2, 4, 3, 8, 8, 8)
-    heads = [torch.ones(2, 3, side, side, side) for side in (8, 4, 2)]
-    for output, count in ((alone, 1), (stacked, 4), (heads, 3)):
-        logits = full_size(output, (8, 8, 8))
-        assert len(logits) == count
-        assert {tuple(each.shape) for each in logits} == {(2, 3, 8, 8, 8)}
-    assert all(bool((each == 1).all()) for each in full_size(heads, (8, 8, 8)))
-
-
 def test_a_package_that_is_not_there_is_named_with_its_extra() -> None:
     assert missing("torch") == ""
-    assert missing("no_such_package") == "not installed: make setup EXTRAS=train,bench"
+    assert missing("no_such_package") == "not installed: make setup EXTRAS=train,peers"
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,7 @@ def test_whole_volumes_are_timed_where_monai_is_not_installed(
     found = inference.measure(trying(store))
     assert {(each.way, each.missing) for each in found.rows} == {
         ("FM-Net", ""),
-        ("MONAI", "not installed: make setup EXTRAS=train,bench"),
+        ("MONAI", "not installed: make setup EXTRAS=train,peers"),
     }
     assert not found.difference
     text = shown(found.table())

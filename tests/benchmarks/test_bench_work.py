@@ -28,14 +28,14 @@ from benchmarks.training.work import Operation, count_step, flop_by_layers
 from common.store import Store
 from train.config import load_config
 from train.loss import LossConfig, RegionLoss
-from train.networks.fm_net import FMNet, parameter_count
+from train.networks import parameter_count
 
 LOSS_OF = RegionLoss(LossConfig())
 
 
-def shapes_of(preset: str, *overrides: str) -> FMNet:
+def shapes_of(preset: str, *overrides: str) -> nn.Module:
     with torch.device("meta"):
-        return FMNet(load_config(preset, overrides).model)
+        return load_config(preset, overrides).model.build(4, 3)
 
 
 def moved(operations: list[Operation], kind: str) -> int:

@@ -121,8 +121,8 @@ class Divided(BaseModel):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("splits={kind: halves, first: 2}", "--set: splits.halves.first: "),
-        ("splits.kind=lists", "--set: splits.lists.names: "),
+        ("splits={kind: halves, first: 2}", "--set: splits.first: "),
+        ("splits.kind=lists", "--set: splits.names: "),
         ("splits.first=0.2", "a file: epochs: "),
         ("epochs=7", "a file with --set: the whole: seven is no"),
     ],

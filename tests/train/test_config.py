@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from train.config import TrainConfig, load_config, preset_names
+from train.networks import DynUNetConfig
 
 
 def test_the_presets_are_the_networks_they_are_named_after() -> None:
@@ -38,7 +39,9 @@ def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Pat
         ("loader=tensorflow", r"loader: .*'dali' or 'torch'"),
         ("epochs", r"write key=value"),
         ("modalities=[flair, flair]", r"each only once"),
-        ("model.in_channels=2", r"in_channels is 2, but modalities names 4"),
+        ("model.headz=1", r"model\.headz: no such key; did you mean model\.heads\?"),
+        ("model.kind=unet", r"model: expected kind: fm_net, dynunet or plain_conv_unet"),
+        ("model.widths=[4]", r"^--set: model\.widths: "),
         ("augment.zoom_range=[1,0.7]", r"lower bound 1\.0 is above"),
     ],
 )
@@ -47,8 +50,12 @@ def test_what_is_not_valid_is_named(override: str, message: str) -> None:
         load_config("fm_net", [override])
 
 
-def test_input_channels_follow_the_modalities() -> None:
-    assert load_config("unet", ["modalities=[t1ce, flair]"]).model.in_channels == 2
+def test_another_network_has_its_own_values() -> None:
+    settings = ["model.widths=[4,8]", "model.kind=dynunet", "model.heads=1"]
+    model = load_config("unet", settings).model
+    assert model == DynUNetConfig(widths=(4, 8), heads=1)
+    with pytest.raises(ConfigError, match=r"model\.attention: no such key"):
+        load_config("unet", ["model.kind=dynunet", "model.attention=true"])
 
 
 def test_an_unknown_preset_names_the_nearest(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from train.inference import (
     tile_starts,
     tile_weights,
 )
-from train.networks.fm_net import FMNet, ModelConfig
+from train.networks import FMNetConfig
 from train.precision import choose_compute
 
 CPU = choose_compute("cpu", "fp32")
@@ -42,7 +42,8 @@ def copy() -> Stub:
 
 
 def run(model: nn.Module, image: Tensor, window=WINDOW, **config: object) -> Tensor:
-    return sliding_window(model, image, window, InferenceConfig(**config), CPU)
+    dims = model.config.dims
+    return sliding_window(model, image, window, InferenceConfig(**config), CPU, dims=dims)
 
 
 SIDES = st.integers(1, 21)
@@ -179,7 +180,8 @@ def test_skipping_changes_nothing_where_the_network_says_background(dims: int) -
 def test_a_real_network_in_two_and_three_dimensions() -> None:
     for dims in (2, 3):
         torch.manual_seed(0)
-        model = FMNet(ModelConfig(dims=dims, in_channels=2, widths=(4, 8), heads=1, bottleneck=0))
+        config = FMNetConfig(dims=dims, widths=(4, 8), heads=1, bottleneck=0)
+        model = config.build(2, 3)
         image = torch.randn(2, 8, 16, 16)
         model.train()
         logits = run(model, image, window=(8, 16, 16))

@@ -1,5 +1,6 @@
 """The network's family: sizes, shapes, and the way gradients take."""
 
+from importlib.util import find_spec
 from itertools import pairwise, product
 
 import pytest
@@ -10,16 +11,19 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.networks.fm_net import FMNet, ModelConfig, parameter_count
+from common.errors import ConfigError
+from train.networks import DynUNetConfig, FMNetConfig, PlainConvUNetConfig, parameter_count
+from train.networks.fm_net import FMNet
+from train.networks.peers import full_size
 
-UNET = ModelConfig(attention=False, heads=0, bottleneck=0)
-SMALL = ModelConfig(widths=(4, 6, 8))
+UNET = FMNetConfig(attention=False, heads=0, bottleneck=0)
+SMALL = FMNetConfig(widths=(4, 6, 8))
 NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-def on_meta(config: ModelConfig) -> FMNet:
+def on_meta(config: FMNetConfig) -> FMNet:
     with torch.device("meta"):
-        return FMNet(config)
+        return FMNet(config, 4, 3)
 
 
 def weights_without_norms(model: nn.Module) -> int:
@@ -31,29 +35,30 @@ def weights_without_norms(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("config", "weights"),
-    [(UNET, 25_885_507), (ModelConfig(), 54_302_429)],
+    [(UNET, 25_885_507), (FMNetConfig(), 54_302_429)],
     ids=["U-Net: 25.9 M", "FM-Net: 54.3 M"],
 )
-def test_the_papers_networks_have_the_specified_size(config: ModelConfig, weights: int) -> None:
+def test_the_papers_networks_have_the_specified_size(config: FMNetConfig, weights: int) -> None:
     assert weights_without_norms(on_meta(config)) == weights
 
 
 def test_fm_nets_forward_pass_is_519_gmac() -> None:
-    model = on_meta(ModelConfig()).eval()
+    model = on_meta(FMNetConfig()).eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 4, 128, 128, 128, device="meta"))
     assert round(counter.get_total_flops() / 2e9) == 519
 
 
 def test_each_bottleneck_block_adds_its_two_convolutions() -> None:
-    sizes = [weights_without_norms(on_meta(ModelConfig(bottleneck=n))) for n in range(5)]
+    sizes = [weights_without_norms(on_meta(FMNetConfig(bottleneck=n))) for n in range(5)]
     block = 2 * (512 * 512 * 27 + 512)
     assert [b - a for a, b in pairwise(sizes)] == [block] * 4
 
 
 @given(
     dims=st.sampled_from([2, 3]),
-    channels=st.integers(1, 4),
+    channels=st.integers(1, 8),
+    regions=st.integers(1, 6),
     widths=st.lists(st.integers(1, 6), min_size=2, max_size=4),
     attention=st.booleans(),
     heads=st.integers(0, 3),
@@ -61,39 +66,37 @@ def test_each_bottleneck_block_adds_its_two_convolutions() -> None:
     norm=st.sampled_from(["between", "each"]),
 )
 @settings(max_examples=40, deadline=None)
-def test_every_variant_gives_three_regions_at_full_size(
-    dims: int, channels: int, widths: list[int], heads: int, **variant: object
+def test_every_variant_gives_every_region_at_full_size(
+    dims: int, channels: int, regions: int, widths: list[int], heads: int, **variant: object
 ) -> None:
     heads = min(heads, len(widths) - 1)
-    model = FMNet(
-        ModelConfig.model_validate(
-            {"dims": dims, "in_channels": channels, "widths": widths, "heads": heads} | variant
-        )
-    )
-    size = tuple(2 * model.config.stride + model.config.stride * axis for axis in range(dims))
+    values = {"dims": dims, "widths": widths, "heads": heads} | variant
+    config = FMNetConfig.model_validate(values)
+    model = config.build(channels, regions)
+    size = tuple(2 * config.stride + config.stride * axis for axis in range(dims))
     image = torch.randn(2, channels, *size)
     outputs = model.train()(image)
-    assert [tuple(output.shape) for output in outputs] == [(2, 3, *size)] * (1 + heads)
+    assert [tuple(output.shape) for output in outputs] == [(2, regions, *size)] * (1 + heads)
     assert len(model.eval()(image)) == 1
 
 
 def test_all_heads_and_all_widths_of_the_papers_experiments_can_be_built() -> None:
     for heads, bottleneck in product(range(5), range(5)):
-        model = on_meta(ModelConfig(heads=heads, bottleneck=bottleneck))
+        model = on_meta(FMNetConfig(heads=heads, bottleneck=bottleneck))
         assert len(model(torch.zeros(1, 4, 32, 32, 32, device="meta"))) == 1 + heads
     for widths in ((32, 64), (8, 16, 32, 64), (32, 64, 128, 256, 512, 1024, 2048)):
-        on_meta(ModelConfig(widths=widths, heads=0))
+        on_meta(FMNetConfig(widths=widths, heads=0))
 
 
 @pytest.mark.parametrize("kernel", [(2, 2, 2), (2, 2, 3), None])
 def test_both_pool_kernels_halve_each_axis(kernel: tuple[int, ...] | None) -> None:
-    model = FMNet(SMALL.model_copy(update={"pool_kernel": kernel}))
+    model = FMNet(SMALL.model_copy(update={"pool_kernel": kernel}), 4, 3)
     assert model.pool(torch.zeros(1, 1, 8, 12, 16)).shape == (1, 1, 4, 6, 8)
     assert model.eval()(torch.zeros(1, 4, 8, 8, 12))[0].shape == (1, 3, 8, 8, 12)
 
 
 def test_gradients_reach_the_bottleneck_with_the_gates_shut() -> None:
-    model = FMNet(SMALL.model_copy(update={"heads": 0})).train()
+    model = FMNet(SMALL.model_copy(update={"heads": 0}), 4, 3).train()
     for up in model.decoder:
         nn.init.zeros_(up.gate.psi.weight)
         nn.init.constant_(up.gate.psi.bias, -1e4)  # σ is 0 in float32
@@ -109,17 +112,17 @@ def test_gradients_reach_the_bottleneck_with_the_gates_shut() -> None:
 
 def test_more_heads_than_levels_and_unfit_inputs_are_refused() -> None:
     with pytest.raises(ValidationError, match="heads is 3, but 3 widths have room for 2"):
-        ModelConfig(widths=(4, 6, 8), heads=3)
+        FMNetConfig(widths=(4, 6, 8), heads=3)
     with pytest.raises(ValidationError, match="pool_kernel must have 2 numbers"):
-        ModelConfig(dims=2, pool_kernel=(2, 2, 2))
+        FMNetConfig(dims=2, pool_kernel=(2, 2, 2))
     with pytest.raises(ValueError, match="each axis must be divisible by 4"):
-        FMNet(SMALL)(torch.zeros(1, 4, 8, 8, 10))
+        FMNet(SMALL, 4, 3)(torch.zeros(1, 4, 8, 8, 10))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_network_can_learn(dims: int) -> None:
     torch.manual_seed(0)
-    model = FMNet(SMALL.model_copy(update={"dims": dims})).train()
+    model = FMNet(SMALL.model_copy(update={"dims": dims}), 4, 3).train()
     image = torch.randn(1, 4, *(8,) * dims)
     target = (image[:, :3] > 0).float()
     optimizer = torch.optim.NAdam(model.parameters(), lr=0.01)
@@ -131,3 +134,29 @@ def test_the_network_can_learn(dims: int) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "config", [DynUNetConfig(widths=(4, 6, 8), heads=1), PlainConvUNetConfig(widths=(4, 6, 8))]
+)
+def test_peers_keep_the_contract(config: DynUNetConfig | PlainConvUNetConfig) -> None:
+    package = "monai" if config.kind == "dynunet" else "dynamic_network_architectures"
+    if find_spec(package) is None:
+        with pytest.raises(ConfigError, match=r"fm-net\[peers\]"):
+            config.build(2, 5)
+        return
+    model = config.build(2, 5)
+    image = torch.randn(1, 2, *(2 * config.stride,) * 3)
+    training, main = model.train()(image), model.eval()(image)
+    assert len(training) == 2
+    assert len(main) == 1
+    assert {output.shape for output in (*training, *main)} == {(1, 5, *image.shape[2:])}
+
+
+def test_every_way_of_giving_heads_is_logits_at_full_size() -> None:
+    heads = [torch.ones(2, 3, side, side, side) for side in (8, 4, 2)]
+    stacked = torch.ones(2, 3, 3, 8, 8, 8)
+    for output, count in ((heads[0], 1), (stacked, 3), (heads, 3)):
+        logits = full_size(output, (8, 8, 8))
+        assert [tuple(each.shape) for each in logits] == [(2, 3, 8, 8, 8)] * count
+        assert all(bool((each == 1).all()) for each in logits)

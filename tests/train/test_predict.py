@@ -19,7 +19,6 @@ from common.store import Store, StoreWriter
 from common.task import MODALITIES, Convention
 from train.config import TrainConfig
 from train.loaded_run import LoadedRun
-from train.networks.fm_net import FMNet, ModelConfig
 from train.precision import choose_compute
 from train.predict import naming_of, predict
 
@@ -164,7 +163,7 @@ def small_network(modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")) -
     torch.manual_seed(3)
     settings = {"modalities": modalities, "model": {"widths": (4, 8), "heads": 0, "bottleneck": 0}}
     config = TrainConfig.model_validate(settings)
-    model = FMNet(ModelConfig.model_validate(config.model.model_dump()))
+    model = config.model.build(len(modalities), 3)
     with torch.no_grad():  # fresh weights predict one region everywhere; these depend on the voxel
         model.main_head.weight *= 20
         model.main_head.bias.zero_()

@@ -138,7 +138,6 @@ def test_random_windows_need_whole_volumes(make_store: MakeStore, tmp_path: Path
 def test_a_run_on_some_modalities(five: Store, tmp_path: Path, modalities: tuple[str, ...]) -> None:
     names = f"modalities=[{','.join(modalities)}]"
     session = begun(five, tmp_path / "run", names, "epochs=1")
-    assert session.config.model.in_channels == len(modalities)
     assert execute(session) is End.EPOCHS
 
 
@@ -208,9 +207,9 @@ def test_what_would_change_the_numbers_is_refused_on_resuming(
 
 
 def test_a_network_that_the_crops_do_not_fit_is_refused(five: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="5 levels, which need crops of a multiple of 16"):
+    with pytest.raises(ConfigError, match="needs a multiple of 16"):
         begun(five, tmp_path / "run", "model.widths=[4,4,4,4,4]")
-    with pytest.raises(ConfigError, match="5 levels, which need crops of a multiple of 16"):
+    with pytest.raises(ConfigError, match="needs a multiple of 16"):
         begun(five, tmp_path / "run", "model.widths=[4,4,4,4,4]", "model.dims=2")
     assert not (tmp_path / "run").exists()
 

@@ -10,7 +10,7 @@ from benchmarks.training.suite import Bench, free
 from train.data.feed import Batch
 from train.gpucheck.learning import batches_of, learn, repeated
 from train.gpucheck.rows import Checked, Row, attempt, verdict, why_not
-from train.networks.fm_net import parameter_count
+from train.networks import parameter_count
 from train.precision import DTYPES, Precision
 
 PRESETS = ("unet", "fm_net")

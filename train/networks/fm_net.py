@@ -3,16 +3,15 @@
 The U-Net is FM-Net without gates, heads and bottleneck; the Attention U-Net has the gates alone.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.task import REGIONS
+from train.networks.base import UNetConfig
 
 SLOPE = 0.02
 """Of every LeakyReLU (sec. V-D)."""
@@ -23,35 +22,21 @@ NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
-Width = Annotated[int, Field(ge=1)]
 
+class FMNetConfig(UNetConfig):
+    """FM-Net's family; the defaults are the paper's final network."""
 
-class ModelConfig(BaseModel):
-    """A network; the defaults are the paper's final one.
-
-    Attributes:
-        dims: 3 for volumes, 2 for axial slices.
-        in_channels: modalities that it sees.
-        widths: channels of each level, from full resolution down.
-        attention: additive attention gates on the skips (Oktay et al. 2018, arXiv:1804.03999).
-        heads: deep supervision heads beside the main one; head k sits at resolution 1/2^k.
-        bottleneck: further blocks at the deepest size.
-        pool_kernel: of the pooling that halves each axis; the paper prints 2×2×3 and its code has
-            2×2×2. Null is 2 along every axis.
-        norm: instance normalisation between a block's two convolutions (the paper), or after each
-            of them (the authors' code).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=4, ge=1, le=4)
-    widths: tuple[Width, ...] = Field(default=(32, 64, 128, 256, 512), min_length=2)
+    kind: Literal["fm_net"] = "fm_net"
     attention: bool = True
+    """Additive attention gates on the skips (Oktay et al. 2018, arXiv:1804.03999)."""
     heads: int = Field(default=2, ge=0)
+    """Deep supervision heads beside the main one; head k sits at resolution 1/2^k."""
     bottleneck: int = Field(default=2, ge=0)
+    """Further blocks at the deepest size."""
     pool_kernel: tuple[Literal[2, 3], ...] | None = None
+    """Of the pooling that halves each axis; null is 2 along each (the paper prints 2×2×3)."""
     norm: Literal["between", "each"] = "between"
+    """Instance normalisation between a block's convolutions, or after each (the authors' code)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,16 +50,15 @@ class ModelConfig(BaseModel):
             raise ValueError(f"pool_kernel must have {self.dims} numbers, as dims has")
         return self
 
-    @property
-    def stride(self) -> int:
-        """What every axis of an input must be divisible by."""
-        return int(2 ** (len(self.widths) - 1))
+    def build(self, in_channels: int, out_channels: int) -> nn.Module:
+        """As `NetworkConfig.build`."""
+        return FMNet(self, in_channels, out_channels)
 
 
 class Block(nn.Sequential):
     """Two 3×3×3 convolutions that keep the size, normalised and rectified."""
 
-    def __init__(self, config: ModelConfig, channels: int, width: int) -> None:
+    def __init__(self, config: FMNetConfig, channels: int, width: int) -> None:
         conv, norm = CONV[config.dims], NORM[config.dims]
         layers: list[nn.Module] = [
             conv(channels, width, 3, padding=1),
@@ -111,7 +95,7 @@ class Up(nn.Module):
     their gradients pass even where a gate is shut.
     """
 
-    def __init__(self, config: ModelConfig, deep: int, width: int) -> None:
+    def __init__(self, config: FMNetConfig, deep: int, width: int) -> None:
         super().__init__()
         up = UP_CONV[config.dims](deep, width, 3, stride=2, padding=1, output_padding=1)
         self.up = nn.Sequential(up, nn.LeakyReLU(SLOPE))
@@ -127,20 +111,16 @@ class Up(nn.Module):
 
 
 class FMNet(nn.Module):
-    """The network.
+    """The network; its forward pass is the contract of `NetworkConfig.build`."""
 
-    Attributes:
-        config: what it was built from.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: FMNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.config = config
-        widths, out = config.widths, len(REGIONS)
+        widths = config.widths
         conv = CONV[config.dims]
         kernel = config.pool_kernel or (2,) * config.dims
         self.pool = POOL[config.dims](kernel, stride=2, padding=tuple((k - 1) // 2 for k in kernel))
-        inputs = (config.in_channels, *widths[:-1])
+        inputs = (in_channels, *widths[:-1])
         self.encoder = nn.ModuleList(
             Block(config, i, w) for i, w in zip(inputs, widths, strict=True)
         )
@@ -148,20 +128,16 @@ class FMNet(nn.Module):
             *(Block(config, widths[-1], widths[-1]) for _ in range(config.bottleneck))
         )
         self.decoder = nn.ModuleList(Up(config, deep, w) for w, deep in pairwise(widths))
-        self.main_head = conv(widths[0], out, 1)
+        self.main_head = conv(widths[0], out_channels, 1)
         self.heads = nn.ModuleList(
-            conv(widths[k], out, 3, padding=1) for k in range(1, config.heads + 1)
+            conv(widths[k], out_channels, 3, padding=1) for k in range(1, config.heads + 1)
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits of the three regions at the input's size.
+        """Logits at the input's size: the main head's, and in training the others', fine to coarse.
 
         Args:
-            image: (B, modalities, D, H, W), or (B, modalities, H, W) in 2-D.
-
-        Returns:
-            The main head's (B, 3, …) first; in training mode the supervision heads' after it,
-            from fine to coarse.
+            image: (B, in_channels, D, H, W), or (B, in_channels, H, W) in 2-D.
 
         Raises:
             ValueError: an axis is not divisible by `config.stride`.
@@ -193,8 +169,3 @@ class FMNet(nn.Module):
         for skip, up in zip(reversed(skips), reversed(self.decoder), strict=True):
             features.append(up(features[-1], skip))
         return features[::-1]
-
-
-def parameter_count(parameters: Iterable[nn.Parameter]) -> int:
-    """How many numbers a network learns."""
-    return sum(parameter.numel() for parameter in parameters)

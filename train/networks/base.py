@@ -1,0 +1,54 @@
+"""What every network of the registry is: a typed configuration that builds a module."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class NetworkConfig(BaseModel, ABC):
+    """The values of a network; a subclass adds its own, and its name as the default of `kind`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    dims: Literal[2, 3] = 3
+    """3 for volumes, 2 for axial slices."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> int:
+        """What every axis of an input must be divisible by."""
+
+    @abstractmethod
+    def build(self, in_channels: int, out_channels: int) -> nn.Module:
+        """The network with fresh weights.
+
+        Its forward pass takes images (B, in_channels, *size), with as many axes as `dims`, to a
+        tuple of logits (B, out_channels, *size): the main head's first, and in training mode the
+        supervision heads' after it.
+
+        Raises:
+            ConfigError: a package that it needs is not installed.
+        """
+
+
+class UNetConfig(NetworkConfig):
+    """A network whose every level has half the size of the one above."""
+
+    widths: tuple[Width, ...] = Field(default=(32, 64, 128, 256, 512), min_length=2)
+    """Channels of each level, from full resolution down."""
+
+    @property
+    def stride(self) -> int:
+        """As `NetworkConfig.stride`."""
+        return int(2 ** (len(self.widths) - 1))
+
+
+def parameter_count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in parameters)
