@@ -100,7 +100,7 @@ def prepare(
         tumour_voxels=None if label is None else _tumour_voxels(label, tumour, box, crop, centred),
         parameter_hash=hash_of(parameters(manifest)),
         software=_software(),
-        notes=tuple(_note(finding) for finding in loaded.notes),
+        notes=tuple(_note(finding) for finding in loaded.warnings),
     )
     return PreparedCase(
         record,

@@ -1,4 +1,4 @@
-"""Which files below a folder make a case, in every release's naming."""
+"""Which files of a folder make a case, by the file names of every release."""
 
 import os
 import re
@@ -9,11 +9,14 @@ from pathlib import Path
 from common.errors import Finding, InputError
 from common.manifest import DEFAULT_NAME, Manifest
 from common.nifti import LFS_POINTER, check_header
-from common.task import MODALITIES, Convention
+from common.task import Task
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
 NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
+STACKED_CONVENTION = "msd"
+"""The label convention of 4-D files; its values are another one's, so only the layout tells."""
+
 LABEL = "label"
 COMPANION = "companion"
 STACKED = "4-D image"
@@ -23,32 +26,27 @@ NO_CASE = (
     "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
     "name another folder, or describe its file names in a manifest",
 )
-"""Of a folder without one: what is found, expected, and to be done."""
+"""Found, expected and action of the finding about a folder without a case."""
 
 Key = tuple[Path, str]
-"""A case while its files are gathered: the folder that they are below, and its id."""
+"""A case whose files are being collected: their folder and its id."""
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case.
-
-    Attributes:
-        case_id: the files' common name, or the folder's.
-        patient: whose case it is.
-        images: modality to file; all four, and four times the same one if it is `stacked`.
-        label: the expert's label file, if there is one.
-        names: the release whose file names these are; it settles the label convention where
-            the values do not.
-        stacked: the images are one 4-D file.
-    """
+    """The files of one case."""
 
     case_id: str
+    """The start that its files' names share, or its folder's name."""
     patient: str
     images: dict[str, Path]
+    """File of each modality of the task; the same 4-D file for all of them if `stacked`."""
     label: Path | None
-    names: Convention
+    """The reference label, if there is one."""
+    names: str | None
+    """Label convention that the file names or the layout suggest, if the task has it."""
     stacked: bool = False
+    """Whether the images are one 4-D file."""
 
 
 @dataclass
@@ -60,12 +58,12 @@ class Discovery:
 
 
 def discover(root: Path, manifest: Manifest) -> Discovery:
-    """Find the cases below `root`, of all conventions at once.
+    """Find the cases in a folder and its subfolders, named as in any release.
 
-    The files of cases are only listed here, not opened. Hidden files and folders, stores and a
-    manifest are passed over; every other file or folder that makes no case is a finding: a note
-    where it cannot be an image (the tables that releases ship), else an error. Of such a volume the
-    first and last bytes are looked at, since it may be left over because it is damaged.
+    Files of cases are listed, not opened. Hidden files and folders, stores and manifests are
+    skipped. Every other file that belongs to no case is a finding: a warning if it cannot be an
+    image (the tables of a release), else an error. The first and last bytes of such an image are
+    read, to find out whether it is damaged.
 
     Raises:
         InputError: there is no such folder, or its path is not UTF-8.
@@ -77,11 +75,11 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     for path in files_below(root, discovery.findings):
         parsed = _parse(path, endings) or _parse_stacked(path, manifest)
         if parsed is None:
-            discovery.findings.append(_stray(path, root))
+            discovery.findings.append(_unused_file(path, root))
         else:
             key, role = parsed
             groups.setdefault(key, []).append((role, path))
-    _absorb_bare_companions(groups)
+    _assign_bare_companions(groups)
     for (_, case_id), files in sorted(groups.items()):
         case = _case(case_id, files, root, manifest)
         if isinstance(case, CaseFiles):
@@ -105,7 +103,7 @@ def case_files(folder: Path, manifest: Manifest) -> CaseFiles:
         Finding(
             str(folder),
             f"{len(discovery.cases)} usable cases",
-            f"one case, with {', '.join(MODALITIES)}",
+            f"one case, with {', '.join(manifest.task.modalities)}",
             "name the folder of one case",
         ),
         *discovery.findings,
@@ -131,7 +129,7 @@ def _ending(path: Path) -> str:
 
 
 def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
-    """Case and role of a file, from its name alone; None if its name has none of the endings."""
+    """Case and role of a file by its name; None if it has none of the endings."""
     stem = _stem(path)
     if stem is None:
         return None
@@ -144,7 +142,7 @@ def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
 
 
 def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
-    """Case and role of a file, from its folder; None if that is none for 4-D files."""
+    """Case and role of a file by its folder's name; None if that is no folder of 4-D files."""
     stem, folder = _stem(path), path.parent.name.lower()
     if stem is None:
         return None
@@ -154,15 +152,15 @@ def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
     return None
 
 
-def _absorb_bare_companions(groups: dict[Key, list[tuple[str, Path]]]) -> None:
-    """A bare `mask.nii.gz` in a folder of one case belongs to that case, however it is named."""
+def _assign_bare_companions(groups: dict[Key, list[tuple[str, Path]]]) -> None:
+    """A bare `mask.nii.gz` in a folder of one case belongs to that case."""
     for key in [k for k, files in groups.items() if all(r == COMPANION for r, _ in files)]:
         others = [k for k in groups if k[0] == key[0] and k != key]
         if len(others) == 1:
             groups[others[0]] += groups.pop(key)
 
 
-def _stray(path: Path, root: Path) -> Finding:
+def _unused_file(path: Path, root: Path) -> Finding:
     shown = str(path.relative_to(root))
     case = path.parent.name if path.parent != root else "-"
     if _stem(path) is None:
@@ -174,61 +172,61 @@ def _stray(path: Path, root: Path) -> Finding:
             "a .nii.gz or .nii volume",
             "nothing, it is not used" if is_table else "convert or fetch it, or move it away",
             case,
-            "note" if is_table else "error",
+            "warning" if is_table else "error",
         )
-    unknown = f"name ends in '{_ending(path)}', which the manifest does not list"
-    known = "an ending under modalities, label or companions"
+    found = f"name ends in '{_ending(path)}', which the manifest does not list"
+    expected = "an ending under modalities, label or companions"
+    action = "rename it, add the ending to the manifest, or move it away"
     try:
         check_header(path)
     except InputError as error:
-        unfit = error.findings[0]
-        found = f"{unfit.found}; also, {unknown}"
-        return Finding(shown, found, f"{unfit.expected}, with {known}", unfit.action, case)
-    return Finding(
-        shown, unknown, known, "rename it, add the ending to the manifest, or move it away", case
-    )
+        damage = error.findings[0]
+        found, expected = f"{damage.found}; also, {found}", f"{damage.expected}, with {expected}"
+        action = damage.action
+    return Finding(shown, found, expected, action, case)
 
 
 def _what(path: Path) -> str:
-    """What a file that is no NIfTI by its name seems to be."""
+    """What a file without a NIfTI name is."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
         return f"unreadable file ({error.strerror})"
     if start.startswith(LFS_POINTER):
-        return "git-LFS pointer, the image itself was never fetched"
+        return "git-LFS pointer, the image was not fetched"
     return f"file of type '{path.suffix or 'none'}'"
 
 
 def _case(
     case_id: str, files: list[tuple[str, Path]], root: Path, manifest: Manifest
 ) -> CaseFiles | list[Finding]:
-    """The case that these files make, or why they make none."""
+    """The case of these files, or the findings about why they make none."""
     by_role: dict[str, list[Path]] = {}
     for role, path in files:
         by_role.setdefault(role, []).append(path)
-    problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root)
+    task = manifest.task
+    problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root, task)
     if not case_id.strip("-_ "):
         problems = [_nameless(sorted(path for _, path in files), root)]
     if problems:
         return problems
     stacked = STACKED in by_role
-    images = {m: by_role[STACKED if stacked else m][0] for m in MODALITIES}
-    recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
-    by_names = Convention.BRATS_2023 if recent else Convention.BRATS_2021
+    images = {m: by_role[STACKED if stacked else m][0] for m in task.modalities}
+    is_recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
+    names = STACKED_CONVENTION if stacked else "brats2023" if is_recent else "brats2021"
     return CaseFiles(
         case_id=case_id,
         patient=manifest.patient_of(case_id),
         images=images,
         label=by_role[LABEL][0] if LABEL in by_role else None,
-        names=Convention.MSD if stacked else by_names,
+        names=names if names in task.conventions else None,
         stacked=stacked,
     )
 
 
 def _folder(path: Path, root: Path) -> str:
-    """A file's folder as seen from the root, which has its own name."""
+    """A file's folder relative to the root; the root's name for the root itself."""
     folder = path.parent
     return root.name if folder == root else str(folder.relative_to(root))
 
@@ -237,7 +235,7 @@ def _nameless(paths: list[Path], root: Path) -> Finding:
     return Finding(
         _folder(paths[0], root),
         f"no case id in {', '.join(path.name for path in paths)}",
-        "names that begin with the case's",
+        "names that start with the case's id",
         "rename the files, or move them away",
     )
 
@@ -256,10 +254,10 @@ def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[F
     return findings
 
 
-def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
-    there = [modality for modality in MODALITIES if modality in by_role]
-    missing = [modality for modality in MODALITIES if modality not in by_role]
-    expected, action = f"all of {', '.join(MODALITIES)}", f"add {', '.join(missing)}"
+def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path, task: Task) -> list[Finding]:
+    there = [modality for modality in task.modalities if modality in by_role]
+    missing = [modality for modality in task.modalities if modality not in by_role]
+    expected, action = f"all of {', '.join(task.modalities)}", f"add {', '.join(missing)}"
     if STACKED in by_role:
         if not there:
             return []
@@ -280,40 +278,35 @@ def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[F
 
 
 def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
-    """Two folders that make the same case id: neither is taken, since one cannot know which."""
-    seen: dict[str, list[CaseFiles]] = {}
+    """Drop the cases whose id several folders have: which one is meant cannot be known."""
+    by_id: dict[str, list[CaseFiles]] = {}
     for case in discovery.cases:
-        seen.setdefault(case.case_id, []).append(case)
-    for case_id, twins in seen.items():
-        if len(twins) == 1:
+        by_id.setdefault(case.case_id, []).append(case)
+    for case_id, cases in by_id.items():
+        if len(cases) == 1:
             continue
-        places = ", ".join(_folder(t.images["flair"], root) for t in twins)
+        folders = [_folder(next(iter(case.images.values())), root) for case in cases]
+        found, action = f"{len(cases)} folders make this case id", "rename or move away all but one"
         discovery.findings.append(
-            Finding(
-                places,
-                f"{len(twins)} folders make this case id",
-                "one folder for a case",
-                "rename or move away all but one",
-                case_id,
-            )
+            Finding(", ".join(folders), found, "one folder for a case", action, case_id)
         )
-    discovery.cases = [case for case in discovery.cases if len(seen[case.case_id]) == 1]
+    discovery.cases = [case for case in discovery.cases if len(by_id[case.case_id]) == 1]
 
 
 def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
-    """The files below a folder, those of one folder together and sorted; links are followed.
+    """The files of a folder and its subfolders, folder by folder, sorted; links are followed.
 
-    Hidden files and folders, stores and a manifest are passed over.
+    Hidden files and folders, stores and manifests are skipped.
 
     Args:
         root: the folder, absolute.
-        findings: takes one for each folder that cannot be listed, each name that is not UTF-8, and
-            each link back up, which would bring the same files under ever longer paths.
+        findings: gets one for each folder that cannot be listed, each name that is not UTF-8, and
+            each link to a folder above it, which would be followed without end.
 
     Raises:
         InputError: there is no such folder, it is a store, or its own path is not UTF-8.
     """
-    if wrong := _unfit(root) or _misnamed(root, root.parent):
+    if wrong := _check_root(root) or _check_utf8(root, root.parent):
         raise InputError(wrong)
 
     def keep(error: OSError) -> None:
@@ -322,21 +315,20 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root, onerror=keep, followlinks=True):
         folders = [Path(folder, n) for n in sorted(subfolders) if n[0] != "." and ".zarr" not in n]
         files = [Path(folder, n) for n in sorted(names) if n[0] != "." and n != DEFAULT_NAME]
-        refused = {path: _misnamed(path, root) or _leading_back(path, root) for path in folders}
-        refused |= {path: _misnamed(path, root) for path in files}
+        refused = {path: _check_utf8(path, root) or _check_link(path, root) for path in folders}
+        refused |= {path: _check_utf8(path, root) for path in files}
         findings.extend(finding for finding in refused.values() if finding)
         subfolders[:] = [path.name for path in folders if not refused[path]]
         yield from (path for path in files if not refused[path])
 
 
-def _unfit(root: Path) -> Finding | None:
-    """Why a path cannot be the folder that holds the cases."""
+def _check_root(root: Path) -> Finding | None:
     if not root.exists():
         found, action = "no such folder", "check the path"
     elif not root.is_dir():
         found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
     elif (root / "zarr.json").is_file():
-        found, action = "a store", "name the one that it was made from"
+        found, action = "a store", "name the folder that it was made from"
     else:
         return None
     return Finding(str(root), found, "the folder that holds the cases", action)
@@ -348,17 +340,18 @@ def _unlisted(error: OSError, root: Path) -> Finding:
     return Finding(shown, found, expected, "change who may read it, or move it away")
 
 
-def _misnamed(path: Path, root: Path) -> Finding | None:
-    """A name that is not UTF-8, as old archives unpack to: ITK ends the process at such a path."""
+def _check_utf8(path: Path, root: Path) -> Finding | None:
+    """A name that is not UTF-8, as in old archives: ITK ends the process at such a path."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
-        return Finding(shown, "a name that is not UTF-8", "one that is", "rename it")
+        return Finding(shown, "a name that is not UTF-8", "a name in UTF-8", "rename it")
     return None
 
 
-def _leading_back(path: Path, root: Path) -> Finding | None:
+def _check_link(path: Path, root: Path) -> Finding | None:
+    """A link to a folder above it."""
     if not os.path.islink(path):  # noqa: PTH114 - Path's raises where a path is too long
         return None
     target = path.stat()
@@ -366,4 +359,4 @@ def _leading_back(path: Path, root: Path) -> Finding | None:
         return None
     found, expected = "a link to a folder that it is in", "a link to another folder"
     action = "nothing, it is not followed"
-    return Finding(str(path.relative_to(root)), found, expected, action, severity="note")
+    return Finding(str(path.relative_to(root)), found, expected, action, severity="warning")

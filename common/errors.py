@@ -42,34 +42,24 @@ class ConfigError(FMNetError, ValueError):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing wrong with one file: a line of `check`.
-
-    Attributes:
-        file: its path.
-        found: what is there.
-        expected: what should be there.
-        action: what to do about it.
-        case: case id, or `-` where no case could be made out.
-        severity: an error keeps the case out or the cohort unclean; a note does neither.
-    """
+    """One thing wrong with one file: a line of `check`."""
 
     file: str
     found: str
     expected: str
     action: str
+    """What to do about it."""
     case: str = "-"
-    severity: Literal["error", "note"] = "error"
+    """Case id; `-` if the file belongs to none."""
+    severity: Literal["error", "warning"] = "error"
+    """An error keeps the case out, or makes the cohort unusable; a warning does neither."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.found}; expected {self.expected}: {self.action}"
 
 
 class InputError(FMNetError, ValueError):
-    """Files that cannot be used, and why.
-
-    Attributes:
-        findings: everything that was found wrong, not only the first.
-    """
+    """Files that cannot be used; `findings` has everything that is wrong with them."""
 
     def __init__(self, *findings: Finding) -> None:
         super().__init__(*findings)

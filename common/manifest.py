@@ -1,7 +1,6 @@
-"""`data_manifest.yaml`: what a cohort is, as a typed value.
+"""`data_manifest.yaml` as a typed value: a cohort's files, task, crop, splits and store.
 
-File naming, label convention, crop, splits and the store's place are data here, so that a new
-release's habits need a line of YAML and no code.
+A release with other file names or labels needs another manifest and no code.
 """
 
 import re
@@ -10,44 +9,56 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from common.errors import ConfigError
 from common.settings import parse, read_yaml
 from common.splits import FractionSplits, Splits
-from common.task import GLIOMA, MODALITIES, Convention, TaskField
+from common.task import GLIOMA, Task, TaskField
 
 DEFAULT_NAME = "data_manifest.yaml"
+
+ENDINGS = {
+    "flair": ("flair", "t2f"),
+    "t1": ("t1", "t1n"),
+    "t1ce": ("t1ce", "t1gd", "t1c"),
+    "t2": ("t2", "t2w"),
+}
+"""Modality to the endings that BraTS gives its files' names: until 2021, and since 2023."""
 
 Side = Annotated[int, Field(ge=8)]
 
 
 class ClusterSection(BaseModel):
-    """How `--cluster slurm` asks for its workers; no part of what the store depends on.
-
-    Attributes:
-        queue: partition; None is the site's default.
-        account: whom the time is charged to.
-        cores: cores of a job; one worker process on each.
-        memory: of a job, for all its workers together.
-        walltime: of a job, as HH:MM:SS.
-        jobs: how many jobs to submit.
-        adapt: instead of `jobs`, the least and the most that are kept as the work demands.
-        directives: further lines for `#SBATCH`.
-        interface: network interface on which scheduler and workers meet, such as ib0.
-    """
+    """What `--cluster slurm` asks for; the store does not depend on it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: str | None = None
+    """Partition; None is the site's default."""
     account: str | None = None
+    """The account to charge."""
     cores: int = Field(default=8, ge=1)
+    """Cores of a job, each with one worker process."""
     memory: str = "16GB"
+    """Memory of a job, shared by its workers."""
     walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+:\d{2}:\d{2}$")
+    """Time limit of a job, HH:MM:SS."""
     jobs: int = Field(default=2, ge=1)
+    """Jobs to submit."""
     adapt: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    """Instead of `jobs`: the fewest and the most jobs, adapted to the work that is left."""
     directives: tuple[str, ...] = ()
+    """Further `#SBATCH` lines."""
     interface: str | None = None
+    """Network interface between scheduler and workers, such as ib0."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,89 +68,106 @@ class ClusterSection(BaseModel):
 
 
 class StackedSection(BaseModel):
-    """Cases whose four images are one 4-D file, as in the Medical Segmentation Decathlon.
+    """Cases whose images are one 4-D file, as in the Medical Segmentation Decathlon.
 
-    A case is `imagesTr/<case>.nii.gz`, its label `labelsTr/<case>.nii.gz`. Label values are the
-    Decathlon's, unless `label_convention` says otherwise.
-
-    Attributes:
-        images: names of the folders that hold the images.
-        labels: names of the folders beside them that hold the labels.
-        channels: the modalities, in the order in which a file has them.
+    A case is `imagesTr/<case>.nii.gz`, its label `labelsTr/<case>.nii.gz`. Label values are those
+    of the convention `msd` where the task has it, unless `label_convention` names another.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: tuple[str, ...] = ("imagesTr", "imagesTs")
+    """Names of folders of images."""
     labels: tuple[str, ...] = ("labelsTr", "labelsTs")
-    channels: tuple[str, ...] = MODALITIES
+    """Names of folders of labels, beside those of the images."""
+    channels: tuple[str, ...] = ()
+    """The task's modalities in the order of the file; if empty, in the task's order."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if sorted(self.channels) != sorted(MODALITIES):
-            raise ValueError(f"channels must name each of {', '.join(MODALITIES)} once")
         if doubled := {*self.images} & {*self.labels}:
             raise ValueError(f"folders of images and of labels: {', '.join(sorted(doubled))}")
         return self
 
 
 class Manifest(BaseModel):
-    """A cohort's description; every field has the default that suits BraTS.
+    """A cohort's description; every field has the default that suits BraTS."""
 
-    Attributes:
-        name: the cohort's name, for reports.
-        task: modalities, labels, regions and conventions; a packaged task's name, or all of it.
-        modalities: modality to the name endings that files of it carry, lower case, no suffix.
-        label: name endings of expert label files.
-        companions: name endings of files that may lie beside a case and are not used.
-        stacked: how cases of one 4-D file are laid out.
-        label_convention: `auto` detects it for each case: from its layout where that is `stacked`,
-            else from its values, else from its names.
-        patient_pattern: regular expression with a group `patient`; the visits of one patient
-            share what it matches, a case id that it does not match is a patient of its own.
-        crop: (D, H, W) of the window that training streams, in voxels of 1 mm.
-        dtype: type of stored images.
-        volumes: whole volumes are kept for every case, or for the cases of these splits.
-        margin: voxels kept around the brain in whole volumes.
-        splits: how cases are divided; see `common.splits`.
-        store: where preprocessing writes and training reads when nothing else is said.
-        cluster: how SLURM is asked for workers.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     schema_version: Literal[1] = 1
     name: str = "brats"
+    """Name of the cohort, for reports."""
     task: TaskField = GLIOMA
-    modalities: dict[str, tuple[str, ...]] = Field(
-        default={
-            "flair": ("flair", "t2f"),
-            "t1": ("t1", "t1n"),
-            "t1ce": ("t1ce", "t1gd", "t1c"),
-            "t2": ("t2", "t2w"),
-        }
-    )
-    label: tuple[str, ...] = ("seg",)
+    """Modalities, labels, regions and conventions: the name of a packaged task, or all of it."""
+    modalities: dict[str, tuple[str, ...]] = {}
+    """Modality to its file names' endings, without suffix; if empty, those of `ENDINGS`."""
+    label: tuple[str, ...] = ("seg", "gtv")
+    """Endings of reference labels' file names."""
     companions: tuple[str, ...] = ("mask",)
+    """Endings of files that may lie beside a case and are not used."""
     stacked: StackedSection = StackedSection()
-    label_convention: Literal["auto"] | Convention = "auto"
-    patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z]+-\d+)-\d+$"
+    """Layout of cases whose images are one 4-D file."""
+    label_convention: str = "auto"
+    """A convention of the task, or `auto`: each case's by its layout where that is `stacked`, else
+    by its label's values, else by its file names."""
+    patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z-]+-\d+)-\d+$"
+    """Regular expression with a group `patient`, which is the same for all visits of one patient.
+    A case id that does not match is a patient."""
     crop: tuple[Side, Side, Side] = (128, 128, 128)
+    """(D, H, W) of the window that training streams, in voxels of 1 mm."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Type of stored images."""
     volumes: Literal["all"] | tuple[Literal["train", "val", "test"], ...] = "all"
+    """Whether whole volumes are stored for all cases, or only for those of some splits."""
     margin: int = Field(default=2, ge=0)
+    """Voxels kept around the brain in whole volumes."""
     splits: Splits = FractionSplits()
+    """How cases are divided; see `common.splits`."""
     store: str = "brats.zarr"
+    """Where preprocessing writes and training reads, unless a command names another store."""
     cluster: ClusterSection = ClusterSection()
+
+    @field_validator("modalities")
+    @classmethod
+    def _check_modalities(
+        cls, endings: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        if (task := _task(info)) is None:
+            return endings
+        if not endings and (unknown := [m for m in task.modalities if m not in ENDINGS]):
+            raise ValueError(
+                f"the task {task.name} has {', '.join(unknown)}, whose file name endings are not "
+                f"known: list the endings of {', '.join(task.modalities)}"
+            )
+        endings = endings or {modality: ENDINGS[modality] for modality in task.modalities}
+        if set(endings) != set(task.modalities):
+            raise ValueError(f"must name exactly {', '.join(task.modalities)}")
+        return endings
+
+    @field_validator("stacked")
+    @classmethod
+    def _check_channels(cls, stacked: StackedSection, info: ValidationInfo) -> StackedSection:
+        if (task := _task(info)) is None:
+            return stacked
+        channels = stacked.channels or task.modalities
+        if sorted(channels) != sorted(task.modalities):
+            raise ValueError(f"channels must name each of {', '.join(task.modalities)} once")
+        return stacked.model_copy(update={"channels": channels})
+
+    @field_validator("label_convention")
+    @classmethod
+    def _check_convention(cls, convention: str, info: ValidationInfo) -> str:
+        task = _task(info)
+        if convention != "auto" and task and convention not in task.conventions:
+            raise ValueError(f"must be auto or one of {', '.join(task.conventions)}")
+        return convention
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if set(self.modalities) != set(MODALITIES):
-            raise ValueError(f"modalities must name exactly {', '.join(MODALITIES)}")
-        endings = [e for group in self.modalities.values() for e in group]
+        endings = [ending for group in self.modalities.values() for ending in group]
         endings += [*self.label, *self.companions]
-        doubled = sorted({e for e in endings if endings.count(e) > 1})
-        if doubled:
+        if doubled := sorted({ending for ending in endings if endings.count(ending) > 1}):
             raise ValueError(f"name endings used twice: {', '.join(doubled)}")
         try:
             groups = re.compile(self.patient_pattern).groupindex
@@ -157,6 +185,12 @@ class Manifest(BaseModel):
     def to_yaml(self) -> str:
         """The manifest as YAML that `load_manifest` reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _task(info: ValidationInfo) -> Task | None:
+    """The task that was validated before; None if it is wrong itself."""
+    task: Task | None = info.data.get("task")
+    return task
 
 
 def manifest_path(path: Path | None, data: Path) -> Path | None:

@@ -82,7 +82,7 @@ def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
     if not content:
         raise damaged(path, "an empty file")
     if content.startswith(LFS_POINTER):
-        raise damaged(path, "a git-LFS pointer, the image itself was never fetched")
+        raise damaged(path, "a git-LFS pointer, the image was not fetched")
     return content, state
 
 

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from common.geometry import Geometry
 from common.manifest import Manifest
-from common.task import REGIONS, Convention
+from common.task import REGIONS
 from common.volume import Box, Triple
 
-DecidedBy = Literal["values", "names", "layout", "manifest"]
+DecidedBy = Literal["values", "names", "layout", "manifest", "task"]
 
 PREPROCESSING_VERSION = 2
 """Raised when the same sources and manifest would give other arrays."""
@@ -100,7 +100,7 @@ class CaseRecord(BaseModel):
     row: int | None = None
     has_label: bool
     has_volume: bool = False
-    convention: Convention
+    convention: str
     convention_from: DecidedBy
     sources: tuple[Source, ...]
     geometry: Geometry

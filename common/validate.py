@@ -1,4 +1,4 @@
-"""Whether a case's files can be used, and its label file read: every reason at once."""
+"""Reading and checking a case's files; every problem is reported at once."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -11,37 +11,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import nifti
-from common.discovery import LABEL, CaseFiles
+from common.discovery import LABEL, STACKED_CONVENTION, CaseFiles
 from common.errors import Finding, InputError
 from common.geometry import Geometry, ToLPS, degrees_off_axis, reorient
 from common.manifest import Manifest
 from common.nifti import ReadFile, Volume
 from common.record import DecidedBy, Source
-from common.task import MODALITIES, Convention, conventions_of, to_canonical
+from common.task import Task, title
 from common.volume import bounding_box, extract, foreground
+
+Paths = Mapping[str, Path]
+Array = NDArray[np.generic]
+
+LEAST_MM, MOST_MM = 8, 600
+"""A head's volume is so large along each axis; else its header is in metres or in pixels."""
+
+SURELY_BACKGROUND = 0.2
+"""With this share of zeros in a sample of rows, the whole image has `LEAST_BACKGROUND` too."""
+
+OBLIQUE_DEGREES = 3
+"""An angle that is reported: axes are taken as the nearest of the body's, nothing is rotated."""
+
+LEAST_BACKGROUND = 0.05
+"""Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
+
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Intensities beyond these cannot be scaled in float32."""
+
+SAMPLE = 20_000
+"""Voxels that show of nearly any image that it varies, has a background, differs from another."""
+
+BRAIN_SHARE = 0.8
+"""A mask that covers more of the brain than this is a brain mask: no tumour does."""
+
+DECIDED_BY = {
+    "names": "its file names",
+    "layout": "its layout",
+    "manifest": "the manifest",
+    "task": "the task",
+}
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """A case's files, read and found fit to be used.
+    """A case's files, read and checked."""
 
-    Attributes:
-        images: modality to voxels (D, H, W) in the files' own type, all on one grid.
-        label: canonical labels on that grid, or None.
-        geometry: that grid: the first modality's own.
-        convention: how the label file is written.
-        convention_from: what decided that.
-        sources: the files with their checksums; of a 4-D file, one for each modality.
-        notes: findings that keep nothing out.
-    """
-
-    images: dict[str, NDArray[np.generic]]
+    images: dict[str, Array]
+    """Modality to voxels (D, H, W) in the files' own type, all on one grid."""
     label: NDArray[np.uint8] | None
+    """Canonical labels on that grid."""
     geometry: Geometry
-    convention: Convention
+    """That grid: the first modality's."""
+    convention: str
+    """How the label file is written, and predictions for the case are."""
     convention_from: DecidedBy
     sources: tuple[Source, ...]
-    notes: tuple[Finding, ...]
+    """The files with their checksums, one for each modality, also of a 4-D file."""
+    warnings: tuple[Finding, ...]
 
 
 def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
@@ -50,33 +76,34 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     Raises:
         InputError: with a finding for everything that is wrong with the case.
     """
+    modalities = manifest.task.modalities
     paths = dict(files.images) | ({LABEL: files.label} if files.label else {})
     read, findings = _read_all(files, manifest)
     findings += check_field_of_view(paths, read)
     volumes, found = to_one_grid(paths, read)
     findings += found
-    images = {m: volumes[m].voxels for m in MODALITIES if m in volumes}
+    images = {m: volumes[m].voxels for m in modalities if m in volumes}
     for modality, voxels in images.items():
         findings += check_intensities(paths[modality], voxels)
-    label, decided = None, declared(files, manifest)
+    label, decided = None, decided_without_values(files, manifest)
     if LABEL in volumes:
-        voxels, complete = volumes[LABEL].voxels, len(images) == len(MODALITIES)
+        complete = images.values() if len(images) == len(modalities) else ()
         label, decided, found = read_label(
-            paths[LABEL], voxels, decided, images.values() if complete else ()
+            paths[LABEL], volumes[LABEL].voxels, manifest.task, decided, complete
         )
         findings += found
+    first = modalities[0]
     if not _errors(findings):
-        first = MODALITIES[0]
         findings += check_resampled_brain(paths[first], images.values(), read[first].geometry)
         findings += image_warnings(paths, images)
         findings += placement_warnings(paths, read)
-    findings = with_case(findings, files.case_id)
+    findings = [replace(finding, case=files.case_id) for finding in findings]
     if errors := _errors(findings):
         raise InputError(*errors)
     return LoadedCase(
         images,
         label,
-        volumes[MODALITIES[0]].geometry,
+        volumes[first].geometry,
         decided.convention,
         decided.by,
         tuple(source_of(role, paths[role], volumes[role].file) for role in paths),
@@ -96,10 +123,11 @@ def source_of(role: str, path: Path, file: ReadFile) -> Source:
 def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], list[Finding]]:
     """Every file that can be read, by role: the modalities in their order, then the label."""
     volumes, findings = dict[str, Volume](), list[Finding]()
+    modalities = manifest.task.modalities
     if files.stacked:
         try:
-            channels = nifti.read_stacked(files.images[MODALITIES[0]], manifest.stacked.channels)
-            volumes = {modality: channels[modality] for modality in MODALITIES}
+            channels = nifti.read_stacked(files.images[modalities[0]], manifest.stacked.channels)
+            volumes = {modality: channels[modality] for modality in modalities}
         except InputError as error:
             findings += error.findings
     paths = {} if files.stacked else dict(files.images)
@@ -111,54 +139,32 @@ def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], 
     return volumes, findings
 
 
-LEAST_MM, MOST_MM = 8, 600
-"""How large a side of a head's volume can be; beyond, its header is in metres or in pixels."""
-
-SURELY_BACKGROUND = 0.2
-"""Share of zeros in a sample of rows, from which the whole image has more than the least."""
-
-OBLIQUE_DEGREES = 3
-"""From here on a head is seen visibly turned: its axes are taken as the nearest of the body's."""
-
-LEAST_BACKGROUND = 0.05
-"""Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
-
-LARGEST, SMALLEST = 1e30, 1e-30
-"""Intensities beyond these cannot be scaled in float32."""
-
-SAMPLE = 20_000
-"""Voxels that are enough to see of nearly all images that they differ and have a background."""
-
-Paths = Mapping[str, Path]
-
-
 def to_one_grid(
     paths: Paths, volumes: Mapping[str, Volume]
 ) -> tuple[dict[str, Volume], list[Finding]]:
-    """The volumes with their axes as the first one's; what is not of its place is an error."""
+    """The volumes with their axes in the first one's order; another place is an error."""
     first = next(iter(volumes), "")
-    together, findings = dict[str, Volume](), list[Finding]()
+    on_grid, findings = dict[str, Volume](), list[Finding]()
     for role, volume in volumes.items():
         onto = volumes[first].geometry
         if volume.geometry.matches(onto):
-            together[role] = volume
+            on_grid[role] = volume
             continue
         turned = reorient(volume.voxels, volume.geometry, onto)
         if turned is None:
-            expected = f"that of {paths[first].name}, {onto}"
+            found, expected = f"a grid of {volume.geometry}", f"that of {paths[first].name}, {onto}"
             action = "register or resample the files of the case to one grid"
-            found = f"a grid of {volume.geometry}"
             findings.append(Finding(str(paths[role]), found, expected, action))
             continue
-        together[role] = volume._replace(voxels=turned, geometry=onto)
-        found = f"another order of axes than {paths[first].name}, but of the same place"
+        on_grid[role] = volume._replace(voxels=turned, geometry=onto)
+        found = f"another order of axes than {paths[first].name}, but the same place"
         action = f"nothing: it is turned; masks are written as {paths[first].name} is"
-        findings.append(_note(paths[role], found, "one orientation for a case", action))
-    return together, findings
+        findings.append(_warning(paths[role], found, "one orientation for a case", action))
+    return on_grid, findings
 
 
 def check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
-    """Files whose header gives no head's size: at 1 mm it would be a point, or fill the memory."""
+    """Volumes too small or too large for a head: at 1 mm, one would be a point or fill memory."""
     findings = []
     for role, volume in volumes.items():
         geometry = volume.geometry
@@ -166,14 +172,12 @@ def check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Fin
         if min(extents) < LEAST_MM or max(extents) > MOST_MM:
             found = f"a volume of {' × '.join(f'{extent:g}' for extent in extents)} mm (z, y, x)"
             expected = f"a head: {LEAST_MM} to {MOST_MM} mm a side"
-            action = "mend the spacing in its header"
+            action = "correct the spacing in its header"
             findings.append(Finding(str(paths[role]), found, expected, action))
     return findings
 
 
-def check_resampled_brain(
-    path: Path, images: Iterable[NDArray[np.generic]], geometry: Geometry
-) -> list[Finding]:
+def check_resampled_brain(path: Path, images: Iterable[Array], geometry: Geometry) -> list[Finding]:
     """A brain so thin that no voxel of the 1 mm grid falls on it."""
     to_lps = ToLPS.of(geometry)
     if not to_lps.resamples:
@@ -186,10 +190,10 @@ def check_resampled_brain(
     spacing = " × ".join(f"{mm:.4g}" for mm in to_lps.spacing_mm)
     found = f"a brain of {shape} voxels of {spacing} mm (z, y, x)"
     action = "check the spacing in its header"
-    return [Finding(str(path), found, "one that is still there at 1 mm", action)]
+    return [Finding(str(path), found, "a brain that has voxels at 1 mm", action)]
 
 
-def check_intensities(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:
+def check_intensities(path: Path, voxels: Array) -> list[Finding]:
     """An image without finite, varied, scalable intensities."""
     if not np.issubdtype(voxels.dtype, np.integer):
         low, high = float(voxels.min()), float(voxels.max())
@@ -208,23 +212,23 @@ def check_intensities(path: Path, voxels: NDArray[np.generic]) -> list[Finding]:
     return [Finding(str(path), found, "an image", "export it again")]
 
 
-def _only_value(voxels: NDArray[np.generic]) -> float | None:
+def _only_value(voxels: Array) -> float | None:
     """The one value that all non-zero voxels have, 0 if there are none; None if they differ."""
-    for some in (_sample(voxels), voxels):  # of nearly all images a sample is enough
+    for some in (_sample(voxels), voxels):  # a sample is nearly always enough
         values = some[some != 0]
         if values.size and (values != values[0]).any():
             return None
     return float(values[0]) if values.size else 0.0
 
 
-def _sample(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+def _sample(voxels: Array) -> Array:
     """All of a small image; of others some rows, the same for all of one shape."""
     depth, height, width = voxels.shape
     count = max(1, SAMPLE // width)
     return voxels if depth * height <= count else voxels[_rows(depth, height, count)]
 
 
-def _background(voxels: NDArray[np.generic]) -> float:
+def _background(voxels: Array) -> float:
     return 1 - int(np.count_nonzero(voxels)) / voxels.size
 
 
@@ -235,9 +239,9 @@ def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArra
     return generator.integers(depth, size=count), generator.integers(height, size=count)
 
 
-def image_warnings(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> list[Finding]:
-    """Images without a background, and images that are one and the same."""
-    notes, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
+def image_warnings(paths: Paths, images: Mapping[str, Array]) -> list[Finding]:
+    """Images without a background, and modalities with the same image."""
+    warnings, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
     for name, some in samples.items():
         share = _background(some)
         if share < SURELY_BACKGROUND:
@@ -245,39 +249,39 @@ def image_warnings(paths: Paths, images: Mapping[str, NDArray[np.generic]]) -> l
         if share < LEAST_BACKGROUND:
             found = f"hardly any background: {share:.1%} of its voxels are 0"
             action = "strip the skull and set what is outside to 0, unless this is meant"
-            notes.append(_note(paths[name], found, "a brain in a background of 0", action))
+            warnings.append(_warning(paths[name], found, "a brain in a background of 0", action))
     for one, other in itertools.combinations(images, 2):
         alike = np.array_equal(samples[one], samples[other])
         if alike and np.array_equal(images[one], images[other]):
-            found = f"the same voxels for {other} as for {one}"
-            notes.append(_note(paths[other], found, "four images", "replace the wrong one"))
-    return notes
+            found, expected = f"the same voxels for {other} as for {one}", "different images"
+            warnings.append(_warning(paths[other], found, expected, "replace the wrong one"))
+    return warnings
 
 
 def placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
-    """What a header leaves open, and what is done to a grid that is not straight and of 1 mm."""
+    """Headers that leave a volume's place open, and grids that are oblique or not of 1 mm."""
     by_warning: dict[str, list[Path]] = {}
-    for path, warning in {
-        paths[role]: volume.orientation_warning for role, volume in volumes.items()
-    }.items():
+    of_file = {paths[role]: volume.orientation_warning for role, volume in volumes.items()}
+    for path, warning in of_file.items():
         if warning:
             by_warning.setdefault(warning, []).append(path)
-    action = "nothing if that is where it is; else mend the header"
-    notes = [
-        _note(paths[0], warning + _and_others(paths), "sform and qform that say the same", action)
-        for warning, paths in by_warning.items()
+    expected = "an sform and a qform of one place"
+    action = "nothing if that is where it is; else correct the header"
+    warnings = [
+        _warning(files[0], warning + _and_others(files), expected, action)
+        for warning, files in by_warning.items()
     ]
     role, volume = next(iter(volumes.items()))
     geometry = volume.geometry
     if (degrees := degrees_off_axis(geometry)) >= OBLIQUE_DEGREES:
         found = f"an oblique grid, {degrees:.0f}° off the body's axes"
         action = "nothing: masks return to this grid; resample to straight axes if scores are low"
-        notes.append(_note(paths[role], found, "axes along the body's", action))
+        warnings.append(_warning(paths[role], found, "axes along the body's", action))
     if ToLPS.of(geometry).resamples:
         found = f"voxels of {' × '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)"
         action = "nothing: it is resampled, and masks return to this grid"
-        notes.append(_note(paths[role], found, "1 mm a side", action))
-    return notes
+        warnings.append(_warning(paths[role], found, "1 mm a side", action))
+    return warnings
 
 
 def _and_others(paths: list[Path]) -> str:
@@ -285,74 +289,69 @@ def _and_others(paths: list[Path]) -> str:
     return f" (and {others} more file(s) of the case)" if others else ""
 
 
-def _note(path: Path, found: str, expected: str, action: str) -> Finding:
-    return Finding(str(path), found, expected, action, severity="note")
-
-
-def with_case(findings: Iterable[Finding], case_id: str) -> list[Finding]:
-    """The findings with their case."""
-    return [replace(finding, case=case_id) for finding in findings]
-
-
-BRAIN_SHARE = 0.8
-"""A mask that covers more of the brain than this is a brain mask: no tumour does."""
-
-DECIDED_BY = {"names": "its file names", "layout": "its layout", "manifest": "the manifest"}
-
-MAP_VALUES = "map the values to a convention, or set label_convention in the manifest"
+def _warning(path: Path, found: str, expected: str, action: str) -> Finding:
+    return Finding(str(path), found, expected, action, severity="warning")
 
 
 class Decided(NamedTuple):
     """How a case's labels are written, and what decided that."""
 
-    convention: Convention
+    convention: str
     by: DecidedBy
 
 
-def declared(files: CaseFiles, manifest: Manifest) -> Decided:
-    """What is known before the values are: the manifest's word, else the layout's or the names'."""
+def decided_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
+    """The manifest's convention, else the task's only one, else that of layout or file names."""
+    conventions = list(manifest.task.conventions)
     if manifest.label_convention != "auto":
         return Decided(manifest.label_convention, "manifest")
+    if len(conventions) == 1 or files.names is None:
+        return Decided(conventions[0], "task")
     return Decided(files.names, "layout" if files.stacked else "names")
 
 
 def read_label(
-    path: Path,
-    voxels: NDArray[np.generic],
-    known: Decided,
-    images: Iterable[NDArray[np.generic]],
+    path: Path, voxels: Array, task: Task, known: Decided, images: Iterable[Array]
 ) -> tuple[NDArray[np.uint8] | None, Decided, list[Finding]]:
     """Canonical labels of a label file.
 
     Args:
         path: the file.
         voxels: (D, H, W), of any type.
+        task: its labels and conventions.
         known: the convention, as far as it is known without the values.
-        images: the case's images, on the same grid; none if they could not be read.
+        images: the case's images, on the same grid; none if some could not be read.
 
     Returns:
-        Canonical labels, None if the values cannot be told; the convention; and findings.
+        Canonical labels, None if the values are not of a convention; the convention; and findings.
     """
     box = bounding_box(voxels)
-    part = voxels[:0] if box is None else extract(voxels, box)  # less to look at
-    values, strange = _label_values(path, part)
-    if strange:
-        return None, known, strange
-    decided = _decided(values, known)
-    findings = _outside(path, values, decided)
+    part = voxels[:0] if box is None else extract(voxels, box)  # fewer voxels to look at
+    values, findings = _label_values(path, part)
     if findings:
-        return None, decided, findings
-    if values == {0, 1}:
-        findings += _one_value(path, voxels, decided, list(images))
-    elif decided.by == "names" and values != {0}:
-        findings.append(_assumed(path, values, decided))
+        return None, known, findings
+    possible = task.conventions_of(values) - {STACKED_CONVENTION}
+    decided = known
+    if _values_decide(known, task) and len(possible) == 1:
+        decided = Decided(next(iter(possible)), "values")
+    if not values <= task.values_of(decided.convention):
+        return None, decided, [_other_values(path, values, task, decided)]
     if values == {0}:
         found, action = "no tumour, only zeros", "nothing if this patient has none"
-        findings.append(Finding(str(path), found, "a tumour", action, severity="note"))
+        findings.append(_warning(path, found, "a tumour", action))
+    elif values == {0, 1}:
+        findings += _one_value(path, voxels, task, decided, list(images))
+    elif _values_decide(decided, task):
+        findings.append(_assumed(path, values, sorted(possible), decided))
     label = np.zeros(voxels.shape, np.uint8)
     if box is not None:
-        extract(label, box)[...] = to_canonical(part, decided.convention)
+        extract(label, box)[...] = task.to_canonical(part, decided.convention)
     return label, decided, findings
+
+
+def _values_decide(decided: Decided, task: Task) -> bool:
+    """Whether values overrule what decided; a layout and a manifest they do not."""
+    return decided.by == "names" or (decided.by == "task" and len(task.conventions) > 1)
 
 
 def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], list[Finding]]:
@@ -365,51 +364,44 @@ def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], li
     return {0} | {int(value) for value in values}, []
 
 
-def _decided(values: set[int], known: Decided) -> Decided:
-    """Values overrule names alone. That they may be the Decathlon's, only its layout tells."""
-    allowed = conventions_of(values) - {Convention.MSD}
-    if known.by == "names" and len(allowed) == 1:
-        return Decided(next(iter(allowed)), "values")
-    return known
-
-
-def _outside(path: Path, values: set[int], decided: Decided) -> list[Finding]:
-    if values <= decided.convention.values:
-        return []
-    found = f"label values {sorted(values)}"
-    either = [Convention.BRATS_2021, Convention.BRATS_2023]
-    if decided.by == "names":
-        expected = " or ".join(f"{option} {sorted(option.values)}" for option in either)
+def _other_values(path: Path, values: set[int], task: Task, decided: Decided) -> Finding:
+    if _values_decide(decided, task):
+        possible = [name for name in task.conventions if name != STACKED_CONVENTION]
+        expected = " or ".join(f"{name} {sorted(task.values_of(name))}" for name in possible)
     else:
-        own = decided.convention
-        expected = f"{own} {sorted(own.values)}, decided by {DECIDED_BY[decided.by]}"
-    return [Finding(str(path), found, expected, MAP_VALUES)]
+        own = sorted(task.values_of(decided.convention))
+        expected = f"{decided.convention} {own}, decided by {DECIDED_BY[decided.by]}"
+    action = "map the values to a convention, or set task or label_convention in the manifest"
+    return Finding(str(path), f"label values {sorted(values)}", expected, action)
 
 
 def _one_value(
-    path: Path, voxels: NDArray[np.generic], decided: Decided, images: list[NDArray[np.generic]]
+    path: Path, voxels: Array, task: Task, decided: Decided, images: list[Array]
 ) -> list[Finding]:
-    """A mask of 1 alone: a brain's, or a whole tumour's, which would be taken for one tissue."""
+    """A mask of 1 alone: a brain's, or a whole tumour's, which would be taken for one label."""
     brain = foreground(images) if images else np.zeros(voxels.shape, np.bool_)
     covered = int(np.count_nonzero(brain & (voxels != 0))) / max(1, int(np.count_nonzero(brain)))
     if covered > BRAIN_SHARE:
         found = f"looks like a brain mask: 1 in {covered:.0%} of the brain"
         action = "name the tumour's mask; list this one's ending under companions in the manifest"
-        return [Finding(str(path), found, "the tumour's tissues", action)]
-    tissue = "oedema" if decided.convention is Convention.MSD else "necrotic core"
-    found = f"a mask of 1 alone, which would be read as {tissue} and nothing else"
+        return [Finding(str(path), found, "the tumour's labels", action)]
+    if len(task.labels) == 1:
+        return []
+    of_value = {value: name for name, value in task.conventions[decided.convention].items()}
+    label = title(of_value[1]).lower()
+    found = f"a mask of 1 alone, which would be read as {label} and nothing else"
+    expected = f"a value each for {', '.join(title(name).lower() for name in task.labels)}"
     if decided.by == "manifest":
-        action = "nothing: the manifest says that 1 is that"
-        return [Finding(str(path), found, "all tissues", action, severity="note")]
-    action = f"if it is {tissue} alone, set label_convention: {decided.convention} in the manifest"
-    return [Finding(str(path), found, "core, oedema and enhancing tumour told apart", action)]
+        return [_warning(path, found, expected, "nothing: the manifest sets label_convention")]
+    action = f"if it is {label} alone, set label_convention: {decided.convention} in the manifest"
+    return [Finding(str(path), found, expected, action)]
 
 
-def _assumed(path: Path, values: set[int], decided: Decided) -> Finding:
+def _assumed(path: Path, values: set[int], possible: list[str], decided: Decided) -> Finding:
     found = (
-        f"label values {sorted(values)}, which brats2021 and brats2023 share; taken as "
+        f"label values {sorted(values)}, which {' and '.join(possible)} share; taken as "
         f"{decided.convention} by {DECIDED_BY[decided.by]}"
     )
-    expected = "enhancing tumour, which tells them apart"
+    expected = "values that only one convention has"
     action = "nothing if that is right; else set label_convention in the manifest"
-    return Finding(str(path), found, expected, action, severity="note")
+    return _warning(path, found, expected, action)

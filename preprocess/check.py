@@ -11,7 +11,6 @@ from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
 from common.splits import SPLITS, ListSplits, Splits, assign, fill
-from common.task import MODALITIES, Convention
 from common.validate import LoadedCase, load_case
 from preprocess.pool import available_cores, map_in_processes
 
@@ -31,7 +30,7 @@ class CheckedCase:
     files: CaseFiles
     findings: tuple[Finding, ...]
     images: dict[str, str]
-    convention: Convention | None = None
+    convention: str | None = None
     convention_from: DecidedBy | None = None
 
     @property
@@ -73,19 +72,19 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
     except Exception as error:  # noqa: BLE001 - as above
         return CheckedCase(files, (_unforeseen(files, error),), {})
     hashes = {source.role: source.sha256 for source in loaded.sources}
-    images = {modality: hashes[modality] for modality in MODALITIES}
-    return CheckedCase(files, loaded.notes, images, *_convention(loaded))
+    images = {modality: hashes[modality] for modality in manifest.task.modalities}
+    return CheckedCase(files, loaded.warnings, images, *_convention(loaded))
 
 
 def _unforeseen(files: CaseFiles, error: Exception) -> Finding:
     """An error in the words that `run` has for it too."""
-    folder = str(files.images[MODALITIES[0]].parent)
+    folder = str(next(iter(files.images.values())).parent)
     found, expected = f"{type(error).__name__}: {error}", "a case that is read or refused"
     action = "move the case away, and report this line"
     return Finding(folder, " ".join(found.split()), expected, action, files.case_id)
 
 
-def _convention(loaded: LoadedCase) -> tuple[Convention | None, DecidedBy | None]:
+def _convention(loaded: LoadedCase) -> tuple[str | None, DecidedBy | None]:
     return (None, None) if loaded.label is None else (loaded.convention, loaded.convention_from)
 
 
@@ -115,7 +114,7 @@ def cohort_findings(
         cases: its cases, checked.
         manifest: the cohort's description.
     """
-    if not cases and all(finding.severity == "note" for finding in discovery.findings):
+    if not cases and all(finding.severity == "warning" for finding in discovery.findings):
         return [Finding(WHOLE, *NO_CASE)]
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
@@ -147,7 +146,7 @@ def _twins(one: str, other: str, modalities: list[str], splits: dict[str, str]) 
         action = f"move one away: {one} is in {splits[one]} and {other} in {splits[other]}"
         return Finding(WHOLE, found, "an image in one split alone", action, other)
     action = "move one away, unless it shall count twice"
-    return Finding(WHOLE, found, "an image under one case id", action, other, "note")
+    return Finding(WHOLE, found, "an image under one case id", action, other, "warning")
 
 
 def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
@@ -156,7 +155,7 @@ def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
         return []
     told = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
     action = "nothing if so; label_convention in the manifest sets one for all"
-    return [Finding(WHOLE, f"labels of {told}", "one convention", action, severity="note")]
+    return [Finding(WHOLE, f"labels of {told}", "one convention", action, severity="warning")]
 
 
 def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -169,7 +168,9 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         "2 necrotic core, 3 enhancing tumour (msd)"
     )
     action = "nothing if so; else set stacked.channels or label_convention in the manifest"
-    return [Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="note")]
+    return [
+        Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="warning")
+    ]
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -181,7 +182,7 @@ def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action)]
     action = "put the damaged cases right, or set splits in the manifest: training needs each"
     if why := _why_not_filled(manifest.splits, usable):
-        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="note")]
+        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="warning")]
     return []
 
 
@@ -197,12 +198,12 @@ def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         hint = f" (is it {nearest[0]}?)" if nearest else ""
         found = f"splits name {len(unknown)} case(s) that are not here, such as {unknown[0]}{hint}"
         action = "correct the lists, unless the cases are elsewhere"
-        findings.append(Finding(WHOLE, found, "ids of these cases", action, severity="note"))
+        findings.append(Finding(WHOLE, found, "ids of these cases", action, severity="warning"))
     labelled = {case.files.case_id for case in cases if case.files.label}
     if left_out := sorted(labelled - set(listed)):
         found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
         action = "nothing if they are to be stored alone; else list them"
-        findings.append(Finding(WHOLE, found, "all of them listed", action, severity="note"))
+        findings.append(Finding(WHOLE, found, "all of them listed", action, severity="warning"))
     return findings
 
 

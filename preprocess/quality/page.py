@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.splits import SPLITS
-from common.task import MODALITIES, REGION_COLOURS, REGIONS
+from common.task import GLIOMA, MODALITIES, REGION_COLOURS, REGIONS
 from preprocess.quality import charts
 from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
 from preprocess.quality.rules import FLAGS, NAMES, Case, Cohort
@@ -35,6 +35,7 @@ DECIDED = {
     "names": "file names",
     "layout": "the files' layout",
     "manifest": "the manifest",
+    "task": "the task",
 }
 """What can decide a case's label convention, in words."""
 
@@ -103,7 +104,7 @@ def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, 
         "patient": record.patient,
         "split": case.split,
         "labelled": record.has_label,
-        "convention": record.convention.value,
+        "convention": record.convention,
         "decided": DECIDED[record.convention_from],
         "ml": case.tumour_ml,
         "lost": None if voxels is None else round(voxels.lost("crop"), 5),
@@ -262,8 +263,8 @@ def _conventions(cases: list[Case]) -> list[dict[str, Any]]:
     )
     return [
         {
-            "name": convention.value,
-            "enhancing": convention.enhancing,
+            "name": convention,
+            "enhancing": GLIOMA.conventions.get(convention, {}).get("et"),
             "decided": DECIDED[decided],
             "cases": count,
         }

@@ -326,5 +326,5 @@ def test_a_brain_too_thin_for_a_millimetre_grid_is_refused(files: Files, write: 
         thin[:, 12, 11] = files[name][:, 12, 12]
         files[name] = thin
     geometry = Geometry((20, 26, 24), (1.0, 0.35, 0.35), (0.0, 0.0, 0.0))
-    with pytest.raises(InputError, match="one that is still there at 1 mm"):
+    with pytest.raises(InputError, match="a brain of 15 × 1 × 1 voxels"):
         prepared(write(files | {"seg": np.zeros_like(files["seg"])}, geometry=geometry))

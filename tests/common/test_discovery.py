@@ -15,7 +15,7 @@ from common.discovery import case_files, discover
 from common.errors import InputError
 from common.geometry import Geometry
 from common.manifest import Manifest
-from common.task import MODALITIES, Convention
+from common.task import MODALITIES
 
 GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 CUBE = Geometry((128, 128, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -57,7 +57,7 @@ def test_each_releases_names_make_a_case(habit: str, suffix: str, tmp_path: Path
     assert files.label is not None
     assert files.label.name == f"{names[4]}{suffix}"
     is_recent = any(ending in names[0].lower() for ending in ("t2f",))
-    assert files.names is (Convention.BRATS_2023 if is_recent else Convention.BRATS_2021)
+    assert files.names == ("brats2023" if is_recent else "brats2021")
 
 
 def test_all_habits_in_one_go_and_a_folder_of_many_cases(tmp_path: Path) -> None:
@@ -72,6 +72,27 @@ def test_all_habits_in_one_go_and_a_folder_of_many_cases(tmp_path: Path) -> None
         "b",
         *(f"case{index}" for index in range(len(HABITS))),
     ]
+
+
+@pytest.mark.parametrize("task", ["post-treatment", "pediatric", "metastases"])
+def test_a_task_of_one_convention_takes_the_newer_names(task: str, tmp_path: Path) -> None:
+    case = "BraTS-PED-00012-000"
+    touch(tmp_path / case, *[name.format(case) for name in HABITS["2023"]])
+    (files,) = discover(tmp_path, Manifest.model_validate({"task": task})).cases
+    assert (files.patient, files.names) == ("BraTS-PED-00012", None)
+
+
+def test_a_task_of_one_modality(tmp_path: Path) -> None:
+    manifest = Manifest.model_validate({"task": "meningioma-rt"})
+    touch(tmp_path / "one", "BraTS-MEN-RT-0000-1_t1c", "BraTS-MEN-RT-0000-1_gtv")
+    touch(tmp_path / "two", "BraTS-MEN-RT-0001-1_gtv")
+    discovery = discover(tmp_path, manifest)
+    (files,) = discovery.cases
+    assert list(files.images) == ["t1ce"]
+    assert files.label is not None
+    assert files.patient == "BraTS-MEN-RT-0000"
+    (finding,) = discovery.findings
+    assert (finding.case, finding.expected) == ("BraTS-MEN-RT-0001-1", "all of t1ce")
 
 
 def test_a_case_needs_no_label(tmp_path: Path) -> None:
@@ -145,7 +166,7 @@ def test_a_table_is_a_note(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name, suffix="")
     (finding,) = discover(tmp_path, Manifest()).findings
     assert finding.file == name
-    assert finding.severity == "note"
+    assert finding.severity == "warning"
 
 
 @pytest.mark.parametrize("name", ["p_t1.mha", "p_t1.txt", "pointer"])
@@ -219,13 +240,13 @@ def test_the_decathlons_layout(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTs", "BRATS_485")
     (tmp_path / "dataset.json").write_text("{}")
     discovery = discover(tmp_path, Manifest())
-    assert [(f.file, f.severity) for f in discovery.findings] == [("dataset.json", "note")]
+    assert [(f.file, f.severity) for f in discovery.findings] == [("dataset.json", "warning")]
     first, second, test = discovery.cases
     assert [case.case_id for case in discovery.cases] == ["BRATS_001", "BRATS_002", "BRATS_485"]
     assert first.images == dict.fromkeys(MODALITIES, tmp_path / "imagesTr" / "BRATS_001.nii.gz")
     assert first.label == tmp_path / "labelsTr" / "BRATS_001.nii.gz"
     assert second.label is test.label is None
-    assert all(case.stacked and case.names is Convention.MSD for case in discovery.cases)
+    assert all(case.stacked and case.names == "msd" for case in discovery.cases)
 
 
 def test_a_folder_of_4d_images_alone_is_a_cohort(
@@ -319,7 +340,7 @@ def test_a_link_back_up_is_remarked_on_and_not_followed(target: str, tmp_path: P
     discovery = discover(data, Manifest())
     assert [case.case_id for case in discovery.cases] == ["p", "q"]
     (finding,) = discovery.findings
-    assert (finding.file, finding.severity) == ("p/loop", "note")
+    assert (finding.file, finding.severity) == ("p/loop", "warning")
     assert finding.found == "a link to a folder that it is in"
 
 
@@ -327,7 +348,7 @@ def test_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         touch(tmp_path / name, *[n.format(name) for n in HABITS["2021"]])
         (tmp_path / name / "link").symlink_to(tmp_path / other)
-    notes = [f for f in discover(tmp_path, Manifest()).findings if f.severity == "note"]
+    notes = [f for f in discover(tmp_path, Manifest()).findings if f.severity == "warning"]
     assert [note.file for note in notes] == ["a/link/link", "b/link/link"]
 
 

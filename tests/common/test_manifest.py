@@ -10,6 +10,11 @@ from common.record import hash_of, parameters
 from common.splits import FoldSplits, ListSplits
 
 ROOT = Path(__file__).parents[2]
+OWN_TASK = """
+task:
+  {name: own, modalities: [t1, adc], labels: {lesion: 1}, regions: {lesion: [1]},
+   painting: [lesion], conventions: {own: {lesion: 7}}}
+"""
 
 
 def test_the_documented_manifest_says_what_the_defaults_are() -> None:
@@ -47,6 +52,11 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("dtype: bfloat16", "dtype"),
         ("schema_version: 2", "schema_version"),
         ("modalities: {flair: [flair]}", "must name exactly flair, t1, t1ce, t2"),
+        ("task: gliomas", "no task is called 'gliomas'; there are glioma, post-treatment"),
+        ("task: meningioma-rt\nlabel_convention: msd", "must be auto or one of brats2024"),
+        ("task: meningioma-rt\nmodalities: {t1: [t1]}", "must name exactly t1ce"),
+        (OWN_TASK, "modalities: the task own has adc, whose file name endings are not known"),
+        (OWN_TASK + "modalities: {t1: [t1], adc: [t1]}", "name endings used twice: t1"),
         ("label: [t1]", "name endings used twice: t1"),
         ("stacked: {channels: [flair, t1, t2]}", "channels must name each of flair, t1, t1ce, t2"),
         ("stacked: {channels: [flair, t1, t2, t2]}", "channels must name each of"),
@@ -62,7 +72,7 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("- crop", "expected `key: value` lines"),
         (
             "label_convention: brats2020",
-            "Input should be 'auto' or 'brats2021', 'brats2023' or 'msd', found 'brats2020'",
+            "label_convention: must be auto or one of brats2021, brats2023, msd, found 'brats2020'",
         ),
         ("splits: {kind: lists, train: [a], val: [a]}", "splits: cases listed twice: a"),
         ("workerss: 1", "workerss: no such key; there are schema_version, name"),
@@ -78,6 +88,16 @@ def test_what_is_wrong_is_named(text: str, found: str, tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
     assert found in str(caught.value)
     assert "{'" not in str(caught.value)
+
+
+def test_a_task_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(OWN_TASK + "modalities: {t1: [t1], adc: [adc]}")
+    manifest = load_manifest(path)
+    assert manifest.task.modalities == manifest.stacked.channels == ("t1", "adc")
+    path.write_text(manifest.to_yaml())
+    assert load_manifest(path) == manifest
+    assert list(Manifest.model_validate({"task": "meningioma-rt"}).modalities) == ["t1ce"]
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -104,6 +124,7 @@ def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("BraTS-GLI-00000-000", "BraTS-GLI-00000"),
         ("BraTS-GLI-00000-001", "BraTS-GLI-00000"),
         ("BraTS-MET-00012-003", "BraTS-MET-00012"),
+        ("BraTS-MEN-RT-0012-1", "BraTS-MEN-RT-0012"),
         ("BraTS2021_00001", "BraTS2021_00001"),
         ("Brats18_CBICA_AOP_1", "Brats18_CBICA_AOP_1"),
     ],

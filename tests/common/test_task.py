@@ -1,4 +1,4 @@
-"""Labels, conventions and regions, and the maps between them."""
+"""Labels, conventions and regions of a task, and the maps between them."""
 
 import numpy as np
 import pytest
@@ -6,92 +6,122 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from common.task import (
-    REGION_LABELS,
-    REGIONS,
-    Convention,
-    conventions_of,
-    from_canonical,
-    from_regions,
-    region_voxels,
-    to_canonical,
-    to_regions,
-)
+from common.manifest import Manifest
+from common.task import GLIOMA, TASKS, Task
 
-canonical = arrays(np.uint8, array_shapes(min_dims=1, max_dims=3), elements=st.integers(0, 3))
-masks = arrays(np.bool_, st.tuples(st.just(3), st.integers(1, 4), st.integers(1, 4)))
+tasks = st.sampled_from(list(TASKS.values()))
+
+
+def labels_of(task: Task) -> st.SearchStrategy[NDArray[np.uint8]]:
+    """Canonical label arrays."""
+    values = st.sampled_from([0, *task.labels.values()])
+    return arrays(np.uint8, array_shapes(min_dims=1, max_dims=3), elements=values)
+
+
+def masks_of(task: Task) -> st.SearchStrategy[NDArray[np.bool_]]:
+    """Region masks that need not be nested."""
+    sides = st.integers(1, 4)
+    return arrays(np.bool_, st.tuples(st.just(len(task.regions)), sides, sides))
 
 
 @pytest.mark.parametrize(
     ("values", "conventions"),
     [
-        ({0, 1, 2, 4}, {Convention.BRATS_2021}),
-        ({0, 1, 2, 3}, {Convention.BRATS_2023, Convention.MSD}),
-        ({0, 1, 2}, set(Convention)),
-        ({0}, set(Convention)),
+        ({0, 1, 2, 4}, {"brats2021"}),
+        ({0, 1, 2, 3}, {"brats2023", "msd"}),
+        ({0, 1, 2}, {"brats2021", "brats2023", "msd"}),
+        ({0}, {"brats2021", "brats2023", "msd"}),
         ({0, 3, 4}, set()),
         ({0, 5}, set()),
         ({-1, 0}, set()),
     ],
 )
-def test_which_conventions_allow_these_values(
-    values: set[int], conventions: set[Convention]
-) -> None:
-    assert conventions_of(values) == conventions
+def test_which_conventions_allow_these_values(values: set[int], conventions: set[str]) -> None:
+    assert GLIOMA.conventions_of(values) == conventions
 
 
 @pytest.mark.parametrize(
     ("convention", "background_necrosis_oedema_enhancing"),
-    [
-        (Convention.BRATS_2021, [0, 1, 2, 4]),
-        (Convention.BRATS_2023, [0, 1, 2, 3]),
-        (Convention.MSD, [0, 2, 1, 3]),
-    ],
+    [("brats2021", [0, 1, 2, 4]), ("brats2023", [0, 1, 2, 3]), ("msd", [0, 2, 1, 3])],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
-def test_what_each_convention_writes(
-    convention: Convention,
-    background_necrosis_oedema_enhancing: list[int],
-    dtype: type[np.generic],
+def test_what_each_convention_of_glioma_writes(
+    convention: str, background_necrosis_oedema_enhancing: list[int], dtype: type[np.generic]
 ) -> None:
     values = np.array(background_necrosis_oedema_enhancing, dtype)
-    assert to_canonical(values, convention).tolist() == [0, 1, 2, 3]
-    assert convention.values == set(background_necrosis_oedema_enhancing)
-    assert convention.enhancing == background_necrosis_oedema_enhancing[3]
+    assert GLIOMA.to_canonical(values, convention).tolist() == [0, 1, 2, 3]
+    assert GLIOMA.values_of(convention) == set(background_necrosis_oedema_enhancing)
 
 
-@given(canonical, st.sampled_from(Convention))
-def test_file_values_come_back(label: NDArray[np.uint8], convention: Convention) -> None:
-    values = from_canonical(label, convention)
-    assert set(np.unique(values)) <= convention.values
-    assert np.array_equal(to_canonical(values, convention), label)
+@given(st.data(), tasks)
+def test_file_values_come_back(data: st.DataObject, task: Task) -> None:
+    label = data.draw(labels_of(task))
+    for convention in task.conventions:
+        values = task.from_canonical(label, convention)
+        assert set(np.unique(values)) <= task.values_of(convention)
+        assert np.array_equal(task.to_canonical(values, convention), label)
 
 
-@given(canonical)
-def test_labels_come_back_from_their_regions(label: NDArray[np.uint8]) -> None:
-    regions = to_regions(label)
-    assert regions.shape == (3, *label.shape)
-    assert np.array_equal(from_regions(regions), label)
+@given(st.data(), tasks)
+def test_labels_come_back_from_their_regions(data: st.DataObject, task: Task) -> None:
+    label = data.draw(labels_of(task))
+    regions = task.to_regions(label)
+    assert regions.shape == (len(task.regions), *label.shape)
+    assert np.array_equal(task.from_regions(regions), label)
+    counts = {name: int(mask.sum()) for name, mask in zip(task.regions, regions, strict=True)}
+    assert task.region_voxels(task.label_voxels(label)) == counts
 
 
-@given(masks)
+@given(masks_of(GLIOMA))
 def test_any_regions_become_nested_ones(regions: NDArray[np.bool_]) -> None:
     whole, core, enhancing = regions
     nested = np.stack([whole, whole & core, whole & core & enhancing])
-    assert np.array_equal(to_regions(from_regions(regions)), nested)
+    assert np.array_equal(GLIOMA.to_regions(GLIOMA.from_regions(regions)), nested)
 
 
-@given(canonical)
-def test_voxels_are_counted_per_region(label: NDArray[np.uint8]) -> None:
-    counts = {name: int(mask.sum()) for name, mask in zip(REGIONS, to_regions(label), strict=True)}
-    assert region_voxels(label) == counts
+@given(st.data(), tasks)
+def test_any_masks_make_labels_of_the_task(data: st.DataObject, task: Task) -> None:
+    masks = data.draw(masks_of(task))
+    label = task.from_regions(masks)
+    assert not np.any(task.to_regions(label) & ~masks)
 
 
-def test_the_regions_of_the_challenge() -> None:
-    assert REGION_LABELS == {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
-    assert to_regions(np.arange(4, dtype=np.uint8)).astype(int).tolist() == [
-        [0, 1, 1, 1],
-        [0, 1, 0, 1],
-        [0, 0, 0, 1],
-    ]
+def test_the_regions_of_the_challenges() -> None:
+    assert GLIOMA.regions == {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
+    pediatric = TASKS["pediatric"]
+    assert pediatric.labels == {"et": 1, "netc": 2, "cc": 3, "ed": 4}
+    assert (pediatric.regions["wt"], pediatric.regions["tc"]) == ((1, 2, 3, 4), (1, 2, 3))
+    for name in ("post-treatment", "metastases"):
+        assert TASKS[name].labels == {"netc": 1, "snfh": 2, "et": 3, "rc": 4}
+        assert (TASKS[name].regions["wt"], TASKS[name].regions["rc"]) == ((1, 2, 3), (4,))
+    assert TASKS["meningioma-rt"].regions == {"gtv": (1,)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_manifest_names_a_packaged_task_or_spells_one_out(name: str) -> None:
+    task = TASKS[name]
+    assert Manifest.model_validate({"task": name}).task == task
+    assert Manifest.model_validate({"task": task.model_dump(mode="json")}).task == task
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"labels": {"ncr": 1, "ed": 1, "et": 3}}, "a value of its own"),
+        ({"regions": {"wt": (1, 2, 3), "tc": (1, 5), "et": (3,)}}, r"regions.tc: \[5\]"),
+        ({"regions": {"wt": (1, 2, 3), "et": (3,)}}, "in the same regions"),
+        ({"regions": {"tc": (1, 3), "et": (3,)}}, "labels.ed: in no region"),
+        ({"painting": ("et", "ncr", "ed")}, "must come before"),
+        ({"painting": ("ed", "ncr")}, "painting must name each"),
+        ({"conventions": {"mine": {"ncr": 1, "ed": 1}}}, "conventions.mine"),
+        ({"conventions": {"mine": {"rc": 4}}}, "conventions.mine"),
+        ({"colours": {"rc": "#000000"}}, "no region is called rc"),
+        ({"modalities": ()}, "at least 1 item"),
+        ({"modalities": tuple("abcdefghi")}, "at most 8 items"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(change: dict[str, object], found: str) -> None:
+    with pytest.raises(ValidationError, match=found):
+        Task.model_validate(GLIOMA.model_dump() | change)

@@ -16,7 +16,7 @@ from common.discovery import case_files
 from common.errors import Finding, InputError
 from common.geometry import Geometry, ToLPS, reorient
 from common.manifest import Manifest
-from common.task import MODALITIES, Convention
+from common.task import GLIOMA, MODALITIES, TASKS
 from common.validate import LoadedCase, load_case
 
 Files = dict[str, NDArray[np.generic]]
@@ -47,13 +47,13 @@ def in_2023(files: Files) -> Files:
 def test_labels_become_1_2_3(dtype: type[np.generic], files: Files, write: Write) -> None:
     label = files["seg"]
     case = loaded(write(with_enhancing(files, 4, dtype)))
-    assert case.convention is Convention.BRATS_2021
+    assert case.convention == "brats2021"
     assert case.convention_from == "values"
     assert case.label is not None
     assert case.label.dtype == np.uint8
     assert np.array_equal(case.label, np.where(label == 4, 3, label))
     recent = loaded(write(with_enhancing(files, 3, dtype), "recent"))
-    assert recent.convention is Convention.BRATS_2023
+    assert recent.convention == "brats2023"
     assert recent.label is not None
     assert np.array_equal(recent.label, case.label)
 
@@ -61,27 +61,68 @@ def test_labels_become_1_2_3(dtype: type[np.generic], files: Files, write: Write
 def test_names_decide_where_values_do_not(files: Files, write: Write) -> None:
     files = with_enhancing(files, 1)
     old = loaded(write(files))
-    assert (old.convention, old.convention_from) == (Convention.BRATS_2021, "names")
+    assert (old.convention, old.convention_from) == ("brats2021", "names")
     new = loaded(write(in_2023(files), "new", joint="-"))
-    assert (new.convention, new.convention_from) == (Convention.BRATS_2023, "names")
+    assert (new.convention, new.convention_from) == ("brats2023", "names")
     del files["seg"]
     unlabelled = loaded(write(files, "unlabelled"))
     assert unlabelled.label is None
-    assert (unlabelled.convention, unlabelled.convention_from) == (Convention.BRATS_2021, "names")
+    assert (unlabelled.convention, unlabelled.convention_from) == ("brats2021", "names")
 
 
 def test_values_decide_against_names(files: Files, write: Write) -> None:
     case = loaded(write(in_2023(files), joint="-"))
-    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "values")
+    assert (case.convention, case.convention_from) == ("brats2021", "values")
 
 
 def test_the_manifest_decides_and_is_held_to_it(files: Files, write: Write) -> None:
     folder = write(with_enhancing(files, 1))
     case = loaded(folder, label_convention="brats2023")
-    assert (case.convention, case.convention_from) == (Convention.BRATS_2023, "manifest")
+    assert (case.convention, case.convention_from) == ("brats2023", "manifest")
     (finding,) = refused(write(files, "older"), label_convention="brats2023")
     assert finding.found == "label values [0, 1, 2, 4]"
     assert finding.expected == "brats2023 [0, 1, 2, 3], decided by the manifest"
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("post-treatment", {2: 2, 4: 4}),
+        ("metastases", {1: 1, 2: 2, 4: 3}),
+        ("pediatric", {1: 1, 2: 4, 4: 3}),
+        ("meningioma-rt", {1: 1, 4: 1}),
+    ],
+)
+def test_a_task_of_one_convention_decides(
+    task: str, values: dict[int, int], files: Files, write: Write
+) -> None:
+    label = sum((files["seg"] == old) * new for old, new in values.items())
+    images = ("t1ce",) if task == "meningioma-rt" else MODALITIES
+    case = loaded(write({m: files[m] for m in images} | {"seg": label.astype(np.uint8)}), task=task)
+    assert list(case.images) == list(images)
+    assert (case.convention, case.convention_from) == (
+        next(iter(TASKS[task].conventions)),
+        "task",
+    )
+    assert case.label is not None
+    assert np.array_equal(case.label, label)
+    assert case.warnings == ()
+
+
+def test_values_of_another_task_are_refused(files: Files, write: Write) -> None:
+    label = np.where(files["seg"] == 4, 5, files["seg"]).astype(np.uint8)
+    (finding,) = refused(write(files | {"seg": label}), task="pediatric")
+    assert finding.expected == "brats2024 [0, 1, 2, 3, 4], decided by the task"
+
+
+def test_a_task_of_several_conventions_without_known_names(files: Files, write: Write) -> None:
+    conventions = {"ours": {"ncr": 1, "ed": 2, "et": 4}, "theirs": {"ncr": 1, "ed": 2, "et": 5}}
+    task = GLIOMA.model_copy(update={"name": "own", "conventions": conventions})
+    by_values = loaded(write(with_enhancing(files, 5)), task=task)
+    assert (by_values.convention, by_values.convention_from) == ("theirs", "values")
+    assumed = loaded(write(with_enhancing(files, 1), "assumed"), task=task)
+    assert (assumed.convention, assumed.convention_from) == ("ours", "task")
+    assert "ours and theirs share" in assumed.warnings[0].found
 
 
 @pytest.mark.parametrize(
@@ -241,7 +282,7 @@ def test_the_channels_of_a_stacked_case_are_its_modalities(
     assert list(case.images) == list(MODALITIES)
     for name in MODALITIES:
         assert np.array_equal(case.images[name], files[name])
-    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+    assert (case.convention, case.convention_from) == ("msd", "layout")
     assert case.label is not None
     assert np.array_equal(case.label, np.where(files["seg"] == 4, 3, files["seg"]))
     assert [source.role for source in case.sources] == [*MODALITIES, "label"]
@@ -257,7 +298,7 @@ def test_a_layouts_convention_is_overruled_by_the_manifest_alone(
     assert finding.found == "label values [0, 1, 2, 4]"
     assert finding.expected == "msd [0, 1, 2, 3], decided by its layout"
     case = loaded(folder, label_convention="brats2021")
-    assert (case.convention, case.convention_from) == (Convention.BRATS_2021, "manifest")
+    assert (case.convention, case.convention_from) == ("brats2021", "manifest")
     assert case.label is not None
     assert np.array_equal(case.label == 1, files["seg"] == 1)
 
@@ -265,7 +306,7 @@ def test_a_layouts_convention_is_overruled_by_the_manifest_alone(
 def test_a_stacked_case_without_a_label_is_the_decathlons(files: Files, tmp_path: Path) -> None:
     case = loaded(stack(tmp_path, {name: files[name] for name in MODALITIES}))
     assert case.label is None
-    assert (case.convention, case.convention_from) == (Convention.MSD, "layout")
+    assert (case.convention, case.convention_from) == ("msd", "layout")
 
 
 def test_a_mask_of_1_alone_is_taken_at_the_manifests_word(files: Files, write: Write) -> None:
@@ -274,7 +315,7 @@ def test_a_mask_of_1_alone_is_taken_at_the_manifests_word(files: Files, write: W
     case = loaded(folder, label_convention="brats2023")
     assert case.label is not None
     assert np.array_equal(case.label, files["seg"] > 0)
-    assert [note.found for note in case.notes] == [
+    assert [note.found for note in case.warnings] == [
         "a mask of 1 alone, which would be read as necrotic core and nothing else"
     ]
 

@@ -86,7 +86,7 @@ def test_check_finds_nothing_wrong(cohort: Path, command: Command) -> None:
     answer = json.loads(done.stdout)
     assert answer["usable"] == 5
     (tumour_free,) = answer["findings"]
-    assert (tumour_free["severity"], tumour_free["found"]) == ("note", "no tumour, only zeros")
+    assert (tumour_free["severity"], tumour_free["found"]) == ("warning", "no tumour, only zeros")
 
 
 def test_names_headers_and_label_values(cohort: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.preprocess.odd.build import Build
-from tests.preprocess.odd.inputs import ERRORS, GOOD, LEFT_OUT, NOTES, SPLITS, Lists
+from tests.preprocess.odd.inputs import ERRORS, GOOD, LEFT_OUT, SPLITS, WARNINGS, Lists
 
 
 @pytest.fixture(params=ERRORS)
@@ -20,10 +20,10 @@ def left_out(request: pytest.FixtureRequest) -> tuple[Build, str]:
     return LEFT_OUT[request.param]
 
 
-@pytest.fixture(params=NOTES)
-def note(request: pytest.FixtureRequest) -> tuple[Build, str]:
+@pytest.fixture(params=WARNINGS)
+def warning(request: pytest.FixtureRequest) -> tuple[Build, str]:
     """Something that keeps nothing out, and what is found."""
-    return NOTES[request.param]
+    return WARNINGS[request.param]
 
 
 @pytest.fixture(params=SPLITS)
@@ -41,7 +41,7 @@ def keeps_out() -> dict[str, Build]:
 @pytest.fixture(scope="session")
 def everything() -> dict[str, Build]:
     """All that needs no splits, by name."""
-    return {name: build for name, (build, _) in (ERRORS | LEFT_OUT | NOTES).items()}
+    return {name: build for name, (build, _) in (ERRORS | LEFT_OUT | WARNINGS).items()}
 
 
 @pytest.fixture(scope="session")

@@ -164,11 +164,11 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         "a name that is not UTF-8",
     ),
     "no id": (copied("odd_t1.nii.gz", "_t1.nii.gz", "_t2.nii.gz"), "no case id in _t1.nii.gz, _t2"),
-    "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image itself was"),
+    "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image was"),
 }
 """What is found before any case is read."""
 
-NOTES: dict[str, tuple[Build, str]] = {
+WARNINGS: dict[str, tuple[Build, str]] = {
     "table": (with_files(survival__csv=b"id,days"), "file of type '.csv'"),
     "link back": (
         lambda data: (written(data, arrays()) / "loop").symlink_to(".."),
@@ -234,21 +234,21 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         {"train": ("case_1", "case2")},
         "splits name 1 case(s) that are not here, such as case2 (is it case_2?)",
         "correct the lists, unless the cases are elsewhere",
-        "note",
+        "warning",
     ),
     "a case in no list": (
         several(("a", 1, 4), ("b", 2, 4)),
         {"train": ("a",)},
         "1 labelled case(s) in no split, such as b",
         "nothing if they are to be stored alone; else list them",
-        "note",
+        "warning",
     ),
     "a split of a damaged case": (
         cut(several(("a", 1, 4), ("b", 2, 4)), "b"),
         {"train": ("a",), "val": ("b",)},
         "split 'val' is empty: 1 labelled case(s)",
         "put the damaged cases right, or set splits in the manifest: training needs each",
-        "note",
+        "warning",
     ),
     "a divided patient": (
         several((VISITS[0], 1, 4), (VISITS[1], 2, 4)),

@@ -12,7 +12,7 @@ import pytest
 from common import nifti
 from common.case import restore
 from common.store import Store
-from common.task import MODALITIES, Convention, from_canonical
+from common.task import GLIOMA, MODALITIES
 from preprocess.phantom.image import Phantom, synthesise
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,7 +60,7 @@ def test_a_cohort_is_preprocessed_and_its_labels_come_back(
     store = Store.open(path)
     for index, phantom in enumerate(phantoms):
         record = store.record(f"BRATS_{index:03d}")
-        assert (record.convention, record.convention_from) == (Convention.MSD, "layout")
+        assert (record.convention, record.convention_from) == ("msd", "layout")
         assert record.has_label == (index < 3)
         image, label = store.read_volume(record.case_id)
         for channel, modality in enumerate(MODALITIES):
@@ -75,7 +75,7 @@ def test_a_cohort_is_preprocessed_and_its_labels_come_back(
         restored, geometry = restore(label, record)
         original = nifti.read(data / "labelsTr" / f"BRATS_{index:03d}.nii.gz")
         assert np.array_equal(restored, original.voxels)
-        assert np.array_equal(restored, from_canonical(phantom.label, Convention.MSD))
+        assert np.array_equal(restored, GLIOMA.from_canonical(phantom.label, "msd"))
         assert geometry.matches(original.geometry)
     again = command("run", data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout

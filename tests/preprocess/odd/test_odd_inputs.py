@@ -74,12 +74,12 @@ def test_what_makes_no_case_is_named(left_out: tuple[Build, str], tmp_path: Path
     assert "\n" not in str(finding)
 
 
-def test_what_is_only_remarked_on_is_prepared(note: tuple[Build, str], tmp_path: Path) -> None:
-    build, found = note
+def test_a_case_with_a_warning_is_prepared(warning: tuple[Build, str], tmp_path: Path) -> None:
+    build, found = warning
     build(tmp_path)
     (finding,) = checked(tmp_path)
     assert finding.found.startswith(found)
-    assert finding.severity == "note"
+    assert finding.severity == "warning"
     assert "\n" not in str(finding)
     for files in discover(tmp_path, COHORT).cases:
         case = prepare(files, COHORT)
@@ -121,7 +121,7 @@ def documented() -> list[tuple[re.Pattern[str], str]]:
 
     A row is | what | `found` | severity | what to do |.
     """
-    rows = re.findall(r"^\| [^|]+ \| `([^|]+)` \| (error|note) \|", DOCUMENT.read_text(), re.M)
+    rows = re.findall(r"^\| [^|]+ \| `([^|]+)` \| (error|warning) \|", DOCUMENT.read_text(), re.M)
     return [(re.compile(".*".join(map(re.escape, text.split("…")))), kind) for text, kind in rows]
 
 
