@@ -1,4 +1,4 @@
-# FM-Net: `make help` lists what there is. Variables are given on the command line:
+# `make help` lists the targets and their variables. Variables are given on the command line:
 #   make preprocess DATA=/brats            make train PRESET=fm_net STORE=brats.zarr
 
 PYTHON ?= python3
@@ -19,20 +19,59 @@ ONLY   ?=
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
 
-VENV := .venv
-PY   := $(VENV)/bin/python
+VENV  := .venv
+PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PREPROCESS := $(VENV)/bin/fmnet-preprocess
+TRAIN := $(VENV)/bin/fmnet-train
 
-# An option for a variable, unless that has its default: $(call if-given,STORE,--store)
-if-given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2) "$($(1))")
+# What each target takes on the command line; every target takes PYTHON and EXTRAS, of its set-up.
+takes-setup :=
+takes-demo := DEMO
+takes-clean := DEMO
+takes-preprocess := DATA STORE SET DROP_ABSENT
+takes-check := DATA SET
+takes-status := STORE
+takes-verify := STORE REPAIR
+takes-report := STORE
+takes-train := STORE PRESET RUN SET RESUME
+takes-evaluate := RUN PRESET STORE SPLIT SET
+takes-predict := INPUT RUN PRESET OUT SET
+takes-bench := PRESET DEVICE STORE MINUTES OUT ONLY SET DRY
+takes-gpu-check := DEVICE STORE MINUTES OUT ONLY DRY
+
+# A variable that no target takes would be dropped silently: `make train EPOCHS=3`.
+GOALS := $(or $(MAKECMDGOALS),help)
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+TAKEN := $(sort $(foreach goal,$(GOALS),$(takes-$(goal))))
+UNKNOWN := $(firstword $(filter-out PYTHON EXTRAS -%- MAKEFLAGS MAKEOVERRIDES SHELL $(TAKEN),$(GIVEN)))
+lower = $(shell echo $(1) | tr A-Z a-z)
+ifneq ($(UNKNOWN),)
+$(error make $(GOALS) takes no variable $(UNKNOWN)$(if $(TAKEN),; it takes $(TAKEN))$(if \
+  $(filter SET,$(TAKEN)),. A setting goes into SET: SET='$(call lower,$(UNKNOWN))=$($(UNKNOWN))'))
+endif
+
+# A variable's value if it was given, not its default: $(call given,PRESET)
+given = $(if $(filter command environment,$(firstword $(origin $(1)))),$($(1)))
+# The same as an option: $(call if-given,STORE,--store)
+if-given = $(if $(call given,$(1)),$(2) "$($(1))")
+# SET='a=1 b=[1, 2]' as --set 'a=1' --set 'b=[1, 2]': a word without = belongs to the one before.
+settings = $(if $(strip $(SET)),$(subst ^',,^$(foreach word,$(SET),$(if \
+  $(findstring =,$(word)),' --set '$(word),$(word))))')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo preprocess check status verify report train evaluate predict bench gpu-check test test-slow lint format clean
 
-help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+# Messages of these then name make's targets and variables (common/hints.py).
+demo preprocess check status verify report train evaluate predict: export FMNET_MAKE := 1
 
-setup: $(READY)  ## Install everything into .venv (EXTRAS=preprocess or EXTRAS=train for one stage)
+help:  ## List the targets
+	@awk -F ' *:= *' '/^takes-/ {sub("takes-", "", $$1); takes[$$1] = $$2} \
+	  /^[a-z-]+:.*## / {split($$0, parts, ":.*## "); printf "  %-11s %s\n", parts[1], parts[2]; \
+	  if (takes[parts[1]]) printf "  %-11s   %s\n", "", takes[parts[1]]} \
+	  /^#: / {if (!shown++) print "\nVariables:"; sub("#: ", "  "); print}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Install everything into .venv
 
 $(READY): pyproject.toml constraints.txt
 	@echo "installing [$(EXTRAS)] into $(VENV) …"
@@ -41,64 +80,83 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(READY)  ## Everything on phantoms, in about 5 minutes: cohort, store, training, predictions, scores
+demo: $(READY)  ## Preprocess, train, predict and evaluate 24 phantoms, in 5 minutes
 	@rm -rf $(DEMO_PARTS)
-	$(PY) -m preprocess phantom $(DEMO)/phantoms --cases 24 --seed 0 --size 80,80,80
-	$(PY) -m preprocess run $(DEMO)/phantoms --store $(DEMO)/phantoms.zarr
-	$(PY) -m train run demo --store $(DEMO)/phantoms.zarr --out $(DEMO)/run
-	$(PY) -m train predict $(DEMO)/run $(DEMO)/phantoms/BraTS-PHANTOM-00023-000 --out $(DEMO)/predictions
-	$(PY) -m train evaluate $(DEMO)/run --store $(DEMO)/phantoms.zarr --split test
+	$(PREPROCESS) phantom $(DEMO)/phantoms --cases 24 --seed 0 --size 80,80,80
+	$(PREPROCESS) run $(DEMO)/phantoms --store $(DEMO)/phantoms.zarr
+	$(TRAIN) run demo --store $(DEMO)/phantoms.zarr --out $(DEMO)/run
+	$(TRAIN) predict $(DEMO)/run $(DEMO)/phantoms/BraTS-PHANTOM-00023-000 --out $(DEMO)/predictions
+	$(TRAIN) evaluate $(DEMO)/run --store $(DEMO)/phantoms.zarr --split test
 
 need-%:
-	@test -n "$($*)" || { echo "$* is missing: make $(firstword $(MAKECMDGOALS)) $*=/path/to/$(if $(filter DATA,$*),brats (the folder that holds the cases),case (or a cohort, or a store))" >&2; exit 2; }
+	@test -n "$($*)" || { echo "$* is missing: make $(firstword $(MAKECMDGOALS)) $*=/path/to/$(if $(filter DATA,$*),brats (the folder that holds the cases),case (or a folder of cases, or a store))" >&2; exit 2; }
 
-preprocess: need-DATA $(READY)  ## BraTS folder to store: DATA=/brats [STORE=brats.zarr] [SET='key=value …'] [DROP_ABSENT=1]
-	$(PY) -m preprocess run "$(DATA)" --store "$(STORE)" $(if $(DROP_ABSENT),--drop-absent) $(foreach item,$(SET),--set '$(item)')
+check: need-DATA $(READY)  ## Check a folder of cases; writes nothing
+	$(PREPROCESS) check "$(DATA)"$(settings)
 
-check: need-DATA $(READY)  ## What is wrong with a folder, case by case: DATA=/brats [SET='key=value …']
-	$(PY) -m preprocess check "$(DATA)" $(foreach item,$(SET),--set '$(item)')
+preprocess: need-DATA $(READY)  ## Preprocess a folder of cases into a store
+	$(PREPROCESS) run "$(DATA)" --store "$(STORE)"$(if $(DROP_ABSENT), --drop-absent)$(settings)
 
-status: $(READY)  ## Cases done, failed and missing [STORE=brats.zarr]
-	$(PY) -m preprocess status "$(STORE)"
+status: $(READY)  ## Show which cases are stored, failed or missing
+	$(PREPROCESS) status "$(STORE)"
 
-verify: $(READY)  ## Read every byte of a store again; REPAIR=1 drops what is damaged [STORE=brats.zarr]
-	$(PY) -m preprocess verify "$(STORE)" $(if $(REPAIR),--repair)
+verify: $(READY)  ## Read a store again and compare every checksum
+	$(PREPROCESS) verify "$(STORE)"$(if $(REPAIR), --repair)
 
-report: $(READY)  ## Quality report of a store, one HTML page [STORE=brats.zarr]
-	$(PY) -m preprocess report "$(STORE)"
+report: $(READY)  ## Write a store's quality report, one HTML page
+	$(PREPROCESS) report "$(STORE)"
 
-train: $(READY)  ## Store to trained model: [STORE=brats.zarr] [PRESET=fm_net] [RUN=runs/fm_net] [SET='key=value …'] [RESUME=1]
-	$(PY) -m train run $(PRESET) --store "$(STORE)" --out "$(RUN)" $(if $(RESUME),--resume) $(foreach item,$(SET),--set '$(item)')
+train: $(READY)  ## Train a network on a store
+	$(TRAIN) run $(if $(RESUME),$(call given,PRESET),$(PRESET)) --store "$(STORE)" --out "$(RUN)"$(if $(RESUME), --resume)$(settings)
 
-evaluate: $(READY)  ## Whole-volume scores and a picture: [RUN=runs/fm_net] [STORE=brats.zarr] [SPLIT=test] [SET=inference.flips=true]
-	$(PY) -m train evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT) $(foreach item,$(SET),--set '$(item)')
+evaluate: $(READY)  ## Score a run on whole volumes: table, JSON and a picture
+	$(TRAIN) evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)$(settings)
 
-predict: need-INPUT $(READY)  ## NIfTI masks for a case, a cohort or a store: INPUT=/case [RUN=runs/fm_net] [OUT=predictions]
-	$(PY) -m train predict "$(RUN)" "$(INPUT)" --out "$(OUT)" $(foreach item,$(SET),--set '$(item)')
+predict: need-INPUT $(READY)  ## Predict masks as NIfTI files
+	$(TRAIN) predict "$(RUN)" "$(INPUT)" --out "$(OUT)"$(settings)
 
-bench: $(READY)  ## How fast training is here, beside others: [DEVICE=auto] [STORE=…] [MINUTES=20] [OUT=docs/benchmarks/] [ONLY='steps peers …'] [SET='key=value …'] [DRY=1]
-	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store) $(foreach item,$(SET),--set '$(item)') \
+bench: $(READY)  ## Measure how fast training is here
+	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store)$(settings) \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
 
-gpu-check: $(READY)  ## Is training on this GPU right: [DEVICE=auto] [STORE=…] [MINUTES=20] [OUT=runs/gpu-check/] [ONLY='resume …'] [DRY=1]
+gpu-check: $(READY)  ## Check that training on this GPU is right
 	$(PY) -m train gpu-check $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),runs/gpu-check/)")
 
-test: $(READY)  ## Every test but the slow ones, under 15 minutes on two cores
+test: $(READY)  ## Run the quick tests, in under 15 minutes on two cores
 	$(PY) -m pytest -m "not slow"
 
-test-slow: $(READY)  ## Clusters, faults and experiments
+test-slow: $(READY)  ## Run the slow tests: clusters, faults, experiments
 	$(PY) -m pytest -m slow
 
-lint: $(READY)  ## Style, types and import borders
+lint: $(READY)  ## Check style, types and imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(READY)  ## Put the code into its one style
+format: $(READY)  ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the demo's output
 	rm -rf $(DEMO_PARTS)
+
+# The variables, as `make help` lists them.
+#: DATA=/brats          the folder that holds the cases
+#: STORE=brats.zarr     the store, a path or URL
+#: PRESET=fm_net        fm_net, unet, attention_unet, demo or a YAML file
+#: RUN=runs/PRESET      the run's folder
+#: SET='key=value …'    settings of the manifest, or of the preset in training
+#: RESUME=1             resume the run
+#: DROP_ABSENT=1        remove stored cases that are not in DATA
+#: REPAIR=1             remove damaged cases from the store
+#: SPLIT=test           train, val or test
+#: INPUT=/case          a case, a folder of cases, or a store
+#: OUT=predictions      the folder that results go to
+#: DEMO=demo            the folder that the demo writes to
+#: DEVICE=auto          auto, cpu, cuda or cuda:N
+#: MINUTES=20           how long measurements may take
+#: ONLY='steps …'       the measurements to make
+#: DRY=1                list the measurements, make none
+#: EXTRAS=preprocess    one stage alone; EXTRAS=train for the other

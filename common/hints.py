@@ -1,30 +1,123 @@
-"""How this program is called from where it runs."""
+"""Commands and options in messages: what to run next, as the user runs this program.
 
+Under `make` advice names its targets and variables, otherwise the console scripts' options. Modules
+are never named: `python -m train` would run another `train.py` that lies in the working folder.
+"""
+
+import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
+UNDER_MAKE = "FMNET_MAKE"
+"""The environment variable that the Makefile sets for the commands it runs."""
 
-def command(*words: str) -> str:
-    """A command line of this program's, to be pasted where this process was started.
+VARIABLES = {
+    "--store": "STORE",
+    "--set": "SET",
+    "--resume": "RESUME",
+    "--repair": "REPAIR",
+    "--drop-absent": "DROP_ABSENT",
+    "--split": "SPLIT",
+}
+"""Options that mean the same in every command, and the Makefile's variable for each."""
 
-    `python` alone is another one, or none, where an environment is used without being activated, as
-    `make` does: then its path is named.
+
+def check(data: str) -> str:
+    """Check a folder of cases."""
+    return _command(["check", f"DATA={data}"], "fmnet-preprocess", ["check", data])
+
+
+def preprocess(store: str, data: str = "DATA") -> str:
+    """Preprocess a folder of cases into a store."""
+    make = ["preprocess", f"DATA={data}", f"STORE={store}"]
+    return _command(make, "fmnet-preprocess", ["run", data, "--store", store])
+
+
+def status(store: str) -> str:
+    """Show which cases are stored, failed or missing."""
+    return _command(["status", f"STORE={store}"], "fmnet-preprocess", ["status", store])
+
+
+def verify(store: str, *, repair: bool = False) -> str:
+    """Verify a store."""
+    make = ["verify", f"STORE={store}", *(["REPAIR=1"] if repair else [])]
+    script = ["verify", *(["--repair"] if repair else []), store]
+    return _command(make, "fmnet-preprocess", script)
+
+
+def report(store: str) -> str:
+    """Write a store's quality report."""
+    return _command(["report", f"STORE={store}"], "fmnet-preprocess", ["report", store])
+
+
+def train(store: str = "STORE", run: Path | str = "RUN", *settings: str) -> str:
+    """Train a network."""
+    make = ["train", f"STORE={store}", f"RUN={run}", *_make_settings(settings)]
+    script = ["run", "--store", store, "--out", str(run), *_script_settings(settings)]
+    return _command(make, "fmnet-train", script)
+
+
+def resume(store: str, run: Path | str, *settings: str) -> str:
+    """Resume a run."""
+    make = ["train", f"STORE={store}", f"RUN={run}", "RESUME=1", *_make_settings(settings)]
+    script = ["run", "--store", store, "--out", str(run), "--resume", *_script_settings(settings)]
+    return _command(make, "fmnet-train", script)
+
+
+def evaluate(store: str, run: Path | str, checkpoint: str = "best") -> str:
+    """Evaluate a run; make has no variable for the checkpoint."""
+    make = ["evaluate", f"STORE={store}", f"RUN={run}"] if checkpoint == "best" else None
+    chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
+    return _command(make, "fmnet-train", ["evaluate", str(run), "--store", store, *chosen])
+
+
+def predict(run: Path | str, cases: str = "INPUT") -> str:
+    """Predict masks of a case, of a folder of cases, or of a store's cases."""
+    script = ["predict", str(run), cases, "--out", "predictions"]
+    return _command(["predict", f"RUN={run}", f"INPUT={cases}"], "fmnet-train", script)
+
+
+def option(name: str, value: str = "", *, variable: str = "") -> str:
+    """An option to add to the command that is running: `--resume`, or `RESUME=1` under make.
 
     Args:
-        words: what follows `python -m`.
+        name: the option, such as `--set`.
+        value: its value; a switch has none.
+        variable: the Makefile's, where it is not in `VARIABLES`.
     """
-    return shlex.join([_python(), "-m", *words])
+    if _under_make():
+        return shlex.quote(f"{variable or VARIABLES[name]}={value or '1'}")
+    return f"{name} {shlex.quote(value)}" if value else name
 
 
-def _python() -> str:
-    python = Path(sys.executable or "python")
-    found = shutil.which(python.name)
-    if found and Path(found) == python:
-        return python.name
+def _under_make() -> bool:
+    return bool(os.environ.get(UNDER_MAKE))
+
+
+def _make_settings(settings: tuple[str, ...]) -> list[str]:
+    return [f"SET={' '.join(settings)}"] if settings else []
+
+
+def _script_settings(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def _command(make: list[str] | None, script: str, arguments: list[str]) -> str:
+    if make is not None and _under_make():
+        return shlex.join(["make", *make])
+    return shlex.join([_script(script), *arguments])
+
+
+def _script(name: str) -> str:
+    """A console script's name, or its path where its environment is not activated."""
+    path = Path(sys.executable or name).parent / name
+    found = shutil.which(name)
+    if not path.exists() or (found and Path(found) == path):
+        return name
     try:
-        shown = python.relative_to(Path.cwd())
-    except (OSError, ValueError):  # no folder to stand in any more, or none above it
-        return str(python)
+        shown = path.relative_to(Path.cwd())
+    except (OSError, ValueError):  # the working folder is gone, or the script is not below it
+        return str(path)
     return str(shown) if len(shown.parts) > 1 else f"./{shown}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common import console
+from common import console, hints
 from common.console import err, out
 from common.errors import ConfigError
 from common.manifest import Manifest, load_manifest, manifest_path
@@ -262,9 +262,9 @@ def verify(
             out.print(f"dropped {dropped}", soft_wrap=True)
     out.print(audit_table(audit, opened))
     if audit.missing:
-        steps = f"`make preprocess DATA=… STORE={store}` makes the missing case(s), and no other"
+        steps = f"`{hints.preprocess(store)}` makes the missing case(s), and no other"
         if audit.of("damaged") and not repair:
-            steps = f"`make verify STORE={store} REPAIR=1` drops what is damaged; then {steps}"
+            steps = f"`{hints.verify(store, repair=True)}` drops what is damaged; then {steps}"
         err.print(steps, soft_wrap=True)
     if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)

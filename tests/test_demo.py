@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def test_the_demo_reaches_its_scores_on_cases_it_never_saw(tmp_path: Path) -> No
     (mask,) = (folder / "predictions").glob("*.nii.gz")
     case_id = mask.name.removesuffix(".nii.gz")
     predicted = nifti.read(mask)
-    expert = nifti.read(folder / "phantoms" / case_id / f"{case_id}-seg.nii.gz")
-    assert predicted.geometry.matches(expert.geometry)
-    found, true = predicted.voxels > 0, expert.voxels > 0
+    reference = nifti.read(folder / "phantoms" / case_id / f"{case_id}-seg.nii.gz")
+    assert predicted.geometry.matches(reference.geometry)
+    found, true = predicted.voxels > 0, reference.voxels > 0
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
     picture = done.stdout.strip().splitlines()[-1].removeprefix("picture: ")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
@@ -63,10 +64,30 @@ def test_make_explains_what_is_missing(tmp_path: Path) -> None:
     assert "no usable case" in empty.stderr
     nothing = make("train", f"STORE={tmp_path / 'none.zarr'}", f"RUN={tmp_path / 'run'}")
     assert nothing.returncode != 0
-    assert "make preprocess DATA=" in nothing.stderr
+    assert f"make preprocess DATA=DATA STORE={tmp_path / 'none.zarr'}" in nothing.stderr
 
 
-def test_help_lists_every_target() -> None:
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    listed = {line.split()[0] for line in make("help").stdout.splitlines()}
-    assert targets - {"need-"} == listed
+def test_make_refuses_a_variable_that_its_target_does_not_take() -> None:
+    refused = make("-n", "train", "EPOCHS=3")
+    assert refused.returncode != 0
+    assert "PRESET" in refused.stderr
+    assert "SET='epochs=3'" in refused.stderr
+    assert make("-n", "status", "RUN=x").returncode != 0
+    assert make("-n", "status", "STORE=x").returncode == 0
+
+
+def test_make_passes_several_settings() -> None:
+    done = make("-n", "train", "SET=crop=[64, 64, 64] splits={train: 1, val: 0} epochs=3")
+    words = shlex.split(done.stdout)
+    settings = [words[index + 1].strip() for index, word in enumerate(words) if word == "--set"]
+    assert settings == ["crop=[64, 64, 64]", "splits={train: 1, val: 0}", "epochs=3"]
+
+
+def test_help_lists_every_target_and_variable() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    shown = make("help").stdout
+    targets = set(re.findall(r"^([a-z][a-z-]*):.*##", makefile, re.MULTILINE))
+    taken = set(" ".join(re.findall(r"^takes-.*:=(.*)", makefile, re.MULTILINE)).split())
+    assert targets == set(re.findall(r"^  ([a-z][a-z-]*) ", shown, re.MULTILINE))
+    assert taken <= set(re.findall(r"^  ([A-Z_]+)=", shown, re.MULTILINE))
+    assert max(map(len, shown.splitlines())) <= 80

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common import hints
 from common.errors import CheckpointError
 
 Which = Literal["best", "last", "previous"]
@@ -213,8 +214,8 @@ def _offer_other(run_dir: Path, which: Which) -> str:
         if which == "best":
             return "; last.safetensors is whole: use it with --checkpoint last"
         return (
-            f"; {other}.safetensors is whole: delete {which}.safetensors and --resume goes on from "
-            f"the {other}"
+            f"; {other}.safetensors is whole: delete {which}.safetensors and resume "
+            f"with {hints.option('--resume')} from the {other}"
         )
     names = " and no ".join(f"{other}.safetensors" for other in others)
     return f"; there is no usable {names} either"

@@ -1,4 +1,4 @@
-"""`python -m train`: from a store to a trained model, its scores and its predictions."""
+"""`fmnet-train`: from a store to a trained model, its scores and its predictions."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common import console
+from common import console, hints
 from common.console import err, out
-from common.hints import command
 from common.manifest import load_manifest, manifest_path
 from common.store import Store, is_remote, local_copy
 
@@ -253,7 +252,7 @@ def _announce(session: "Session", folder: Path) -> None:
     if absent := store.contents().absent:
         err.print(
             f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
-            f"such as {absent[0]}; `{command('preprocess', 'status', store.path)}` says why",
+            f"such as {absent[0]}; `{hints.status(store.path)}` shows why",
             soft_wrap=True,
         )
     if session.compute.note:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
-from common.hints import command
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
 from common.store import Store
@@ -77,11 +77,6 @@ def label_of(logits: Tensor) -> NDArray[np.uint8]:
     return from_regions((logits > 0).cpu().numpy())
 
 
-def resuming(store: str, run_dir: Path) -> str:
-    """The command that goes on with a run."""
-    return command("train", "run", "--store", store, "--out", str(run_dir), "--resume")
-
-
 def load_run(
     run_dir: Path,
     which: Which = "best",
@@ -103,20 +98,20 @@ def load_run(
             override is of something that training has decided.
     """
     if not run_dir.is_dir():
-        train = command("train", "run", "--store", "STORE", "--out", str(run_dir))
+        train = hints.train(run=run_dir)
         raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
     absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).is_file()]
     if absent:
         raise RunError(
-            f"{run_dir}: no run folder, {' and '.join(absent)} not in it; name the folder that "
-            "`python -m train run --out` wrote"
+            f"{run_dir}: not a run's folder: {' and '.join(absent)} not in it; name a folder that "
+            f"`{hints.train()}` wrote"
         )
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
-        again = resuming(_run_file(run_dir)["store"], run_dir)
+        again = hints.resume(_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
-            f"{run_dir}: no best checkpoint yet, since the run was never validated; go on with "
+            f"{run_dir}: no best checkpoint yet, since the run was never validated; resume with "
             f"`{again}`, or use the last with --checkpoint last"
         )
     compute = choose_compute(device, config.precision)

@@ -13,13 +13,12 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from common import hints
 from common.console import out
-from common.hints import command
 from common.task import REGION_COLOURS, REGIONS
 from train.checkpoint import checkpoint_path
 from train.evaluate import ScoredCase
 from train.figures import overlay, sample_of
-from train.loaded_run import resuming
 from train.trainer import End, Position, Session
 
 OVERLAYS = 3
@@ -203,19 +202,16 @@ def run_summary(session: Session, end: End) -> Table:
 def next_steps(session: Session, end: End) -> list[str]:
     """The commands that one may want after it."""
     store, folder, config = session.store.path, session.run_dir, session.config
-    again = resuming(store, folder)
-    evaluate = command("train", "evaluate", str(folder), "--store", store)
-    if session.at.best_epoch is None:
-        evaluate += " --checkpoint last"
-    go_on = {
-        End.EPOCHS: f"{again} --set epochs={2 * config.epochs}",
-        End.PATIENCE: f"{again} --set patience=null",
-        End.HOURS: f"{again} --set max_hours={2 * (config.max_hours or 0):g}",
-        End.STOPPED: again,
-    }[end]
+    which = "last" if session.at.best_epoch is None else "best"
+    evaluate = hints.evaluate(store, folder, which)
     if end is End.STOPPED:
-        return [f"go on: {go_on}"]
-    return [f"next: {evaluate}", f"to train longer: {go_on}"]
+        return [f"resume with: {hints.resume(store, folder)}"]
+    longer = {
+        End.EPOCHS: f"epochs={2 * config.epochs}",
+        End.PATIENCE: "patience=null",
+        End.HOURS: f"max_hours={2 * (config.max_hours or 0):g}",
+    }[end]
+    return [f"next: {evaluate}", f"to train longer: {hints.resume(store, folder, longer)}"]
 
 
 def _hours(seconds: float) -> str:

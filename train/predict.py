@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common import nifti
+from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
-from common.hints import command
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
@@ -128,8 +127,8 @@ def naming_of(data: Path, run: Manifest) -> Manifest:
 def _of_store(trained: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
     records = store.records()
     if not records:
-        run = command("preprocess", "run", "DATA")
-        raise StoreError(f"{store.path}: no case in this store; `{run}` adds some")
+        adding = hints.preprocess(store.path)
+        raise StoreError(f"{store.path}: no case in this store; `{adding}` adds some")
     out.notes += store_notes(trained, store, list(records))
     return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from common import __version__
+from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
 from common.store import Store
@@ -82,7 +82,8 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         write_text(run_dir / CONFIG, session.config.to_yaml())
     except OSError as error:
         raise RunError(
-            f"{run_dir}: cannot be written ({error.strerror}); name another folder with --out"
+            f"{run_dir}: cannot be written ({error.strerror}); name another folder with "
+            f"{_other_folder()}"
         ) from error
     return session
 
@@ -104,13 +105,13 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     run = _run_file(run_dir)
     if preset not in {None, run["preset"]}:
         raise ConfigError(
-            f"{run_dir} began with preset {run['preset']}, not {preset}: name that one "
-            f"(make train PRESET={run['preset']} …)"
+            f"{run_dir} began with preset {run['preset']}, not {preset}: name that one"
         )
     if run["store_fingerprint"] != store.fingerprint:
         raise RunError(
             f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
-            "cases, splits or parameters: begin a new run with another --out"
+            "cases, splits or parameters: begin a new run with another "
+            f"{_other_folder()}"
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store)
@@ -186,15 +187,21 @@ def _check_store(config: TrainConfig, store: Store) -> None:
 def _check_new_run(run_dir: Path) -> None:
     if (run_dir / CONFIG).exists():
         raise RunError(
-            f"{run_dir} holds a run: go on with it by --resume, or name another folder with --out"
+            f"{run_dir} holds a run: resume it with {hints.option('--resume')}, or name another "
+            f"folder with {_other_folder()}"
         )
     if run_dir.is_file():
-        raise RunError(f"{run_dir} is a file: name a folder with --out")
+        raise RunError(f"{run_dir} is a file: name a folder with {_other_folder()}")
+
+
+def _other_folder() -> str:
+    return hints.option("--out", "…", variable="RUN")
 
 
 def _run_file(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / CONFIG).is_file():
-        raise RunError(f"{run_dir}: no run to go on with; leave --resume out to begin one")
+        resume = hints.option("--resume")
+        raise RunError(f"{run_dir}: no run to resume; leave {resume} out to begin one")
     run: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
     return run
 
@@ -214,7 +221,8 @@ def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> Tr
     if fixed:
         raise ConfigError(
             f"{', '.join(fixed)}: cannot change when {run_dir} goes on, since its numbers depend "
-            f"on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another --out"
+            f"on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another "
+            f"{_other_folder()}"
         )
     return changed
 
@@ -266,7 +274,7 @@ def _interrupts_noted() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        err.print("stopping after this step; its checkpoint is what --resume goes on from …")
+        err.print("stopping after this step; the run can be resumed …")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

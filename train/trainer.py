@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from common import hints
 from common.console import err
 from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
 from common.metrics import mean_over_regions
@@ -329,7 +330,7 @@ def _memory_told(session: Session, doing: str) -> Iterator[None]:
         raise OutOfMemoryError(
             f"{session.compute.describe()}: out of memory after "
             f"{session.compute.peak_memory_gb():.1f} GB, {doing}, or free the device of other "
-            "programs and go on with --resume"
+            f"programs and resume with {hints.option('--resume')}"
         ) from error
 
 
@@ -442,7 +443,9 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
         done += 1
         observer.validating(done, len(cases))
 
-    with _memory_told(session, "in validation; go on with --resume --set inference.tiles=1"):
+    fewer = hints.option("--set", "inference.tiles=1")
+    resume = f"in validation; resume with {hints.option('--resume')} {fewer}"
+    with _memory_told(session, resume):
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
         f"val_dice_{region}": dice for region, dice in mean.dice.items()

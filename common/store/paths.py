@@ -15,8 +15,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import ContainsArrayError
 
+from common import hints
 from common.errors import FMNetError, StoreError
-from common.hints import command
 from common.store.format import NODE_FILE, UNFINISHED, is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
@@ -59,10 +59,10 @@ def open_store(path: str) -> zarr.Group:
         if isinstance(root, zarr.Group) and _is_finished(root):
             return root
         if found := _what_else(path, root):
-            raise StoreError(f"{path}: no store is there, but {found}; name a store with STORE=")
+            raise StoreError(f"{path}: no store is there, but {found}; name a store")
         raise StoreError(
-            f"{path}: no store is there; make one with `make preprocess DATA=… STORE={path}`, "
-            "or name another with STORE="
+            f"{path}: no store is there; make one with `{hints.preprocess(path)}`, "
+            "or name another store"
         )
 
 
@@ -77,7 +77,7 @@ def is_taken(path: str) -> bool:
     if isinstance(root, zarr.Group) and _is_finished(root):
         return True
     if found := _what_else(path, root):
-        raise StoreError(f"{path}: {found}, and no store; name another path with --store")
+        raise StoreError(f"{path}: {found}, and no store; name another path")
     return False
 
 
@@ -118,7 +118,7 @@ def damaged(path: str, case_id: str, what: str) -> StoreError:
 
 def remedy(path: str) -> str:
     """The way out of damage."""
-    return f"`{command('preprocess', 'verify', '--repair', path)}` drops it, then preprocess again"
+    return f"`{hints.verify(path, repair=True)}` drops it; then preprocess again"
 
 
 @contextmanager

@@ -64,7 +64,7 @@ FLAGS = {
         Severity.ERROR,
         "Cannot be read",
         "The store could not give back this case's voxels, so nothing below was measured for it.",
-        "`make verify STORE=… REPAIR=1` drops it, with all that is damaged; then preprocess again.",
+        "`fmnet-preprocess verify --repair STORE` drops what is damaged; then preprocess again.",
     ),
     "leak": Flag(
         Severity.ERROR,

@@ -413,7 +413,7 @@ def test_damage_is_named_dropped_and_made_again(
     for text in expected.values():
         assert text in verified.stdout
     assert "5 case(s) missing" in verified.stdout
-    assert f"`make verify STORE={path} REPAIR=1` drops what is damaged; then" in verified.stderr
+    assert f"fmnet-preprocess verify --repair {path}`" in verified.stderr
     assert "7.0123.partial" in verified.stdout
     assert "1 case(s) are as they were written" in verified.stdout
     stuck = command("run", data, "--store", path)
@@ -424,7 +424,7 @@ def test_damage_is_named_dropped_and_made_again(
     assert repaired.returncode == 1
     for case_id in expected:
         assert f"dropped case {case_id}" in repaired.stdout
-    assert repaired.stderr.startswith(f"`make preprocess DATA=… STORE={path}")
+    assert f"fmnet-preprocess run DATA --store {path}`" in repaired.stderr
     assert not Path(f"{path}.lock").exists()
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout

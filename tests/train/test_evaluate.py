@@ -247,7 +247,7 @@ def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path
 
 def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with pytest.raises(RunError, match=r"no such run; train one with `\S*python\S* -m train run"):
+    with pytest.raises(RunError, match=r"no such run; train one with `\S*fmnet-train run"):
         load_run(run_dir)
     run_dir.mkdir()
     with pytest.raises(RunError, match=r"config\.yaml and manifest\.yaml and run\.json"):

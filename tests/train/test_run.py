@@ -202,7 +202,7 @@ def test_what_would_change_the_numbers_is_refused_on_resuming(
         reopen(None, [], make_store(), at_once)
     with pytest.raises(RunError, match="leave --resume out"):
         reopen(None, [], five, tmp_path / "nothing")
-    with pytest.raises(RunError, match="holds a run: go on with it by --resume"):
+    with pytest.raises(RunError, match="holds a run: resume it with --resume"):
         begun(five, at_once)
 
 
@@ -276,7 +276,7 @@ def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert "make preprocess DATA=" in failing("run", "--store", tmp_path / "no.zarr")
+    assert "fmnet-preprocess run DATA" in failing("run", "--store", tmp_path / "no.zarr")
     assert "did you mean fm_net" in failing("run", "fmnet", "--store", five.path)
     typo = failing("run", "--store", five.path, "--set", "optimiser.lr=1")
     assert "optimiser" in typo

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from common import hints
 from common.errors import ConfigError
 from train.data.cache import CacheKind, shared_crops
 from train.data.feed import Feed
@@ -76,6 +77,7 @@ def _dali() -> Callable[..., AbstractContextManager[Feed]]:
     except ImportError as error:
         raise ConfigError(
             f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, or "
-            "train with --set loader=torch, which gives the same samples more slowly"
+            f"train with {hints.option('--set', 'loader=torch')}, which gives the same samples "
+            "more slowly"
         ) from error
     return dali_feed

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from common import hints
 from train.data.feed import Batch, Feed
 
 STACKS = "stuck.txt"
@@ -78,8 +79,8 @@ class StallDetector(Iterator[Batch]):
         reason = (
             f"the loader is stuck: no batch for {self._seconds:.0f} s; "
             f"{', '.join(busy) or 'no worker is at a case'}. Is the store's disk there? The stacks "
-            f"{f'are in {self._file}' if self._written else 'could not be written'}; go on with "
-            "--resume"
+            f"{f'are in {self._file}' if self._written else 'could not be written'}; resume "
+            f"with {hints.option('--resume')}"
         )
         if self._since != since:
             return

@@ -18,6 +18,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
+from common import hints
 from common.errors import ConfigError, FMNetError, LoaderError
 from common.interrupts import interrupts_held_back
 
@@ -124,8 +125,8 @@ CLOSING_SECONDS = 5.0
 STACKS_SECONDS = 2.0
 """How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""
 REMEDY = (
-    "as the system does when memory runs out; go on with --resume, with lower workers, or begin "
-    "again with a lower batch_size"
+    f"as the system does when memory runs out; resume with {hints.option('--resume')} and lower "
+    "workers, or begin again with a lower batch_size"
 )
 HINTS = {
     signal.SIGKILL: REMEDY,
@@ -207,8 +208,8 @@ class WorkerMonitor:
         except Exception as error:
             self.check_alive(DYING_SECONDS)  # of which a loader's own error says nothing
             raise LoaderError(
-                f"{self._store}: the loader failed ({type(error).__name__}: {error}); go on with "
-                "--resume, with the other loader if it fails again"
+                f"{self._store}: the loader failed ({type(error).__name__}: {error}); resume "
+                f"with {hints.option('--resume')}, with the other loader if it fails again"
             ) from error
         finally:
             self._waiting = False
