@@ -6,7 +6,7 @@ network has an input for each modality and an output for each region.
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -152,7 +152,10 @@ class Task(BaseModel):
 
     def to_regions(self, label: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Canonical labels of shape S to region masks of shape (regions, *S)."""
-        return np.stack([np.isin(label, members) for members in self.regions.values()])
+        # `np.isin` takes three to ten times as long.
+        return np.stack(
+            [reduce(np.logical_or, [label == value for value in m]) for m in self.regions.values()]
+        )
 
     def from_regions(self, regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Region masks (regions, *S) to canonical labels of shape S: inverse of `to_regions`.

@@ -1,6 +1,8 @@
 """`fmnet-train`: from a store to a trained model, its scores and its predictions."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,11 +32,11 @@ StoreOption = Annotated[
     str | None, typer.Option(help="The store's path or URL; default is the manifest's.")
 ]
 CheckpointOption = Annotated[
-    Literal["best", "last"], typer.Option("--checkpoint", help="Which of the run's weights.")
+    Literal["best", "last"], typer.Option("--checkpoint", help="The weights to use.")
 ]
 InferenceOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="How to predict, as in inference.flips=true; default is the run's."),
+    typer.Option("--set", help="How to predict, as in inference.flips=true."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -100,19 +102,18 @@ def evaluate(
     device: DeviceOption = "auto",
     overrides: InferenceOption = None,
 ) -> None:
-    """Score a run over the whole volumes of a split; leaves scores and a picture in its folder."""
+    """Score a run on the cases of a split; writes scores and a picture into the run's folder."""
+    from train.evaluate import case_table, mean_table
     from train.evaluate import evaluate as score_split
-    from train.evaluate import evaluation_table
     from train.loaded_run import load_run
 
-    trained = load_run(run_dir, which, device, overrides or ())
+    loaded = load_run(run_dir, which, device, overrides or ())
     opened = _store(store)
-    with console.progress("cases") as bar:
-        task = bar.add_task("evaluating", total=len(opened.split(split)))
-        evaluation = score_split(trained, opened, split, lambda _: bar.advance(task))
-    out.print(evaluation_table(evaluation))
-    for note in evaluation.notes:
-        err.print(f"note: {note}", soft_wrap=True)
+    with _cases("evaluating") as on_case:
+        evaluation = score_split(loaded, opened, split, on_case)
+    out.print(case_table(evaluation, opened.task))
+    out.print(mean_table(evaluation, opened.task))
+    _warn(evaluation.warnings)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
     out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
 
@@ -132,20 +133,16 @@ def predict(
     from train.loaded_run import load_run
     from train.predict import predict as predict_cases
 
-    trained = load_run(run_dir, which, device, overrides or ())
-    with console.progress("cases") as bar:
-        task = bar.add_task("predicting", total=None)
-        done = predict_cases(
-            trained, data, out_dir, lambda n, total: bar.update(task, completed=n, total=total)
-        )
+    loaded = load_run(run_dir, which, device, overrides or ())
+    with _cases("predicting") as on_case:
+        done = predict_cases(loaded, data, out_dir, on_case)
     for finding in done.findings:
         err.print(f"{finding.case}: {finding}", soft_wrap=True)
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
-    for note in done.notes:
-        err.print(f"note: {note}", soft_wrap=True)
-    earlier = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
-    out.print(f"{len(done.written)} mask(s) in {out_dir}{earlier}", soft_wrap=True)
+    _warn(done.warnings)
+    replaced = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
+    out.print(f"{len(done.written)} mask(s) in {out_dir}{replaced}", soft_wrap=True)
     if not done.clean:
         raise typer.Exit(UNCLEAN)
 
@@ -227,9 +224,21 @@ def _store(path: str | None) -> Store:
     chosen = path or load_manifest(manifest_path(None, Path())).store
     if not is_remote(chosen):
         return Store.open(chosen)
+    with _cases("copying the store") as on_case:
+        return local_copy(chosen, on_case)
+
+
+@contextmanager
+def _cases(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over cases, moved by (cases done, cases in all)."""
     with console.progress("cases") as bar:
-        task = bar.add_task("copying the store", total=None)
-        return local_copy(chosen, lambda done, total: bar.update(task, completed=done, total=total))
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        err.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _announce(session: "Session", folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scores over whole volumes: the one way in which this project measures a model."""
+"""Scores of a run's predictions: over whole cases, in the grid of each case's own files."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,35 +14,47 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import InferenceError, StoreError
-from common.metrics import Agreement, RegionSummary, agreement, mean_over_regions, summarise
+from common.geometry import ToLPS
+from common.metrics import (
+    DICE,
+    METRICS,
+    Metric,
+    RegionScore,
+    RegionSummary,
+    mean_over_regions,
+    score,
+    summarise,
+)
+from common.record import CaseRecord
 from common.store import Store
-from common.task import REGION_COLOURS, REGIONS
+from common.task import Task
+from common.volume import place_back
 from train.checkpoint import write_json
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
-from train.loaded_run import LoadedRun, label_of, store_notes
+from train.loaded_run import LoadedRun, check_task, label_of, split_cases, store_warnings
 from train.loss import RegionLoss
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case's scores over its whole volume.
-
-    Attributes:
-        case_id: the case.
-        regions: region to voxel counts; tumour outside the stored volume is in them.
-        loss: of the main head over the stored volume.
-        seconds: to read, predict and score it.
-    """
+    """One case's scores."""
 
     case_id: str
-    regions: dict[str, Agreement]
+    regions: dict[str, RegionScore]
+    """In the grid of the case's files."""
     loss: float
+    """The main head's, over the stored volume."""
     seconds: float
+    """To read, predict and score the case."""
+
+    def of(self, metric: str) -> dict[str, float]:
+        """Region to a metric's value."""
+        return {region: found.values[metric] for region, found in self.regions.items()}
 
     @property
     def dice(self) -> dict[str, float]:
         """Region to Dice."""
-        return {region: found.dice for region, found in self.regions.items()}
+        return self.of(DICE.name)
 
     @property
     def mean_dice(self) -> float:
@@ -52,20 +64,19 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Means over cases, with the counts that they need beside them.
-
-    Attributes:
-        regions: region to mean Dice and counts.
-        loss: mean over the cases.
-    """
+    """Means over cases, with the counts that they need beside them."""
 
     regions: dict[str, RegionSummary]
     loss: float
 
+    def of(self, metric: str) -> dict[str, float]:
+        """Region to a metric's mean."""
+        return {region: summary.means[metric] for region, summary in self.regions.items()}
+
     @property
     def dice(self) -> dict[str, float]:
         """Region to mean Dice."""
-        return {region: summary.dice for region, summary in self.regions.items()}
+        return self.of(DICE.name)
 
     @property
     def mean_dice(self) -> float:
@@ -75,38 +86,38 @@ class MeanScores:
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """A case just scored, with what the score is of.
-
-    Attributes:
-        score: its scores.
-        image: (4, D, H, W) as stored.
-        reference: (D, H, W) the expert's canonical labels.
-        prediction: (D, H, W) predicted canonical labels.
-    """
+    """A case just scored, with its stored volume to show."""
 
     score: CaseScore
+    task: Task
     image: NDArray[np.floating]
+    """(modalities, D, H, W) as stored."""
     reference: NDArray[np.uint8]
+    """(D, H, W) canonical labels."""
     prediction: NDArray[np.uint8]
+    """(D, H, W) canonical labels."""
+
+    def sample(self) -> Sample:
+        """The plane to show of it."""
+        found = self.score
+        return sample_of(
+            found.case_id,
+            found.dice,
+            self.task,
+            image=self.image,
+            reference=self.reference,
+            prediction=self.prediction,
+        )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A split, scored.
-
-    Attributes:
-        split: its name.
-        scores: of every case.
-        mean: over them.
-        notes: what a reader of the scores must know.
-        json_file: where the scores are.
-        figure_file: where the picture is.
-    """
+    """A split, scored."""
 
     split: str
     scores: tuple[CaseScore, ...]
     mean: MeanScores
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     json_file: Path
     figure_file: Path
 
@@ -114,50 +125,52 @@ class Evaluation:
 OnCase = Callable[[ScoredCase], None]
 
 
-def score_case(trained: LoadedRun, store: Store, case_id: str) -> ScoredCase:
-    """Predict one case of a store over its whole volume, and score it.
+def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
+    """Predict one case of a store and score it against its reference, in its files' grid.
 
     Raises:
-        StoreError: the case, its volume or its label is not there.
+        StoreError: the case or its label is not there.
         InferenceError: the network gives NaN or infinity for it.
     """
     began = time.perf_counter()
     record = store.record(case_id)
-    image, reference = store.read_volume(case_id)
-    if reference is None or record.tumour_voxels is None:
+    image, label = store.read_volume(case_id)
+    if label is None:
         raise StoreError(f"{store.path}: case {case_id} has no label to be scored against")
     try:
-        logits = trained.logits(image)
+        logits = loaded.logits(image)
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
-    prediction = label_of(logits)
-    score = CaseScore(
-        case_id,
-        agreement(prediction, reference, record.tumour_voxels.missed),
-        _loss(trained, logits, reference),
-        time.perf_counter() - began,
+    prediction = label_of(logits, store.task)
+    regions = score(
+        _to_file_grid(prediction, record),
+        _to_file_grid(label, record),
+        record.geometry.spacing_mm,
+        store.task,
     )
-    return ScoredCase(score, image, reference, prediction)
+    loss = _loss(loaded, logits, label)
+    found = CaseScore(case_id, regions, loss, time.perf_counter() - began)
+    return ScoredCase(found, store.task, image, label, prediction)
 
 
 def score_cases(
-    trained: LoadedRun, store: Store, case_ids: Sequence[str], on_case: OnCase = lambda _: None
+    loaded: LoadedRun, store: Store, case_ids: Sequence[str], on_case: OnCase = lambda _: None
 ) -> list[CaseScore]:
-    """Score cases one after the other; `on_case` is told of each, whose volumes go after that.
+    """Score cases one after the other; `on_case` gets each, and its volumes are dropped after it.
 
     Raises:
         StoreError, InferenceError: as `score_case`.
     """
     scores = []
     for case_id in case_ids:
-        scored = score_case(trained, store, case_id)
+        scored = score_case(loaded, store, case_id)
         scores.append(scored.score)
         on_case(scored)
     return scores
 
 
 def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
-    """Means over all cases; a NaN stays one, and no case at all is NaN."""
+    """Means over all cases; a NaN stays one."""
     losses = [score.loss for score in scores]
     return MeanScores(
         summarise([score.regions for score in scores]),
@@ -166,130 +179,148 @@ def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
 
 
 def evaluate(
-    trained: LoadedRun, store: Store, split: str, on_case: OnCase = lambda _: None
+    loaded: LoadedRun,
+    store: Store,
+    split: str,
+    on_case: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Evaluation:
     """Score a split of a store, and leave the scores and a picture in the run folder.
 
     Args:
-        trained: the model.
-        store: the cases; need not be the store that the model was trained on.
+        loaded: the run.
+        store: the cases; need not be the store that the run was trained on.
         split: train, val or test.
-        on_case: told of every case as it is done.
+        on_case: called with (cases done, cases in all), first with none done.
 
     Raises:
-        ConfigError: nobody is in the split.
+        ConfigError: the split is empty, or the store is of another task.
         StoreError, InferenceError: as `score_case`.
     """
-    case_ids = store.split(split)
-    notes = store_notes(trained, store, case_ids)
+    check_task(loaded, store)
+    case_ids = split_cases(loaded, store, split)
+    warnings = store_warnings(loaded, store, case_ids)
     samples = list[Sample]()
+    on_case(0, len(case_ids))
 
     def keep_plane(scored: ScoredCase) -> None:
-        score = scored.score
-        samples.append(
-            sample_of(score.case_id, score.dice, scored.image, scored.reference, scored.prediction)
-        )
-        on_case(scored)
+        samples.append(scored.sample())
+        on_case(len(samples), len(case_ids))
 
-    scores = tuple(score_cases(trained, store, case_ids, keep_plane))
-    # Scores on another store than the run's, of which the notes speak, do not take its own's place.
-    elsewhere = f"-{store.fingerprint[:8]}" if notes else ""
-    which = "" if trained.which == "best" else "-last"
-    stem = trained.run_dir / f"evaluation-{split}{which}{elsewhere}"
+    scores = tuple(score_cases(loaded, store, case_ids, keep_plane))
+    # Scores on another store do not replace those on the run's own.
+    elsewhere = f"-{store.fingerprint[:8]}" if warnings else ""
+    which = "" if loaded.which == "best" else "-last"
+    stem = loaded.run_dir / f"evaluation-{split}{which}{elsewhere}"
     evaluation = Evaluation(
         split,
         scores,
         mean_scores(scores),
-        tuple(notes),
+        tuple(warnings),
         stem.with_suffix(".json"),
         stem.with_suffix(".png"),
     )
-    heading = f"{trained.run_dir.name} · {split} · {_count(len(scores))}"
-    figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice)
+    heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
+    figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, store.task)
     figure.savefig(evaluation.figure_file)
-    write_json(evaluation.json_file, _as_json(evaluation, trained, store))
+    write_json(evaluation.json_file, _as_json(evaluation, loaded, store))
     return evaluation
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """One row a case, the worst first, and the means."""
+def case_table(evaluation: Evaluation, task: Task) -> Table:
+    """Dice of each case, the worst first."""
+    table = Table(title=f"Dice of {_count(len(evaluation.scores))} in {evaluation.split}")
+    table.title_justify = "left"
+    table.add_column("case", overflow="fold")
+    for region, colour in task.region_colours.items():
+        table.add_column(Text(region.upper(), colour), justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("loss", justify="right")
+    for found in sorted(evaluation.scores, key=lambda each: each.mean_dice):
+        values = (*found.dice.values(), found.mean_dice, found.loss)
+        table.add_row(Text(found.case_id), *(f"{value:.3f}" for value in values))
+    return table
+
+
+def mean_table(evaluation: Evaluation, task: Task) -> Table:
+    """Every metric's mean for each region, with the counts of empty masks and misses beside it."""
+    mean = evaluation.mean
     table = Table(
-        title=f"Whole-volume Dice, {evaluation.split}: {_count(len(evaluation.scores))}",
+        title=f"Means over {_count(len(evaluation.scores))} in {evaluation.split}",
         title_justify="left",
-        caption=_rule_lines(evaluation.mean),
+        caption="\n".join((*map(_rule, METRICS), f"loss: {mean.loss:.3f}")),
         caption_justify="left",
         show_footer=True,
         footer_style="bold",
     )
-    mean = evaluation.mean
-    table.add_column("case", "mean", overflow="fold")
-    for region in REGIONS:
-        heading = Text(region.upper(), REGION_COLOURS[region])
-        table.add_column(heading, f"{mean.dice[region]:.3f}", justify="right")
-    table.add_column("mean", f"{mean.mean_dice:.3f}", justify="right")
-    table.add_column("loss", f"{mean.loss:.3f}", justify="right")
-    for score in sorted(evaluation.scores, key=lambda score: score.mean_dice):
-        cells = [f"{value:.3f}" for value in (*score.dice.values(), score.mean_dice, score.loss)]
-        table.add_row(Text(score.case_id), *cells)
+    table.add_column("region", "mean")
+    for metric in METRICS:
+        heading = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+        average = mean_over_regions(mean.of(metric.name))
+        table.add_column(heading, f"{average:.3f}", justify="right")
+    for count in ("both empty", "missed", "false alarm"):
+        table.add_column(count, justify="right")
+    for region, summary in mean.regions.items():
+        means = [f"{summary.means[metric.name]:.3f}" for metric in METRICS]
+        counts = (summary.both_empty, summary.misses, summary.false_alarms)
+        name = Text(region.upper(), task.region_colours[region])
+        table.add_row(name, *means, *map(str, counts))
     return table
 
 
-def _loss(trained: LoadedRun, logits: torch.Tensor, reference: NDArray[np.uint8]) -> float:
+def _rule(metric: Metric) -> str:
+    """What an empty mask is worth: a mean alone would hide it."""
+    return (
+        f"{metric.title} is {metric.both_empty:g} where both masks are empty, "
+        f"{metric.one_empty:g} where one is"
+    )
+
+
+def _to_file_grid(label: NDArray[np.uint8], record: CaseRecord) -> NDArray[np.uint8]:
+    to_lps = ToLPS.of(record.geometry)
+    whole = place_back(label, record.box, to_lps.shape)
+    if to_lps.resamples:
+        whole = to_lps.unresample(whole)
+    return np.ascontiguousarray(to_lps.unorient(whole))
+
+
+def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> float:
     with torch.inference_mode():
-        label = torch.from_numpy(reference).to(logits.device)
-        return RegionLoss(trained.config.loss)(logits[None], label[None]).item()
+        target = torch.from_numpy(label).to(logits.device)
+        return RegionLoss(loaded.config.loss)(logits[None], target[None]).item()
 
 
 def _count(cases: int) -> str:
     return f"{cases} case" if cases == 1 else f"{cases} cases"
 
 
-def _rule_lines(mean: MeanScores) -> str:
-    """Where the BraTS rule for empty masks decided, per region: what a mean alone would hide."""
-    lines = []
-    for region, summary in mean.regions.items():
-        parts = [
-            f"{count} {what}"
-            for count, what in (
-                (summary.both_empty, "both masks empty (1)"),
-                (summary.misses, "missed (0)"),
-                (summary.false_alarms, "false alarm (0)"),
-            )
-            if count
-        ]
-        if parts:
-            lines.append(f"{region.upper()}: {', '.join(parts)}")
-    return "\n".join(lines)
-
-
-def _as_json(evaluation: Evaluation, trained: LoadedRun, store: Store) -> dict[str, Any]:
+def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[str, Any]:
     mean = evaluation.mean
     return {
-        "run": str(trained.run_dir),
-        "checkpoint": trained.which,
-        "epochs": trained.epochs,
+        "run": str(loaded.run_dir),
+        "checkpoint": loaded.which,
+        "epochs": loaded.epochs,
         "split": evaluation.split,
         "store": store.path,
         "store_fingerprint": store.fingerprint,
-        "notes": list(evaluation.notes),
-        "window": list(trained.manifest.crop),
-        "inference": trained.config.inference.model_dump(mode="json"),
-        "compute": trained.compute.describe(),
-        "mean": {
-            "dice": mean.dice,
+        "warnings": list(evaluation.warnings),
+        "window": list(loaded.manifest.crop),
+        "inference": loaded.config.inference.model_dump(mode="json"),
+        "compute": loaded.compute.describe(),
+        "mean": {metric.name: mean.of(metric.name) for metric in METRICS}
+        | {
             "mean_dice": mean.mean_dice,
             "loss": mean.loss,
             "regions": {region: asdict(summary) for region, summary in mean.regions.items()},
         },
         "cases": [
             {
-                "case_id": score.case_id,
-                "dice": score.dice,
-                "mean_dice": score.mean_dice,
-                "loss": score.loss,
-                "voxels": {region: asdict(found) for region, found in score.regions.items()},
-                "seconds": round(score.seconds, 3),
+                "case_id": found.case_id,
+                **{metric.name: found.of(metric.name) for metric in METRICS},
+                "mean_dice": found.mean_dice,
+                "loss": found.loss,
+                "voxels": {region: each.voxels() for region, each in found.regions.items()},
+                "seconds": round(found.seconds, 3),
             }
-            for score in evaluation.scores
+            for found in evaluation.scores
         ],
     }

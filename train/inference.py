@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InferenceError
-from common.task import REGIONS
 from common.volume import Triple
 from train.precision import Compute
 
@@ -24,57 +23,56 @@ around them and count less.
 """
 
 BACKGROUND_LOGIT = -20.0
-"""What a tile of nothing but background counts as without being run: a probability of 2e-9.
+"""Logit of every voxel in a tile of background alone, which is not run: a probability of 2e-9.
 
-It enters the weighted mean like any other tile, so a voxel that would have been background
-without skipping stays background, and the loss over it stays finite.
+The tile enters the weighted mean like any other, so skipping it turns no background into tumour,
+and the loss stays finite.
 """
 
 Tile = tuple[slice, slice, slice]
 
 
 class InferenceConfig(BaseModel):
-    """How whole volumes are predicted.
-
-    Attributes:
-        overlap: share of a tile's side that neighbours share at least; more is smoother, slower.
-        tiles: tiles in one forward pass; more needs more memory. On a CPU one alone takes twice as
-            long: torch then leaves small convolutions to its slow implementation.
-        flips: average over every combination of mirrored axes, 2³ passes (2² for 2-D models).
-    """
+    """How whole volumes are predicted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     overlap: float = Field(default=0.5, ge=0, lt=1)
+    """The least share of a tile's side that neighbours share; more is smoother and slower."""
     tiles: int = Field(default=2, ge=1)
+    """Tiles in one forward pass; more needs more memory. On a CPU one tile alone takes twice as
+    long, because torch then uses its slow implementation of small convolutions."""
     flips: bool = False
+    """Average over every combination of mirrored axes: 2³ passes, 2² for 2-D networks."""
 
 
-def sliding_window(  # noqa: PLR0913 - a network and how it is used
+def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict it
     model: nn.Module,
     image: Tensor,
     window: Triple,
     config: InferenceConfig,
     compute: Compute,
     *,
-    dims: Literal[2, 3] = 3,
+    regions: int,
+    dims: Literal[2, 3],
 ) -> Tensor:
     """Logits of a whole volume: the Gaussian-weighted mean over overlapping tiles.
 
     A volume smaller than the window is padded with background and the result cut back. A 2-D
-    model gets single axial slices of the window's height and width, as many at once as fill the
-    window. Beside the image, its logits and one batch of tiles nothing is held.
+    network gets single axial slices of the window's height and width, as many at once as fill the
+    window. Only the image, its logits and one batch of tiles are in memory.
 
     Args:
-        model: the network; its mode is put back afterwards.
+        model: gives a tuple of logits, the main head's first; its mode is put back afterwards.
         image: (M, D, H, W) normalised, background 0, of any floating type, on any device.
         window: (D, H, W) of a tile.
         config: overlap, batch, flips.
-        compute: where, and in which precision.
+        compute: device and precision.
+        regions: the network's outputs.
         dims: of the network: 3 for volumes, 2 for axial slices.
 
     Returns:
-        (3, D, H, W) float32 on the compute device.
+        (regions, D, H, W) float32 on the compute device.
 
     Raises:
         InferenceError: the network gives NaN or infinity.
@@ -85,7 +83,7 @@ def sliding_window(  # noqa: PLR0913 - a network and how it is used
     with _evaluating(model), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
         weights = tile_weights(window, compute.device)
-        total = torch.zeros((len(REGIONS), *padded.shape[1:]), device=compute.device)
+        total = torch.zeros((regions, *padded.shape[1:]), device=compute.device)
         weight = torch.zeros(padded.shape[1:], device=compute.device)
         full = list[Tile]()
         for tile in _tiles(padded.shape[1:], window, config.overlap):
@@ -96,9 +94,8 @@ def sliding_window(  # noqa: PLR0913 - a network and how it is used
                 total[:, *tile] += BACKGROUND_LOGIT * weights
         for first in range(0, len(full), batch):
             some = full[first : first + batch]
-            logits = _forward(
-                model, torch.stack([padded[:, *t] for t in some]), config, compute, dims
-            )
+            tiles = torch.stack([padded[:, *tile] for tile in some])
+            logits = _forward(model, tiles, dims, config, compute)
             for tile, tile_logits in zip(some, logits, strict=True):
                 total[:, *tile] += tile_logits * weights
         total /= weight
@@ -117,9 +114,9 @@ def tile_weights(window: Triple, device: torch.device) -> Tensor:
 
 
 def tile_starts(size: int, side: int, overlap: float) -> list[int]:
-    """Where tiles begin along an axis of at least their own side.
+    """Where tiles begin along an axis that is no shorter than their side.
 
-    As few as reach from end to end while neighbours share `overlap` of a side, evenly spread.
+    The fewest that cover the axis while neighbours share `overlap` of a side, evenly spread.
     """
     step = max(1, int(side * (1 - overlap)))
     gaps = math.ceil((size - side) / step)
@@ -145,21 +142,18 @@ def _padded(image: Tensor, window: Triple) -> tuple[Tensor, Tile]:
 
 
 def _forward(
-    model: nn.Module, tiles: Tensor, config: InferenceConfig, compute: Compute, dims: int
+    model: nn.Module, tiles: Tensor, dims: int, config: InferenceConfig, compute: Compute
 ) -> Tensor:
-    """Logits (B, 3, *window) float32 of tiles (B, M, *window), over all flips."""
+    """Logits (B, regions, *window) float32 of tiles (B, M, *window): the mean over all flips."""
     images = tiles.float() if dims == 3 else tiles.float().squeeze(2)  # (B, M, H, W)
     axes = range(-dims, 0)
-    mirrored = (
-        [()]
-        if not config.flips
-        else [chosen for count in range(dims + 1) for chosen in combinations(axes, count)]
-    )
-    total = torch.zeros((len(tiles), len(REGIONS), *images.shape[2:]), device=tiles.device)
+    sizes = range(dims + 1) if config.flips else range(1)
+    mirrored = [chosen for size in sizes for chosen in combinations(axes, size)]
+    total = torch.zeros((), device=tiles.device)
     for chosen in mirrored:
         with compute.autocast():
-            (logits,) = model(images.flip(chosen))
-        total += logits.float().flip(chosen)
+            logits = model(images.flip(chosen))[0]
+        total = total + logits.float().flip(chosen)
     total /= len(mirrored)
     return total if dims == 3 else total.unsqueeze(2)
 
@@ -175,10 +169,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _check_finite(logits: Tensor, compute: Compute) -> None:
-    """A comparison with NaN is false, so it would pass for background unseen."""
+    """NaN > 0 is false, so NaN would silently be background."""
     bad = int((~torch.isfinite(logits)).any(dim=0).sum())
     if bad:
-        advice = "train it with precision=fp32" if compute.precision != "fp32" else "train it anew"
+        fp32 = " with precision=fp32" if compute.precision != "fp32" else ""
         raise InferenceError(
-            f"the network gives NaN or infinity in {bad} voxels, expected finite logits: {advice}"
+            f"the network gives NaN or infinity in {bad} voxels, expected finite logits: train it "
+            f"again{fp32}"
         )

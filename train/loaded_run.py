@@ -1,7 +1,7 @@
 """A run's network, ready to predict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
+from common.splits import SPLITS
 from common.store import Store
-from common.task import MODALITIES, from_regions
+from common.task import Task
 from train import checkpoint
 from train.checkpoint import Which
 from train.config import TrainConfig, load_config
@@ -30,51 +31,50 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A network with everything that its predictions depend on.
-
-    Attributes:
-        model: the network, on the compute device.
-        config: what it was trained with.
-        manifest: how its cases were preprocessed.
-        compute: where and in which precision it predicts.
-        run_dir: its run folder.
-        which: the checkpoint that its weights are from.
-        epochs: how many it was trained for.
-    """
+    """A network with everything that its predictions depend on."""
 
     model: nn.Module
+    """On the compute device."""
     config: TrainConfig
     manifest: Manifest
+    """How its cases were preprocessed."""
     compute: Compute
     run_dir: Path
     which: Which
+    """The checkpoint that the weights are from."""
     epochs: int
+    """How many the network was trained for."""
+
+    @property
+    def task(self) -> Task:
+        """Modalities, labels and regions of the run."""
+        return self.manifest.task
 
     def logits(self, image: NDArray[np.floating]) -> Tensor:
-        """Logits (3, D, H, W) float32 of a whole volume (4, D, H, W), modalities in store order.
+        """Logits (regions, D, H, W) float32 of a whole volume (modalities, D, H, W) as stored.
 
         Raises:
             InferenceError: the network gives NaN or infinity.
         """
-        rows = [MODALITIES.index(modality) for modality in self.config.modalities]
+        rows = [self.task.modalities.index(modality) for modality in self.config.modalities]
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
-        window = self.manifest.crop
         return sliding_window(
             self.model,
             volume[rows],
-            window,
+            self.manifest.crop,
             self.config.inference,
             self.compute,
+            regions=len(self.task.regions),
             dims=self.config.model.dims,
         )
 
 
-def label_of(logits: Tensor) -> NDArray[np.uint8]:
-    """Canonical labels (D, H, W) of logits (3, D, H, W): a region is where it is likelier than not.
+def label_of(logits: Tensor, task: Task) -> NDArray[np.uint8]:
+    """Canonical labels (D, H, W) of logits (regions, D, H, W).
 
-    Scores and written masks both go through here, so what is scored is what is written.
+    A region is where it is likelier than not. Scores and written masks both come from here.
     """
-    return from_regions((logits > 0).cpu().numpy())
+    return task.from_regions((logits > 0).cpu().numpy())
 
 
 def load_run(
@@ -88,14 +88,14 @@ def load_run(
     Args:
         run_dir: the folder that training wrote.
         which: the best checkpoint or the last.
-        device: auto, cpu, cuda or cuda:N; the precision is the run's, as far as the device has it.
-        overrides: `inference.key=value`: how to predict, where it is to differ from the run's.
+        device: auto, cpu, cuda or cuda:N; the precision is the run's where the device has it.
+        overrides: `inference.key=value`, changes to how the run predicts.
 
     Raises:
         RunError: there is no such run.
-        CheckpointError: the checkpoint is not there yet, or damaged.
-        ConfigError: its configuration is of another version, the device is not there, or an
-            override is of something that training has decided.
+        CheckpointError: the checkpoint is missing or damaged.
+        ConfigError: the configuration is of another version, the device is not available, or an
+            override is not of `inference`.
     """
     if not run_dir.is_dir():
         train = hints.train(run=run_dir)
@@ -103,7 +103,7 @@ def load_run(
     absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).is_file()]
     if absent:
         raise RunError(
-            f"{run_dir}: not a run's folder: {' and '.join(absent)} not in it; name a folder that "
+            f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "
             f"`{hints.train()}` wrote"
         )
     config = _to_predict(run_dir, overrides)
@@ -111,8 +111,8 @@ def load_run(
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
         again = hints.resume(_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
-            f"{run_dir}: no best checkpoint yet, since the run was never validated; resume with "
-            f"`{again}`, or use the last with --checkpoint last"
+            f"{run_dir}: no best checkpoint yet, because the run was never validated; resume with "
+            f"`{again}`, or use the last checkpoint with --checkpoint last"
         )
     compute = choose_compute(device, config.precision)
     configure_float32(compute.precision)
@@ -128,37 +128,74 @@ def _to_predict(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
     own, config = (load_config(str(run_dir / CONFIG), changes) for changes in ((), overrides))
     if config.model_copy(update={"inference": own.inference}) != own:
         keys = ", ".join(f"inference.{name}" for name in type(config.inference).model_fields)
-        raise ConfigError(f"{' '.join(overrides)}: {run_dir} is trained; only {keys} may differ")
+        raise ConfigError(
+            f"{' '.join(overrides)}: {run_dir} is already trained; only {keys} can be changed"
+        )
     return config
 
 
-def store_notes(trained: LoadedRun, store: Store, case_ids: Sequence[str]) -> list[str]:
-    """What a reader must know of results on these cases; nothing if the store is the run's own.
+def check_task(loaded: LoadedRun, store: Store) -> None:
+    """Check that a store's images and labels mean what the run's do.
 
-    Beside the store's parameters these are the cases whose patients the run was trained on:
-    another store may have them in another split.
+    Raises:
+        ConfigError: its modalities, labels or regions are others.
     """
-    run = _run_file(trained.run_dir)
+    own, other = loaded.task, store.task
+    for what in ("modalities", "labels", "regions"):
+        found, expected = getattr(other, what), getattr(own, what)
+        if found != expected:
+            raise ConfigError(
+                f"{store.path}: task {other.name} has {what} {_listed(found)}; the run "
+                f"{loaded.run_dir} has {_listed(expected)}: name a store of the run's task"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def split_cases(loaded: LoadedRun, store: Store, split: str) -> list[str]:
+    """Ids of the cases of a split: those that the run recorded, if the store is its own.
+
+    Raises:
+        ConfigError: the split is empty, or there is none of this name.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
+    run = _run_file(loaded.run_dir)
+    recorded: list[str] = run["cases"].get(split, [])
+    if recorded and run["store_fingerprint"] == store.fingerprint:
+        return recorded
+    return store.split(split)
+
+
+def store_warnings(loaded: LoadedRun, store: Store, case_ids: Sequence[str]) -> list[str]:
+    """Why results on these cases may mislead; empty if the store is the run's own.
+
+    The reasons are other preprocessing parameters, and cases of patients that the run was trained
+    on, which another store may have in another split.
+    """
+    run = _run_file(loaded.run_dir)
     if run["store_fingerprint"] == store.fingerprint:
         return []
-    notes = [
-        f"the run was trained on {run['store']} as it was then; {store.path} holds other cases, "
-        "splits or parameters"
-    ]
-    theirs, ours = parameters(store.manifest), parameters(trained.manifest)
-    notes += [
-        f"{store.path} was preprocessed with {name} {theirs[name]}, the run's with {ours[name]}"
+    warnings = [f"{store.path} is not the store that the run was trained on, {run['store']}"]
+    theirs, ours = parameters(store.manifest), parameters(loaded.manifest)
+    warnings += [
+        f"{store.path} was preprocessed with {name} {theirs[name]}, the run's store with "
+        f"{ours[name]}"
         for name in ours
         if theirs[name] != ours[name]
     ]
-    patient_of = trained.manifest.patient_of
+    patient_of = loaded.manifest.patient_of
     trained_on = {patient_of(case_id) for case_id in run["cases"]["train"]}
     seen = [case_id for case_id in case_ids if patient_of(case_id) in trained_on]
     if seen:
         shown = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
-        among = f"{len(seen)} of the {len(case_ids)} case(s)"
-        notes.append(f"{among} are of patients that the run was trained on: {shown}")
-    return notes
+        warnings.append(
+            f"{len(seen)} of the {len(case_ids)} case(s) are of patients that the run was trained "
+            f"on: {shown}"
+        )
+    return warnings
 
 
 def _run_file(run_dir: Path) -> dict[str, Any]:

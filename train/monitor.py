@@ -1,5 +1,6 @@
-"""What a run shows while it goes on and when it ends."""
+"""What a run shows while it trains and when it ends."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from statistics import median
 from types import TracebackType
@@ -8,32 +9,41 @@ from typing import Any, Self
 from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from common import hints
 from common.console import out
-from common.task import REGION_COLOURS, REGIONS
+from common.images import shown_channel
+from common.task import Task, title
 from train.checkpoint import checkpoint_path
 from train.evaluate import ScoredCase
-from train.figures import overlay, sample_of
+from train.figures import overlay
 from train.trainer import End, Position, Session
 
 OVERLAYS = 3
-"""Cases whose picture goes to TensorBoard at each validation: always the same, to see them grow."""
+"""Cases whose picture goes to TensorBoard at each validation: always the same ones."""
 
 RATE_SECONDS = 1800
-"""How far back the remaining time looks, so that a validation counts with what it delays."""
+"""The remaining time is estimated over the last half hour, so that validations are in it."""
 
 
 class Monitor:
     """Shows training as it goes; a context manager.
 
     Args:
-        session: the run, where it begins; what TensorBoard has from beyond that is hidden.
-        samples: how many an epoch has.
+        session: the run, where it starts; TensorBoard hides what an earlier session wrote of later
+            steps.
+        samples: of an epoch.
     """
 
     def __init__(self, session: Session, samples: int) -> None:
@@ -44,21 +54,23 @@ class Monitor:
             TextColumn("{task.description}", style="bold"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[cases]}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed, left"),
             TimeRemainingColumn(),
             speed_estimate_period=RATE_SECONDS,
         )
         epochs = session.config.epochs
         self._task = self._bars.add_task(
-            _epoch_of(at, epochs), total=epochs * samples, completed=self._done(at), numbers="left"
+            _epoch_of(at, epochs), total=epochs * samples, completed=self._done(at), cases=""
         )
-        self._validation = self._bars.add_task("validating", visible=False, numbers="")
+        self._validation = self._bars.add_task("validating", visible=False, cases="")
         self._live = Live(
             console=out, refresh_per_second=4, transient=True, get_renderable=self._panel
         )
 
     def __enter__(self) -> Self:
-        if out.is_terminal:  # elsewhere the epochs' lines are the log
+        if out.is_terminal:  # without a terminal, a line for each epoch is the log
             self._live.start()
         return self
 
@@ -72,7 +84,7 @@ class Monitor:
         self._writer.close()
 
     def step(self, at: Position, loss: float) -> None:
-        """After a step: how far the run is, and the loss."""
+        """Show the loss of a step, and how far the run is."""
         self._writer.add_scalar("train/loss_step", loss, at.step)
         self._bars.update(
             self._task,
@@ -81,36 +93,34 @@ class Monitor:
         )
 
     def validating(self, done: int, total: int) -> None:
-        """How many of the validation cases are scored."""
+        """Show how many of the validation cases are scored."""
         self._bars.update(
             self._validation,
             completed=done,
             total=total,
-            numbers=f"{done} of {total} cases",
+            cases=f"{done} of {total} cases",
             visible=done < total,
         )
 
     def case(self, at: Position, index: int, scored: ScoredCase) -> None:
-        """A validated case: TensorBoard gets a picture of the first few, image, expert, network."""
+        """Send a picture of the first few validation cases to TensorBoard."""
         if index >= OVERLAYS:
             return
-        score = scored.score
-        sample = sample_of(
-            score.case_id, score.dice, scored.image, scored.reference, scored.prediction
-        )
-        name = f"val/{index + 1} {score.case_id} (FLAIR, expert, prediction)"
-        self._writer.add_image(name, overlay(sample), at.step, dataformats="HWC")
+        task = scored.task
+        modality = title(task.modalities[shown_channel(task.modalities)])
+        name = f"val/{index + 1} {scored.score.case_id} ({modality}, reference, prediction)"
+        self._writer.add_image(name, overlay(scored.sample(), task), at.step, dataformats="HWC")
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
-        """A finished epoch's row: one line that stays, and TensorBoard's curves."""
+        """Print a line for a finished epoch, and send its row to TensorBoard."""
         for key, value in row.items():
             if value is not None and key not in {"epoch", "steps"}:
                 self._writer.add_scalar(_curve(key), value, row["steps"])
         self._writer.flush()
         line = f"epoch {row['epoch']:>3}  loss {_shown(row['train_loss'])}"
         if row["val_loss"] is not None:
-            scores = [f"{region.upper()} {row[f'val_dice_{region}']:.3f}" for region in REGIONS]
-            line += f"  val loss {row['val_loss']:.3f}  Dice {' '.join(scores)}"
+            dice = _dice(row, self._session.store.task)
+            line += f"  val loss {row['val_loss']:.3f}  Dice {dice}"
         line += f"  {row['volumes_per_second']:.3g} volumes/s  wait {row['wait_share']:.1%}"
         if row["skipped_steps"]:
             line += f"  {row['skipped_steps']} step(s) skipped"
@@ -120,7 +130,7 @@ class Monitor:
         return (at.epoch - 1) * self._samples + at.samples
 
     def _panel(self) -> Panel:
-        """The numbers as they are now; drawn by a thread of its own, four times a second."""
+        """The current numbers; a thread draws them four times a second."""
         session, at = self._session, self._session.at
         rate = at.samples / at.seconds if at.seconds else 0.0
         wait = at.waited_seconds / at.seconds if at.seconds else 0.0
@@ -129,25 +139,29 @@ class Monitor:
             Text.assemble("loss ", (_shown(at.mean_loss) if at.judged else "–", "bold")),
             Text.assemble((f"{rate:.3g}", "bold"), " volumes/s"),
             Text.assemble("wait ", (f"{wait:.1%}", "bold" if wait < 0.02 else "bold yellow")),
-            Text.assemble("memory ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),
+            Text.assemble("peak ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),
             Text(f"{at.skipped} step(s) skipped" if at.skipped else "", "yellow"),
         )
-        parts = (self._bars, numbers, _dice_line(at))
+        parts = (self._bars, numbers, _dice_line(at, session.store.task))
         title = f"{session.run_dir.name} · {session.compute.describe()}"
         return Panel(Group(*parts), title=Text(title), title_align="left", expand=False)
 
 
-def _dice_line(at: Position) -> Text:
+def _dice_line(at: Position, task: Task) -> Text:
     """The last validation's Dice per region, and which epoch is the best so far."""
     validated = [row for row in at.rows if row["val_loss"] is not None]
     if not validated:
-        return Text("whole-volume Dice: not validated yet", "dim")
-    line = Text("whole-volume Dice")
-    for region in REGIONS:
-        value = f"{validated[-1][f'val_dice_{region}']:.3f}"
-        line.append(f"  {region.upper()} ").append(value, REGION_COLOURS[region])
-    line.append(f"  in epoch {validated[-1]['epoch']}; best in epoch {at.best_epoch}", "dim")
+        return Text("Dice: not validated yet", "dim")
+    line, last = Text("Dice"), validated[-1]
+    for region, colour in task.region_colours.items():
+        line.append(f"  {region.upper()} ").append(f"{last[f'val_dice_{region}']:.3f}", colour)
+    line.append(f"  in epoch {last['epoch']}; best in epoch {at.best_epoch}", "dim")
     return line
+
+
+def _dice(row: Mapping[str, Any], task: Task) -> str:
+    """A validated epoch's Dice per region."""
+    return " ".join(f"{each.upper()} {row[f'val_dice_{each}']:.3f}" for each in task.regions)
 
 
 def _epoch_of(at: Position, epochs: int) -> str:
@@ -159,13 +173,13 @@ def _shown(loss: float | None) -> str:
 
 
 def _curve(key: str) -> str:
-    """TensorBoard groups by what stands before the slash."""
+    """A row's key as TensorBoard groups it: by the part before the slash."""
     group, _, name = key.partition("_")
     return f"{group}/{name}" if group in {"train", "val"} else f"run/{key}"
 
 
 def run_summary(session: Session, end: End) -> Table:
-    """A row for each thing that one wants to know when coming back in the morning."""
+    """A run's results and what it took, a row for each."""
     at, config, compute = session.at, session.config, session.compute
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=True)
     table.add_column(style="bold")
@@ -173,25 +187,22 @@ def run_summary(session: Session, end: End) -> Table:
     why = f" ({end.value})" if end is not End.EPOCHS else ""
     under_way = f", {at.samples} sample(s) into the next" if at.samples else ""
     table.add_row("epochs", f"{len(at.rows)} of {config.epochs}{under_way}{why}")
-    table.add_row("time", f"{_hours(at.spent_seconds)}, validation and earlier sessions with it")
-    best = [row for row in at.rows if row["epoch"] == at.best_epoch]
-    if best:
-        dice = "  ".join(
-            f"{region.upper()} {best[0][f'val_dice_{region}']:.3f}" for region in REGIONS
-        )
-        chosen = f"epoch {at.best_epoch}, by {config.select_by}: whole-volume Dice {dice}"
-        table.add_row(
-            "best", f"{chosen}, loss {best[0]['val_loss']:.3f}, on {_validation(session)}"
-        )
+    table.add_row("elapsed", f"{_hours(at.spent_seconds)} with validation, over all sessions")
+    best = next((row for row in at.rows if row["epoch"] == at.best_epoch), None)
+    if best is None:
+        table.add_row("best", "none yet: not validated yet")
     else:
-        table.add_row("best", "none yet: never validated")
+        chosen = (
+            f"epoch {at.best_epoch}, by {config.select_by}: Dice {_dice(best, session.store.task)}"
+        )
+        table.add_row("best", f"{chosen}, loss {best['val_loss']:.3f}, on {_validation(session)}")
     if at.rows:
         rates, waits = (
             [row[key] for row in at.rows] for key in ("volumes_per_second", "wait_share")
         )
-        speed = f"{median(rates):.3g} volumes/s, {median(waits):.1%} of it waiting for data"
+        speed = f"{median(rates):.3g} volumes/s, {median(waits):.1%} of the time waiting for data"
         table.add_row("speed", f"{speed} (medians over epochs)")
-    table.add_row("memory", f"{compute.peak_memory_gb():.1f} GB at most, {compute.describe()}")
+    table.add_row("memory", f"peak {compute.peak_memory_gb():.1f} GB, {compute.describe()}")
     if skipped := at.skipped + sum(row["skipped_steps"] for row in at.rows):
         table.add_row("skipped", f"{skipped} of {at.step} steps had no finite gradient")
     weights = checkpoint_path(session.run_dir, "best" if best else "last")
@@ -200,18 +211,19 @@ def run_summary(session: Session, end: End) -> Table:
 
 
 def next_steps(session: Session, end: End) -> list[str]:
-    """The commands that one may want after it."""
+    """Commands that may follow, each after what it is for."""
     store, folder, config = session.store.path, session.run_dir, session.config
-    which = "last" if session.at.best_epoch is None else "best"
-    evaluate = hints.evaluate(store, folder, which)
     if end is End.STOPPED:
         return [f"resume with: {hints.resume(store, folder)}"]
+    which = "last" if session.at.best_epoch is None else "best"
+    evaluate = hints.evaluate(store, folder, which)
     longer = {
         End.EPOCHS: f"epochs={2 * config.epochs}",
         End.PATIENCE: "patience=null",
         End.HOURS: f"max_hours={2 * (config.max_hours or 0):g}",
     }[end]
-    return [f"next: {evaluate}", f"to train longer: {hints.resume(store, folder, longer)}"]
+    longer_run = hints.resume(store, folder, longer)
+    return [f"evaluate with: {evaluate}", f"train longer with: {longer_run}"]
 
 
 def _hours(seconds: float) -> str:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
-from common.errors import Finding, FMNetError, InputError, RunError, StoreError
+from common.errors import ConfigError, Finding, FMNetError, InputError, RunError, StoreError
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
-from train.loaded_run import LoadedRun, label_of, store_notes
+from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = (
     "modalities",
@@ -25,75 +25,72 @@ NAMING = (
     "label_convention",
     "patient_pattern",
 )
-"""What a manifest says of a cohort's files; all else that `prepare` reads must be the run's."""
+"""What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
 
 @dataclass
 class Predictions:
-    """What `predict` has done.
-
-    Attributes:
-        written: case id to its mask's file.
-        replaced: ids of cases of which an earlier mask was there.
-        failures: case id to why it has none.
-        findings: what is in the folder beside usable cases.
-        notes: what a reader of the masks must know.
-    """
+    """What `predict` has done."""
 
     written: dict[str, Path] = field(default_factory=dict)
+    """Case id to its mask's file."""
     replaced: list[str] = field(default_factory=list)
+    """Ids of cases that had a mask before."""
     failures: dict[str, str] = field(default_factory=dict)
+    """Case id to why it has no mask."""
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    """About files of the folder, as `check` reports them."""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether every case that was meant has its mask."""
+        """Whether every case has its mask."""
         return not self.failures and all(f.severity != "error" for f in self.findings)
 
 
 OnCase = Callable[[int, int], None]
-"""Told (cases done, cases in all), first with none done."""
+"""Called with (cases done, cases in all), first with none done."""
 
 Case = tuple[NDArray[np.floating], CaseRecord]
-"""Image (4, *box), and the record that leads back to the files' grid."""
+"""Image (modalities, *box), and the record that leads back to the files' grid."""
 
 
 def predict(
-    trained: LoadedRun,
+    loaded: LoadedRun,
     data: str | Path,
     out_dir: Path,
     on_case: OnCase = lambda _done, _total: None,
 ) -> Predictions:
-    """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and convention.
+    """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and values.
 
-    A case that cannot be predicted is set aside with its reason, and the others go on.
+    A case that fails is reported, and the others are still predicted.
 
     Args:
-        trained: the model.
-        data: the folder of one case or of a cohort, or a store; a label is not needed.
+        loaded: the run.
+        data: the folder of one case or of a cohort, or a store; labels are not needed.
         out_dir: where masks go; made if it is not there.
         on_case: told of the progress.
 
     Raises:
+        ConfigError: the data are of another task than the run.
         InputError: the folder is not there, or holds no usable case.
         StoreError: the store is not there, or empty.
         RunError: the masks would lie among the data, where they would be taken for cases.
     """
     out = Predictions()
     if is_remote(data) or Path(data, "zarr.json").is_file():
-        loads = _of_store(trained, Store.open(data), out)
+        loads = _of_store(loaded, Store.open(data), out)
     else:
         folder = Path(data)
         if out_dir.resolve().is_relative_to(folder.resolve()):
-            raise RunError(f"{out_dir}: lies in the data's own folder; name one outside {folder}")
-        loads = _of_folder(trained, folder, out)
+            raise RunError(f"{out_dir}: lies in the folder of the data; name one outside {folder}")
+        loads = _of_folder(loaded, folder, out)
     out_dir.mkdir(parents=True, exist_ok=True)
     on_case(0, len(loads))
     for done, (case_id, load) in enumerate(loads.items(), 1):
         try:
             image, record = load()
-            label = label_of(trained.logits(image))
+            label = label_of(loaded.logits(image), loaded.task)
             path = out_dir / f"{case_id}.nii.gz"
             was_there = path.exists()
             _write(path, label, record)
@@ -102,7 +99,7 @@ def predict(
                 out.replaced.append(case_id)
         except FMNetError as error:
             out.failures[case_id] = str(error)
-        except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
+        except Exception as error:  # noqa: BLE001 - a case that fails must not end the others
             out.failures[case_id] = f"{type(error).__name__}: {error}"
         on_case(done, len(loads))
     return out
@@ -111,25 +108,37 @@ def predict(
 def naming_of(data: Path, run: Manifest) -> Manifest:
     """How to read raw cases for a run.
 
-    The files' naming and convention are those of the manifest in the folder, or beside the folder
+    File names and label convention are those of the manifest in the folder, or beside the folder
     of one case, else the run's; crop, margin and type are always the run's.
 
     Raises:
-        ConfigError: the manifest there is not readable.
+        ConfigError: that manifest is not readable, or of another task.
     """
     for folder in (data, data.resolve().parent):
         if (folder / DEFAULT_NAME).is_file():
             found = load_manifest(folder / DEFAULT_NAME)
+            _check_task(found, run, folder / DEFAULT_NAME)
             return run.model_copy(update={name: getattr(found, name) for name in NAMING})
     return run
 
 
-def _of_store(trained: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
+def _check_task(found: Manifest, run: Manifest, path: Path) -> None:
+    for what in ("modalities", "labels"):
+        theirs, ours = getattr(found.task, what), getattr(run.task, what)
+        if theirs != ours:
+            raise ConfigError(
+                f"{path}: task {found.task.name} has {what} {', '.join(theirs)}; the run has "
+                f"{', '.join(ours)}: predict data of the run's task, {run.task.name}"
+            )
+
+
+def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
+    check_task(loaded, store)
     records = store.records()
     if not records:
         adding = hints.preprocess(store.path)
-        raise StoreError(f"{store.path}: no case in this store; `{adding}` adds some")
-    out.notes += store_notes(trained, store, list(records))
+        raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
+    out.warnings += store_warnings(loaded, store, list(records))
     return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
 
 
@@ -137,8 +146,8 @@ def _stored(store: Store, record: CaseRecord) -> Case:
     return store.read_volume(record.case_id)[0], record
 
 
-def _of_folder(trained: LoadedRun, folder: Path, out: Predictions) -> dict[str, Callable[[], Case]]:
-    manifest = naming_of(folder, trained.manifest)
+def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> dict[str, Callable[[], Case]]:
+    manifest = naming_of(folder, loaded.manifest)
     discovery = discover(folder, manifest)
     out.findings += discovery.findings
     if not discovery.cases:
@@ -151,7 +160,6 @@ def _of_folder(trained: LoadedRun, folder: Path, out: Predictions) -> dict[str, 
             ),
             *out.findings,
         )
-
     return {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
 
 
@@ -161,10 +169,10 @@ def _raw(files: CaseFiles, manifest: Manifest) -> Case:
 
 
 def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord) -> None:
-    """Put the mask in its place in one step, so that no torn file bears a case's name."""
-    partial = path.with_name(f".{record.case_id}.partial.nii.gz")
+    """Write the mask under another name and rename it, so that no incomplete file is a mask."""
+    unfinished = path.with_name(f".{record.case_id}.partial.nii.gz")
     try:
-        nifti.write(partial, *restore(label, record))
-        partial.replace(path)
+        nifti.write(unfinished, *restore(label, record))
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)

@@ -18,9 +18,9 @@ from torch.amp.grad_scaler import GradScaler
 from common import hints
 from common.console import err
 from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
+from common.metrics import METRICS as SCORES
 from common.metrics import mean_over_regions
 from common.store import Store
-from common.task import REGIONS
 from train import checkpoint
 from train.checkpoint import Checkpoint, Which
 from train.config import TrainConfig
@@ -402,7 +402,11 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "epoch": at.epoch,
         "train_loss": at.mean_loss,
         "val_loss": None,
-        **{f"val_dice_{region}": None for region in REGIONS},
+        **{
+            f"val_{metric.name}_{region}": None
+            for metric in SCORES
+            for region in session.store.task.regions
+        },
         "steps": at.step,
         "skipped_steps": at.skipped,
         "seconds": at.seconds,
@@ -415,7 +419,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         began = time.monotonic()
         row |= _validate(session, observer)
         at.spent_seconds += time.monotonic() - began
-        score = _score(row, config)
+        score = _score(row, session)
         best = at.best_score is None or score > at.best_score
         if best:
             at.best_score, at.best_epoch = score, at.epoch
@@ -448,12 +452,16 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
     with _memory_told(session, resume):
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
-        f"val_dice_{region}": dice for region, dice in mean.dice.items()
+        f"val_{metric.name}_{region}": value
+        for metric in SCORES
+        for region, value in mean.of(metric.name).items()
     }
 
 
-def _score(row: dict[str, Any], config: TrainConfig) -> float:
+def _score(row: dict[str, Any], session: Session) -> float:
     """What the best checkpoint is best in; more is better."""
-    if config.select_by == "loss":
+    if session.config.select_by == "loss":
         return -float(row["val_loss"])
-    return mean_over_regions({region: row[f"val_dice_{region}"] for region in REGIONS})
+    return mean_over_regions(
+        {region: row[f"val_dice_{region}"] for region in session.store.task.regions}
+    )

@@ -222,13 +222,13 @@ def _timed(row: Row, predict: Predict, trained: LoadedRun, image: Image, seconds
     """The row with its figures, or with why there are none."""
     compute, times = trained.compute, list[float]()
     try:
-        label_of(predict(trained, image))  # the first case loads the device's code
+        label_of(predict(trained, image), trained.task)  # the first case loads the device's code
         if compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(compute.device)
         began = time.perf_counter()
         while len(times) < AT_LEAST or time.perf_counter() - began < seconds:
             before = time.perf_counter()
-            label_of(predict(trained, image))  # which waits for the device
+            label_of(predict(trained, image), trained.task)  # which waits for the device
             times.append(time.perf_counter() - before)
     except torch.OutOfMemoryError:
         return replace(row, missing="out of memory")

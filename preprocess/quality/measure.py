@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from common.errors import StoreError
 from common.record import CaseRecord
 from common.store import Store
-from common.task import MODALITIES
+from common.task import MODALITIES, Task
 from common.volume import Box, bounding_box, extract
 from preprocess.quality.thumbnail import thumbnail
 
@@ -93,7 +93,7 @@ def measure(store: Store, record: CaseRecord) -> Measures | str:
         image, label = _read(store, record)
     except StoreError as error:
         return str(error)
-    return _measured(image, label, record)
+    return _measured(image, label, record, store.task)
 
 
 def _read(
@@ -106,14 +106,14 @@ def _read(
 
 
 def _measured(
-    image: NDArray[np.floating], label: NDArray[np.uint8] | None, record: CaseRecord
+    image: NDArray[np.floating], label: NDArray[np.uint8] | None, record: CaseRecord, task: Task
 ) -> Measures:
     window = record.box if record.has_volume else record.crop
     foreground = image != 0
     brain = foreground.any(axis=0)
     box = bounding_box(brain)
     if box is None:
-        return Measures(thumbnail(image[0], label), {}, {}, 0.0, None)
+        return Measures(thumbnail(image, label, task), {}, {}, 0.0, None)
     tumour = None if label is None else label > 0
     inner = extract(image, box)
     fits = _mirrored_fits(inner)
@@ -128,7 +128,7 @@ def _measured(
         for channel, name in enumerate(MODALITIES)
     }
     return Measures(
-        thumbnail(image[0], label),
+        thumbnail(image, label, task),
         modalities,
         _on_border(brain, box, window, record.grid_shape),
         0.0 if tumour is None or not tumour.any() else float((~brain)[tumour].mean()),

@@ -1,46 +1,43 @@
-"""A small picture of a case: axial, coronal and sagittal FLAIR with the tumour's regions on it."""
+"""A small picture of a case: an axial, a coronal and a sagittal plane with the regions on them."""
 
 import io
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
-from common.task import REGION_COLOURS, REGIONS, to_regions
-from common.volume import T, bounding_box
+from common.images import intensity_window, paint, plane_with_most, shown_channel, to_grey
+from common.task import Task
+from common.volume import T
 
 TILE = 144
 """Pixels a side of one plane; the picture is three of them wide."""
 QUALITY = 68
-TINT = 0.34
-"""Opacity of a region; its outline is opaque."""
-
-COLOURS = {
-    region: np.array([int(REGION_COLOURS[region][i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-    for region in REGIONS
-}
+OPACITY = 0.34
+"""Of a region; its outline is opaque."""
 
 
-def thumbnail(flair: NDArray[np.floating], label: NDArray[np.uint8] | None) -> bytes:
+def thumbnail(image: NDArray[np.floating], label: NDArray[np.uint8] | None, task: Task) -> bytes:
     """Three planes side by side as WebP, 3·TILE × TILE pixels.
 
-    Each plane is the one with the most tumour, else the middle of the brain. The patient's right
-    is on the left of the axial and the coronal plane, the nose on the left of the sagittal one.
+    Each plane is the one with the most tumour, else the most brain. The patient's right is on the
+    left of the axial and the coronal plane, the nose on the left of the sagittal one.
 
     Args:
-        flair: (D, H, W) normalised, background 0.
+        image: (modalities, D, H, W) normalised, background 0.
         label: (D, H, W) canonical labels, or None.
+        task: names the modalities and the regions.
     """
-    limits = _limits(flair)
-    scale = TILE / max(flair.shape)
+    shown = image[shown_channel(task.modalities)]
+    window, brain = intensity_window(shown), shown != 0
+    masks = (brain,) if label is None else (label > 0, brain)
+    scale = TILE / max(shown.shape)
     picture = np.zeros((TILE, 3 * TILE, 3), np.uint8)
-    for axis, index in enumerate(_planes(flair, label)):
-        tile = _draw(
-            _grey(_plane(flair, axis, index), limits),
-            None if label is None else _plane(label, axis, index),
-            scale,
-        )
+    for axis in range(3):
+        index = plane_with_most(axis, *masks)
+        grey = _resized(to_grey(_plane(shown, axis, index), window), scale)
+        label_plane = None if label is None else _plane(label, axis, index)
+        tile = _with_regions(grey, label_plane, scale, task)
         top, left = (TILE - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2 + axis * TILE
         picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     encoded = io.BytesIO()
@@ -48,31 +45,13 @@ def thumbnail(flair: NDArray[np.floating], label: NDArray[np.uint8] | None) -> b
     return encoded.getvalue()
 
 
-def _limits(flair: NDArray[np.floating]) -> tuple[float, float]:
-    """The 0.5 % and 99.5 % quantiles of the brain, of every other voxel along each axis."""
-    sample = flair[::2, ::2, ::2]
-    brain = sample[sample != 0].astype(np.float32)
-    if not brain.size:
-        return 0.0, 1.0
-    low, high = np.quantile(brain, (0.005, 0.995))
-    return float(low), float(high)
-
-
-def _grey(plane: NDArray[np.floating], limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """Intensities between the limits to 20–255; background is 0, so that no brain is as black."""
-    low, high = limits
-    scaled = 20 + 235 * (plane.astype(np.float32) - low) / max(high - low, 1e-6)
-    return np.where(plane != 0, np.clip(scaled, 20, 255), 0).astype(np.uint8)
-
-
-def _planes(flair: NDArray[np.floating], label: NDArray[np.uint8] | None) -> list[int]:
-    if label is not None and label.any():
-        tumour = label > 0
-        return [int(tumour.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1))]
-    box = bounding_box(flair)
-    if box is None:
-        return [size // 2 for size in flair.shape]
-    return [start + size // 2 for start, size in zip(box.start, box.shape, strict=True)]
+def _with_regions(
+    grey: NDArray[np.uint8], label: NDArray[np.uint8] | None, scale: float, task: Task
+) -> NDArray[np.uint8]:
+    if label is None:
+        return paint(grey, (), (), OPACITY)
+    masks = [_resized_mask(mask, scale) for mask in task.to_regions(label)]
+    return paint(grey, masks, list(task.region_colours.values()), OPACITY, outlined=True)
 
 
 def _plane(volume: NDArray[T], axis: int, index: int) -> NDArray[T]:
@@ -81,23 +60,12 @@ def _plane(volume: NDArray[T], axis: int, index: int) -> NDArray[T]:
     return plane if axis == 0 else plane[::-1]
 
 
-def _draw(
-    grey: NDArray[np.uint8], label: NDArray[np.uint8] | None, scale: float
+def _resized(
+    plane: NDArray[np.uint8], scale: float, how: Image.Resampling = Image.Resampling.LANCZOS
 ) -> NDArray[np.uint8]:
-    """One plane (H, W) at its size in the picture, (h, w, 3)."""
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
-    resized = Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS)
-    tile = np.repeat(np.asarray(resized, np.float32)[..., None], 3, axis=2)
-    if label is not None:
-        for region, mask in zip(REGIONS, to_regions(label), strict=True):
-            shown = _resized_mask(mask, (width, height))
-            edge = shown & ~binary_erosion(shown, border_value=1)
-            # Regions are nested, so each covers what the one around it has painted.
-            tile[shown] = (1 - TINT) * np.asarray(resized)[shown][:, None] + TINT * COLOURS[region]
-            tile[edge] = COLOURS[region]
-    return np.clip(tile, 0, 255).astype(np.uint8)
+    height, width = (max(1, round(side * scale)) for side in plane.shape)
+    return np.asarray(Image.fromarray(plane).resize((width, height), how))
 
 
-def _resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) > 127
+def _resized_mask(mask: NDArray[np.bool_], scale: float) -> NDArray[np.bool_]:
+    return _resized(mask.astype(np.uint8) * 255, scale, Image.Resampling.BILINEAR) > 127

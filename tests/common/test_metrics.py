@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.metrics import Agreement, agreement, summarise
-from common.task import REGIONS, to_regions
+from common.metrics import DICE, METRICS, Mask, Metric, RegionScore, score, summarise
+from common.task import GLIOMA, TASKS, Task
 
+MM = (1.0, 1.0, 1.0)
 EMPTY = np.zeros((2, 3, 4), np.uint8)
 LABELS = arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3))
 
 
-def dice(prediction: np.ndarray, reference: np.ndarray, **missed: int) -> dict[str, float]:
-    counts = {region: missed.get(region, 0) for region in REGIONS}
-    return {r: a.dice for r, a in agreement(prediction, reference, counts).items()}
+def dice(prediction: np.ndarray, reference: np.ndarray, task: Task = GLIOMA) -> dict[str, float]:
+    found = score(prediction, reference, MM, task)
+    return {region: each.values["dice"] for region, each in found.items()}
 
 
 def test_dice_worked_out_by_hand() -> None:
@@ -26,14 +28,16 @@ def test_dice_worked_out_by_hand() -> None:
 
 
 @given(prediction=LABELS, reference=LABELS)
-def test_counts_are_those_of_the_region_masks(
+def test_scores_are_those_of_the_region_masks(
     prediction: np.ndarray, reference: np.ndarray
 ) -> None:
-    found = agreement(prediction, reference)
-    for region, a, b in zip(REGIONS, to_regions(prediction), to_regions(reference), strict=True):
-        expected = Agreement(int(b.sum()), int(a.sum()), int((a & b).sum()))
-        assert found[region] == expected
-        assert 0 <= expected.dice <= 1
+    found = score(prediction, reference, MM, GLIOMA)
+    masks = zip(GLIOMA.to_regions(prediction), GLIOMA.to_regions(reference), strict=True)
+    for each, (a, b) in zip(found.values(), masks, strict=True):
+        counts = int(b.sum()), int(a.sum()), int((a & b).sum())
+        assert (each.reference, each.prediction, each.intersection) == counts
+        total = counts[0] + counts[1]
+        assert each.values["dice"] == (2 * counts[2] / total if total else 1)
     assert dice(prediction, reference) == dice(reference, prediction)
     assert set(dice(reference, reference).values()) == {1.0}
 
@@ -46,29 +50,66 @@ def test_both_empty_is_perfect_and_a_miss_or_a_false_alarm_worth_nothing() -> No
     assert dice(oedema, EMPTY) == {"wt": 0, "tc": 1, "et": 1}
 
 
-def test_tumour_outside_the_volume_counts_as_missed() -> None:
-    reference = EMPTY.copy()
-    reference[0, 0, :3] = 3
-    assert dice(reference, reference, wt=2, tc=0, et=3) == {"wt": 6 / 8, "tc": 1, "et": 6 / 9}
-    assert dice(EMPTY, EMPTY, wt=1) == {"wt": 0, "tc": 1, "et": 1}
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_every_region_of_every_task_is_scored(task: Task) -> None:
+    label = EMPTY.copy()
+    values = list(task.labels.values())
+    label.flat[: len(values)] = values
+    assert dice(label, label, task) == dict.fromkeys(task.regions, 1.0)
+    assert dice(EMPTY, label, task) == dict.fromkeys(task.regions, 0.0)
+
+
+def test_a_metric_is_a_value() -> None:
+    """It sees masks cut to a box around both and the spacing; an empty mask is not its business."""
+    seen = []
+
+    def extent_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, ...]) -> float:
+        seen.append((prediction.shape, int(prediction.sum()), int(reference.sum())))
+        return float(prediction.shape[1] * spacing_mm[1])
+
+    extent = Metric("extent", "Extent", "mm", extent_mm, 0.0, 374.0, higher_is_better=False)
+    prediction, reference = np.zeros((2, 40, 50, 60), np.uint8)
+    prediction[10, 20:22, 30] = 3
+    reference[10:13, 20:25, 30] = 3
+    reference[12, 22, 31] = 2
+    found = score(prediction, reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
+    assert {region: each.values["extent"] for region, each in found.items()} == {
+        "wt": 10,
+        "tc": 10,
+        "et": 10,
+    }
+    assert seen[0] == ((3, 5, 2), 2, 16)
+    only = score(prediction, 0 * reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
+    assert [each.values["extent"] for each in only.values()] == [374] * 3
+    none = score(0 * prediction, 0 * reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
+    assert [each.values["extent"] for each in none.values()] == [0] * 3
+    summary = summarise([found, only, none])["wt"]
+    assert summary.means["extent"] == (10 + 374 + 0) / 3
 
 
 def test_arrays_of_other_shapes_or_values_are_refused() -> None:
     with pytest.raises(ValueError, match="differ"):
-        agreement(EMPTY, EMPTY[:1])
-    with pytest.raises(ValueError, match="canonical"):
-        agreement(EMPTY, np.full_like(EMPTY, 4))
+        score(EMPTY, EMPTY[:1], MM, GLIOMA)
+    with pytest.raises(ValueError, match=r"glioma.*found \[4\]"):
+        score(EMPTY, np.full_like(EMPTY, 4), MM, GLIOMA)
+
+
+def region_score(reference: int, prediction: int, intersection: int) -> RegionScore:
+    total = reference + prediction
+    value = 2 * intersection / total if total else DICE.both_empty
+    return RegionScore({"dice": value}, reference, prediction, intersection)
 
 
 def test_means_come_with_the_counts_that_explain_them() -> None:
-    found, half, empty = Agreement(4, 4, 4), Agreement(4, 4, 2), Agreement(0, 0, 0)
-    missed, missed_elsewhere, alarm = Agreement(4, 0, 0), Agreement(4, 2, 0), Agreement(0, 3, 0)
-    cases = [found, half, empty, missed, missed_elsewhere, alarm]
-    for summary in summarise([dict.fromkeys(REGIONS, case) for case in cases]).values():
-        assert summary.dice == 2.5 / 6
-        assert summary.cases == 6
-        assert (summary.both_empty, summary.misses, summary.false_alarms) == (1, 2, 1)
+    counts = [(4, 4, 4), (4, 4, 2), (0, 0, 0), (4, 0, 0), (4, 2, 0), (0, 3, 0)]
+    cases = [{"wt": region_score(*each)} for each in counts]
+    summary = summarise(cases)["wt"]
+    assert summary.means == {"dice": 2.5 / 6}
+    assert summary.cases == 6
+    assert (summary.both_empty, summary.misses, summary.false_alarms) == (1, 2, 1)
 
 
-def test_a_mean_of_nothing_is_no_number() -> None:
-    assert all(math.isnan(s.dice) and s.cases == 0 for s in summarise([]).values())
+def test_a_nan_is_not_hidden_from_a_mean() -> None:
+    found = region_score(4, 4, 4)
+    summary = summarise([{"wt": found}, {"wt": replace(found, values={"dice": math.nan})}])["wt"]
+    assert math.isnan(summary.means["dice"])

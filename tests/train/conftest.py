@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,8 +91,6 @@ def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class Copy(torch.nn.Module):
     """A network whose logits are the first three modalities it sees, in order or backwards."""
-
-    config = SimpleNamespace(dims=3)
 
     def __init__(self, *, backwards: bool = False) -> None:
         super().__init__()

@@ -5,10 +5,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from common.task import REGION_COLOURS, REGIONS
-from train.figures import Sample, choose_samples, evaluation_figure, sample_of
-
-PERFECT = dict.fromkeys(REGIONS, 1.0)
+from common.task import GLIOMA, TASKS, Task
+from train.figures import Sample, choose_samples, evaluation_figure, overlay, sample_of
 
 
 def volume(shape: tuple[int, int, int] = (9, 16, 12)) -> np.ndarray:
@@ -25,7 +23,26 @@ def sample(case_id: str, dice: float, *, has_tumour: bool = True) -> Sample:
         label[4, 3:8, 3:7] = 2
         label[4, 4:7, 4:6] = 3
     prediction = np.roll(label, 1, axis=2)
-    return sample_of(case_id, dict.fromkeys(REGIONS, dice), volume(), label, prediction)
+    return shown(label, prediction, case_id=case_id, dice=dice)
+
+
+def shown(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    image: np.ndarray | None = None,
+    *,
+    case_id: str = "a",
+    dice: float = 1.0,
+    task: Task = GLIOMA,
+) -> Sample:
+    return sample_of(
+        case_id,
+        dict.fromkeys(task.regions, dice),
+        task,
+        image=volume() if image is None else image,
+        reference=reference,
+        prediction=prediction,
+    )
 
 
 def names(samples: list[Sample]) -> list[tuple[str, str]]:
@@ -49,26 +66,26 @@ def test_rows_are_the_worst_the_median_the_best_and_one_without_a_tumour() -> No
 def test_the_plane_with_the_most_tumour_is_shown() -> None:
     reference, prediction = np.zeros((2, 9, 16, 12), np.uint8)
     prediction[6, :4, :4] = 1
-    assert sample_of("a", PERFECT, volume(), reference, prediction).plane == 6
+    assert shown(reference, prediction).plane == 6
     reference[2, 5, 5], reference[3, 5, 5:7] = 1, 2
-    chosen = sample_of("a", PERFECT, volume(), reference, prediction)
+    chosen = shown(reference, prediction)
     assert (chosen.plane, chosen.planes, chosen.has_tumour) == (3, 9, True)
-    assert np.array_equal(chosen.reference, reference[3])
+    assert np.array_equal(chosen.reference, GLIOMA.to_regions(reference[3]))
 
 
 def test_without_any_tumour_the_plane_with_the_most_brain_is_shown() -> None:
     image, nothing = np.zeros((4, 9, 16, 12), np.float16), np.zeros((9, 16, 12), np.uint8)
     image[:, 7, 2:9, 2:9] = 1
     image[:, 2, 2:4, 2:4] = 2
-    chosen = sample_of("a", PERFECT, image, nothing, nothing)
+    chosen = shown(nothing, nothing, image)
     assert (chosen.plane, chosen.has_tumour) == (7, False)
     assert (chosen.grey[image[0, 7] == 0] == 0).all()
     assert (chosen.grey[image[0, 7] != 0] > 0).all()
 
 
-def drawn(samples: list[tuple[str, Sample]]) -> list[list[np.ndarray]]:
+def drawn(samples: list[tuple[str, Sample]], task: Task = GLIOMA) -> list[list[np.ndarray]]:
     """The pixels of every panel, by row and column."""
-    figure = evaluation_figure(samples, "run · test", PERFECT)
+    figure = evaluation_figure(samples, "run · test", dict.fromkeys(task.regions, 1.0), task)
     file = io.BytesIO()
     figure.savefig(file)
     file.seek(0)
@@ -79,12 +96,13 @@ def drawn(samples: list[tuple[str, Sample]]) -> list[list[np.ndarray]]:
         box = axes.get_position()
         rows = slice(round((1 - box.y1) * height), round((1 - box.y0) * height))
         panels.append(pixels[rows, round(box.x0 * width) : round(box.x1 * width)])
-    return [panels[row * 7 : row * 7 + 7] for row in range(len(samples))]
+    columns = 1 + 2 * len(task.regions)
+    return [panels[row * columns :][:columns] for row in range(len(samples))]
 
 
-def coloured(panel: np.ndarray, region: str) -> np.ndarray:
+def coloured(panel: np.ndarray, region: str, task: Task = GLIOMA) -> np.ndarray:
     """Where a panel has a region's colour, at the opacity of masks."""
-    paint = np.array([int(REGION_COLOURS[region][i : i + 2], 16) for i in (1, 3, 5)])
+    paint = np.array([int(task.region_colours[region][i : i + 2], 16) for i in (1, 3, 5)])
     over_black = 0.8 * paint
     return ((panel >= over_black - 2) & (panel <= over_black + 30)).all(axis=2)
 
@@ -92,23 +110,38 @@ def coloured(panel: np.ndarray, region: str) -> np.ndarray:
 def test_masks_are_in_their_columns_and_colours_and_predictions_beside_them() -> None:
     one, none = sample("a", 0.5), sample("b", 1.0, has_tumour=False)
     with_tumour, without = drawn([("Best", one), ("No tumour", none)])
-    for column, region in product(range(7), REGIONS):
-        expected = column > 0 and REGIONS[(column - 1) // 2] == region
+    for column, region in product(range(7), GLIOMA.regions):
+        expected = column > 0 and GLIOMA.region_names[(column - 1) // 2] == region
         assert coloured(with_tumour[column], region).any() == expected, (column, region)
         assert not coloured(without[column], region).any()
-    # The prediction lies one voxel, a sixteenth of the panel, to the right of the expert's mask.
-    expert, prediction = (
+    # The prediction lies one voxel, a sixteenth of the panel, to the right of the reference.
+    reference, prediction = (
         np.flatnonzero(coloured(with_tumour[column], "wt").any(axis=0)).max() for column in (1, 2)
     )
-    assert prediction - expert == pytest.approx(with_tumour[1].shape[1] / 16, abs=3)
+    assert prediction - reference == pytest.approx(with_tumour[1].shape[1] / 16, abs=3)
 
 
 def test_anterior_is_up_and_the_patients_right_on_the_left() -> None:
     """Arrays are LPS: y grows to posterior, x to the patient's left."""
     label = np.zeros((9, 16, 16), np.uint8)
     label[4, 2:5, 10:13] = 3  # anterior, the patient's left
-    chosen = sample_of("a", PERFECT, volume((9, 16, 16)), label, label)
+    chosen = shown(label, label, volume((9, 16, 16)))
     panel = drawn([("The case", chosen)])[0][1]
     y, x = (axis.mean() / panel.shape[0] for axis in np.nonzero(coloured(panel, "wt")))
     assert y == pytest.approx(3.5 / 16, abs=0.02)
     assert x == pytest.approx(11.5 / 16, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["post-treatment", "meningioma-rt"])
+def test_every_region_of_a_task_has_its_columns(name: str) -> None:
+    task = TASKS[name]
+    label = np.zeros((9, 16, 12), np.uint8)
+    label[4, 3:8, 3:7] = min(task.labels.values())
+    image = volume()[: len(task.modalities)]
+    chosen = shown(label, label, image, task=task)
+    (row,) = drawn([("The case", chosen)], task)
+    assert len(row) == 1 + 2 * len(task.regions)
+    for index, region in enumerate(task.regions):
+        expected = label.max() in task.regions[region]
+        assert coloured(row[1 + 2 * index], region, task).any() == expected
+    assert overlay(chosen, task).shape == (16, 3 * 12, 3)

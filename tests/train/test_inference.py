@@ -1,5 +1,5 @@
 from itertools import pairwise
-from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ WINDOW = (8, 8, 8)
 
 
 class Stub(nn.Module):
-    """A network that is a function of its tile, and notes what it was shown."""
+    """A network that is a function of its tile, and keeps the shapes of tiles."""
 
-    def __init__(self, function, dims: int = 3) -> None:
+    def __init__(self, function, dims: Literal[2, 3] = 3) -> None:
         super().__init__()
         self.function = function
-        self.config = SimpleNamespace(dims=dims)
+        self.dims = dims
         self.seen: list[tuple[int, ...]] = []
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
@@ -41,9 +41,9 @@ def copy() -> Stub:
     return Stub(lambda tiles: tiles[:, :3])
 
 
-def run(model: nn.Module, image: Tensor, window=WINDOW, **config: object) -> Tensor:
-    dims = model.config.dims
-    return sliding_window(model, image, window, InferenceConfig(**config), CPU, dims=dims)
+def run(model: Stub, image: Tensor, window=WINDOW, **config: object) -> Tensor:
+    how = InferenceConfig(**config)
+    return sliding_window(model, image, window, how, CPU, dims=model.dims, regions=3)
 
 
 SIDES = st.integers(1, 21)
@@ -184,7 +184,8 @@ def test_a_real_network_in_two_and_three_dimensions() -> None:
         model = config.build(2, 3)
         image = torch.randn(2, 8, 16, 16)
         model.train()
-        logits = run(model, image, window=(8, 16, 16))
+        how = InferenceConfig()
+        logits = sliding_window(model, image, (8, 16, 16), how, CPU, dims=dims, regions=3)
         assert model.training
         assert not logits.requires_grad
         with torch.no_grad():

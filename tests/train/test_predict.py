@@ -92,8 +92,8 @@ def test_decathlon_files_are_predicted_in_their_own_values(
         nibabel.save(stacked, data / folder / f"{case}.nii.gz")
     (data / "labelsTr").mkdir()
     (parts / "parts_seg.nii.gz").rename(data / "labelsTr" / "BRATS_001.nii.gz")
-    trained = copying(stacked={"channels": channels})
-    predictions = predict(trained, data, tmp_path / "out")
+    loaded = copying(stacked={"channels": channels})
+    predictions = predict(loaded, data, tmp_path / "out")
     assert predictions.clean
     for case in ("BRATS_001", "BRATS_485"):
         same_file(tmp_path / "out" / f"{case}.nii.gz", data / "labelsTr" / "BRATS_001.nii.gz")
@@ -140,9 +140,9 @@ def test_any_size_and_any_place_of_the_tumour_come_back(
     """The tumour may touch the stored box's border; volumes are smaller and larger than a crop."""
     folder = tmp_path_factory.mktemp("data") / "case"
     write_telling_case(folder, *head(shape, centre), geometry(shape, direction))
-    trained = copying(margin=margin)
+    loaded = copying(margin=margin)
     out = folder.parent.with_name(folder.parent.name + "-out")
-    predict(trained, folder, out)
+    predict(loaded, folder, out)
     same_file(out / "case.nii.gz", folder / "case_seg.nii.gz")
 
 
@@ -194,35 +194,35 @@ def test_raw_files_and_their_store_give_the_same_masks(
     write_telling_case(data / "one", *head(), geometry(direction=RAS), labelled=labelled)
     shape = (14, 20, 33)
     write_telling_case(data / "two", *head(shape), geometry(shape), labelled=labelled)
-    trained = replace(small_network(), run_dir=tmp_path / "run")
-    store = stored(data, tmp_path / "cases.zarr", trained.manifest)
-    write_run_file(trained.run_dir, store)
+    loaded = replace(small_network(), run_dir=tmp_path / "run")
+    store = stored(data, tmp_path / "cases.zarr", loaded.manifest)
+    write_run_file(loaded.run_dir, store)
 
-    raw = predict(trained, data, tmp_path / "raw")
-    from_store = predict(trained, store.path, tmp_path / "stored")
+    raw = predict(loaded, data, tmp_path / "raw")
+    from_store = predict(loaded, store.path, tmp_path / "stored")
     assert raw.clean
     assert from_store.clean
-    assert from_store.notes == raw.replaced == []
+    assert from_store.warnings == raw.replaced == []
     assert raw.written.keys() == from_store.written.keys() == {"one", "two"}
     for case_id, path in raw.written.items():
         assert len(np.unique(nifti.read(path).voxels)) > 2
         same_file(path, from_store.written[case_id])
     raw.written["one"].unlink()
-    assert predict(trained, data, tmp_path / "raw").replaced == ["two"]
+    assert predict(loaded, data, tmp_path / "raw").replaced == ["two"]
 
 
 def test_a_store_that_is_not_the_runs_own_is_said_so(
     tmp_path: Path, write_telling_case: Callable, copying: Copying
 ) -> None:
-    trained, data = copying(), tmp_path / "data"
+    loaded, data = copying(), tmp_path / "data"
     write_telling_case(data / "one", *head(), geometry())
-    own = stored(data, tmp_path / "own.zarr", trained.manifest)
-    write_run_file(trained.run_dir, own)
-    other = trained.manifest.model_copy(update={"margin": 5})
+    own = stored(data, tmp_path / "own.zarr", loaded.manifest)
+    write_run_file(loaded.run_dir, own)
+    other = loaded.manifest.model_copy(update={"margin": 5})
     store = stored(data, tmp_path / "other.zarr", other)
-    notes = predict(trained, store.path, tmp_path / "out").notes
-    assert any("trained on here" in note and "other.zarr" in note for note in notes)
-    assert any("margin 5, the run's with 2" in note for note in notes)
+    warnings = predict(loaded, store.path, tmp_path / "out").warnings
+    assert any("here" in warning and "other.zarr" in warning for warning in warnings)
+    assert any("margin 5, the run's store with 2" in warning for warning in warnings)
 
 
 def test_a_model_sees_its_own_modalities_in_its_own_order(
@@ -230,8 +230,8 @@ def test_a_model_sees_its_own_modalities_in_its_own_order(
 ) -> None:
     folder = tmp_path / "data" / "case"
     write_telling_case(folder, *head(), geometry())
-    trained = copying(sees=("t1ce", "t1", "flair"), backwards=True)
-    predict(trained, folder, tmp_path / "out")
+    loaded = copying(sees=("t1ce", "t1", "flair"), backwards=True)
+    predict(loaded, folder, tmp_path / "out")
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
 
 
@@ -269,10 +269,10 @@ def test_a_network_without_numbers_fails_its_cases_and_no_mask_is_written(
     tmp_path: Path, write_telling_case: Callable
 ) -> None:
     write_telling_case(tmp_path / "data" / "case", *head(), geometry())
-    trained = small_network()
+    loaded = small_network()
     with torch.no_grad():
-        trained.model.main_head.bias.fill_(torch.nan)
-    predictions = predict(trained, tmp_path / "data", tmp_path / "out")
+        loaded.model.main_head.bias.fill_(torch.nan)
+    predictions = predict(loaded, tmp_path / "data", tmp_path / "out")
     assert "NaN" in predictions.failures["case"]
     assert not predictions.written
     assert not list((tmp_path / "out").iterdir())
@@ -293,9 +293,9 @@ def test_names_are_the_datas_own_and_geometry_is_the_runs(
         "label_convention: brats2023\ncrop: [64, 64, 64]\n"
     )
     folder = data / "case" if place == "beside the case" else data
-    trained = copying(margin=1)
-    written = predict(trained, folder, tmp_path / "out").written["case"]
-    used = naming_of(folder, trained.manifest)
+    loaded = copying(margin=1)
+    written = predict(loaded, folder, tmp_path / "out").written["case"]
+    used = naming_of(folder, loaded.manifest)
     assert (used.crop, used.margin) == ((16, 16, 16), 1)
     assert used.modalities["flair"] == ("dark-fluid",)
     assert np.array_equal(nifti.read(written).voxels, head()[0])
@@ -314,15 +314,15 @@ def test_without_a_manifest_beside_the_data_names_are_the_runs(
 def test_what_holds_no_case_is_a_clear_error(
     tmp_path: Path, write_telling_case: Callable, copying: Copying
 ) -> None:
-    trained, empty = copying(), tmp_path / "empty"
+    loaded, empty = copying(), tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match="no usable case"):
-        predict(trained, empty, tmp_path / "out")
+        predict(loaded, empty, tmp_path / "out")
     with pytest.raises(InputError, match="no such folder"):
-        predict(trained, tmp_path / "nowhere", tmp_path / "out")
-    StoreWriter.create(tmp_path / "new.zarr", trained.manifest)
+        predict(loaded, tmp_path / "nowhere", tmp_path / "out")
+    StoreWriter.create(tmp_path / "new.zarr", loaded.manifest)
     with pytest.raises(StoreError, match="no case in this store"):
-        predict(trained, tmp_path / "new.zarr", tmp_path / "out")
+        predict(loaded, tmp_path / "new.zarr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from common.task import GLIOMA
 from preprocess import quality
 from preprocess.quality.rules import Case, Cohort, raise_flags
 from preprocess.quality.thumbnail import TILE, thumbnail
@@ -71,10 +72,8 @@ def large_page(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path
     tumour = np.sqrt((z - 90) ** 2 + (y - 60) ** 2 + (x - 45) ** 2)
     label = np.select([tumour < 10, tumour < 17, tumour < 28], [1, 3, 2], 0).astype(np.uint8)
     texture = gaussian_filter(generator.normal(size=brain.shape), 1.2)
-    pictures = [
-        thumbnail((np.roll(texture, shift, 1) * brain).astype(np.float16), label)
-        for shift in range(8)
-    ]
+    shifted = (np.roll(texture, shift, 1) * brain for shift in range(8))
+    pictures = [thumbnail(image[np.newaxis].astype(np.float16), label, GLIOMA) for image in shifted]
     # A real case's picture takes 4.7 to 7.4 kB.
     assert min(map(len, pictures)) > 6000
     cases = [_copy(cohort.cases, index, pictures[index % 8]) for index in range(MANY)]

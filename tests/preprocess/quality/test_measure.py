@@ -12,7 +12,7 @@ from PIL import Image
 from common import nifti
 from common.splits import ListSplits
 from common.store import StoreWriter
-from common.task import MODALITIES
+from common.task import MODALITIES, TASKS
 from preprocess.quality.measure import ORIGINAL_EDGES, Measures, measure
 from preprocess.quality.rules import Cohort
 from preprocess.quality.thumbnail import TILE, thumbnail
@@ -40,8 +40,8 @@ def test_the_picture_is_head_up_with_the_patients_right_on_the_left() -> None:
     flair = np.zeros((40, 48, 44), np.float16)
     flair[4:36, 4:44, 4:40] = 1
     label = np.zeros(flair.shape, np.uint8)
-    label[26:32, 8:14, 8:14] = 2  # high, in front, on the patient's right
-    encoded = thumbnail(flair, label)
+    label[26:32, 8:14, 8:14] = 1  # high, in front, on the patient's right
+    encoded = thumbnail(flair[np.newaxis], label, TASKS["meningioma-rt"])
     picture = Image.open(io.BytesIO(encoded))
     assert picture.format == "WEBP"
     assert picture.size == (3 * TILE, TILE)
