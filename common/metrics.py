@@ -140,7 +140,7 @@ def _score_region(
             return metric.both_empty
         if not predicted or not true:
             return metric.one_empty
-        return metric.compute(prediction, reference, spacing_mm)
+        return float(metric.compute(prediction, reference, spacing_mm))
 
     return RegionScore(
         values={metric.name: value(metric) for metric in metrics},

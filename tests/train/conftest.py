@@ -1,6 +1,6 @@
 """Small stores of synthetic cases, made through the doors of `common`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from common.geometry import Geometry
 from common.manifest import Manifest
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
-from common.task import MODALITIES, Convention, from_canonical, to_regions
+from common.task import GLIOMA, MODALITIES, Task
 from train.config import TrainConfig
 from train.loaded_run import LoadedRun
 from train.precision import choose_compute
@@ -89,26 +89,39 @@ def at_once(five: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Copy(torch.nn.Module):
-    """A network whose logits are the first three modalities it sees, in order or backwards."""
+def code_length(task: Task) -> int:
+    """Bits that hold every label of a task: as many of its images are bright where a bit is set."""
+    return max(task.labels.values()).bit_length()
 
-    def __init__(self, *, backwards: bool = False) -> None:
+
+class Copy(torch.nn.Module):
+    """A network that reads a coded case's labels from its images: its prediction is perfect.
+
+    Args:
+        task: the case's.
+        sees: the modalities of its input, in this order.
+    """
+
+    def __init__(self, task: Task, sees: Sequence[str]) -> None:
         super().__init__()
-        self.rows = [2, 1, 0] if backwards else [0, 1, 2]
+        self.rows = [sees.index(name) for name in task.modalities[: code_length(task)]]
+        self.regions = task.regions.values()
 
     def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (tiles[:, self.rows],)
+        label = sum((tiles[:, row] > 0).int() << bit for bit, row in enumerate(self.rows))
+        masks = [torch.isin(label, torch.tensor(members)) for members in self.regions]
+        return (2.0 * torch.stack(masks, dim=1) - 1,)
 
 
-WriteTelling = Callable[..., None]
+WriteCoded = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
-def write_telling_case() -> WriteTelling:
-    """Writes a case whose images tell its mask.
+def write_coded_case() -> WriteCoded:
+    """Writes a case whose images say its label.
 
-    FLAIR is bright where WT is, T1 where TC is, T1CE where ET is; after normalisation, above 0
-    there and below elsewhere in the brain. So a network that copies them predicts perfectly.
+    The first image is bright where the label's first bit is set, the second where the second is;
+    normalised, that is above 0 there and below elsewhere in the brain.
     """
 
     def write(
@@ -117,18 +130,21 @@ def write_telling_case() -> WriteTelling:
         brain: np.ndarray,
         geometry: Geometry,
         *,
-        convention: Convention = Convention.BRATS_2021,
-        endings: tuple[str, ...] = MODALITIES,
+        task: Task = GLIOMA,
+        convention: str = "brats2021",
+        endings: Sequence[str] = (),
         labelled: bool = True,
     ) -> None:
         """Canonical labels and the brain's mask, both in the file's own grid."""
         folder.mkdir(parents=True)
-        bright = [*to_regions(label), np.arange(label.size).reshape(label.shape) % 2 == 0]
-        for ending, region in zip(endings, bright, strict=True):
-            image = ((100 + 100 * region) * brain).astype(np.int16)
+        label = label.astype(np.uint8)
+        chequered = np.indices(label.shape).sum(axis=0) % 2
+        for index, ending in enumerate(endings or task.modalities):
+            bright = label >> index & 1 if index < code_length(task) else chequered
+            image = ((100 + 100 * bright) * brain).astype(np.int16)
             nifti.write(folder / f"{folder.name}_{ending}.nii.gz", image, geometry)
         if labelled:
-            values = from_canonical(label.astype(np.uint8), convention)
+            values = task.from_canonical(label, convention)
             nifti.write(folder / f"{folder.name}_seg.nii.gz", values, geometry)
 
     return write
@@ -136,16 +152,14 @@ def write_telling_case() -> WriteTelling:
 
 @pytest.fixture
 def copying(tmp_path: Path) -> Callable[..., LoadedRun]:
-    """Makes a run's model that copies what it sees; keywords are its manifest's."""
+    """Makes a run whose network reads coded cases; keywords are its manifest's."""
 
-    def make(
-        *, sees: tuple[str, ...] = MODALITIES, backwards: bool = False, **settings: object
-    ) -> LoadedRun:
-        config = TrainConfig.model_validate({"modalities": sees})
+    def make(*, sees: Sequence[str] = (), **settings: object) -> LoadedRun:
         manifest = Manifest.model_validate({"crop": (16, 16, 16)} | settings)
+        sees = sees or manifest.task.modalities
+        config = TrainConfig.model_validate({"modalities": sees})
         compute = choose_compute("cpu", "fp32")
-        return LoadedRun(
-            Copy(backwards=backwards), config, manifest, compute, tmp_path / "run", "best", 1
-        )
+        model = Copy(manifest.task, sees)
+        return LoadedRun(model, config, manifest, compute, tmp_path / "run", "best", 1)
 
     return make

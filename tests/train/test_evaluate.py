@@ -52,10 +52,8 @@ def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
     return session
 
 
-def telling_store(
-    path: Path, write: Callable, labels: dict[str, np.ndarray], **kept: bool
-) -> Store:
-    """A store of cases whose images tell their mask."""
+def coded_store(path: Path, write: Callable, labels: dict[str, np.ndarray], **kept: bool) -> Store:
+    """A store of cases whose images say their label."""
     shape = (21, 25, 23)
     z, y, x = np.indices(shape)
     brain = ((z - 10) / 8) ** 2 + ((y - 12) / 10) ** 2 + ((x - 11) / 9) ** 2 < 1
@@ -86,9 +84,9 @@ def printed(evaluation: Evaluation) -> str:
 
 
 def test_a_perfect_prediction_has_a_dice_of_one(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
-    store = telling_store(tmp_path / "a.zarr", write_telling_case, {"case": tumour()})
+    store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": tumour()})
     scored = score_case(copying(), store, "case")
     assert scored.score.dice == {"wt": 1, "tc": 1, "et": 1}
     assert scored.score.mean_dice == 1
@@ -97,12 +95,12 @@ def test_a_perfect_prediction_has_a_dice_of_one(
 
 
 def test_tumour_outside_the_stored_volume_counts_as_missed(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     label = tumour()
     whole, enhancing = int((label > 0).sum()), int((label == 3).sum())
     label[0, 0, :5], label[0, 1, :3] = 2, 3  # a corner without brain
-    store = telling_store(tmp_path / "a.zarr", write_telling_case, {"case": label})
+    store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": label})
     dice = score_case(copying(), store, "case").score.dice
     assert dice["wt"] == 2 * whole / (2 * whole + 8)
     assert dice["et"] == 2 * enhancing / (2 * enhancing + 3)
@@ -210,12 +208,10 @@ def test_scores_on_another_store_say_so(
 
 
 def test_cases_that_cannot_be_scored_are_clear_errors(
-    store: Store, tmp_path: Path, write_telling_case: Callable, copying: Copying
+    store: Store, tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     loaded = copying()
-    plain = telling_store(
-        tmp_path / "a.zarr", write_telling_case, {"case": tumour()}, labelled=False
-    )
+    plain = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": tumour()}, labelled=False)
     with pytest.raises(StoreError, match="case has no label to be scored"):
         score_case(loaded, plain, "case")
     with pytest.raises(StoreError, match="nobody is not in this store"):

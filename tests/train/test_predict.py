@@ -16,7 +16,7 @@ from common.errors import InputError, RunError, StoreError
 from common.geometry import Geometry
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
-from common.task import MODALITIES, Convention
+from common.task import GLIOMA, MODALITIES, TASKS, Task
 from train.config import TrainConfig
 from train.loaded_run import LoadedRun
 from train.precision import choose_compute
@@ -35,7 +35,9 @@ def geometry(shape: tuple[int, int, int] = SHAPE, direction: tuple[float, ...] =
 
 
 def head(
-    shape: tuple[int, int, int] = SHAPE, centre: tuple[float, ...] = (0.3, 0.4, 0.6)
+    shape: tuple[int, int, int] = SHAPE,
+    centre: tuple[float, ...] = (0.3, 0.4, 0.6),
+    task: Task = GLIOMA,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels of a tumour centred at a fraction of each side, and the brain's mask around it."""
     grid = np.indices(shape).reshape(3, -1).T / (np.array(shape) - 1)
@@ -43,7 +45,9 @@ def head(
     distance = (((grid - centre) * shape) ** 2).sum(axis=1).reshape(shape)
     distance[~brain] = np.inf
     nearest = distance.min()
-    label = np.select([distance < nearest + k for k in (3, 12, 40)], [1, 3, 2], 0)
+    values = sorted(task.labels.values(), key=lambda value: (value == 2, value))  # 1, 3, 4, 2
+    reach = (3, 12, 40, 60)[: len(values)]
+    label = np.select([distance < nearest + k for k in reach], values, 0)
     return label.astype(np.uint8), brain
 
 
@@ -55,36 +59,46 @@ def same_file(written: Path, original: Path) -> None:
     assert np.count_nonzero(found.voxels)
 
 
-@pytest.mark.parametrize("convention", list(Convention))
+CONVENTIONS = [(task, name) for task in TASKS.values() for name in task.conventions]
+
+
+@pytest.mark.parametrize(
+    ("task", "convention"), CONVENTIONS, ids=lambda each: getattr(each, "name", each)
+)
 @pytest.mark.parametrize("direction", [LPS, RAS, SAGITTAL], ids=["LPS", "RAS", "sagittal"])
 def test_a_perfect_prediction_is_the_original_mask(
     tmp_path: Path,
-    write_telling_case: Callable,
+    write_coded_case: Callable,
     copying: Copying,
     direction: tuple[float, ...],
-    convention: Convention,
+    *,
+    task: Task,
+    convention: str,
 ) -> None:
     folder = tmp_path / "data" / "case"
-    write_telling_case(folder, *head(), geometry(direction=direction), convention=convention)
-    # Values tell BraTS's two conventions apart; for the Decathlon's, files of its layout would.
-    told = {"label_convention": convention} if convention is Convention.MSD else {}
-    predictions = predict(copying(**told), folder, tmp_path / "out")
+    grid = geometry(direction=direction)
+    write_coded_case(folder, *head(task=task), grid, task=task, convention=convention)
+    # Values tell BraTS's conventions apart; for the Decathlon's, the layout of its files would.
+    named = {"label_convention": convention} if convention == "msd" else {}
+    predictions = predict(copying(task=task.name, **named), folder, tmp_path / "out")
     assert predictions.clean
     assert predictions.written == {"case": tmp_path / "out" / "case.nii.gz"}
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
+    written = set(np.unique(nifti.read(predictions.written["case"]).voxels).tolist())
+    assert written == task.values_of(convention)
 
 
 @pytest.mark.parametrize("direction", [LPS, RAS], ids=["LPS", "RAS"])
 @pytest.mark.parametrize("channels", [MODALITIES, ("t2", "t1ce", "flair", "t1")])
 def test_decathlon_files_are_predicted_in_their_own_values(
     tmp_path: Path,
-    write_telling_case: Callable,
+    write_coded_case: Callable,
     copying: Copying,
     direction: tuple[float, ...],
     channels: tuple[str, ...],
 ) -> None:
     parts, data, grid = tmp_path / "parts", tmp_path / "data", geometry(direction=direction)
-    write_telling_case(parts, *head(), grid, convention=Convention.MSD)
+    write_coded_case(parts, *head(), grid, convention="msd")
     images = [nifti.read(parts / f"parts_{modality}.nii.gz").voxels for modality in channels]
     for folder, case in (("imagesTr", "BRATS_001"), ("imagesTs", "BRATS_485")):
         (data / folder).mkdir(parents=True)
@@ -100,10 +114,10 @@ def test_decathlon_files_are_predicted_in_their_own_values(
 
 
 def test_a_mask_on_another_order_of_axes_is_predicted_on_the_images_grid(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     folder, grid = tmp_path / "data" / "case", geometry()
-    write_telling_case(folder, *head(), grid)
+    write_coded_case(folder, *head(), grid)
     label = folder / "case_seg.nii.gz"
     plain = nifti.read(label).voxels
     last = [grid.origin_mm[axis] + grid.shape[2 - axis] - 1 for axis in range(2)]
@@ -129,7 +143,7 @@ FRACTION = st.floats(0, 1)
 )
 def test_any_size_and_any_place_of_the_tumour_come_back(
     tmp_path_factory: pytest.TempPathFactory,
-    write_telling_case: Callable,
+    write_coded_case: Callable,
     copying: Copying,
     *,
     shape: tuple[int, int, int],
@@ -139,7 +153,7 @@ def test_any_size_and_any_place_of_the_tumour_come_back(
 ) -> None:
     """The tumour may touch the stored box's border; volumes are smaller and larger than a crop."""
     folder = tmp_path_factory.mktemp("data") / "case"
-    write_telling_case(folder, *head(shape, centre), geometry(shape, direction))
+    write_coded_case(folder, *head(shape, centre), geometry(shape, direction))
     loaded = copying(margin=margin)
     out = folder.parent.with_name(folder.parent.name + "-out")
     predict(loaded, folder, out)
@@ -147,12 +161,12 @@ def test_any_size_and_any_place_of_the_tumour_come_back(
 
 
 def test_tumour_outside_the_box_is_all_that_is_lost(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     label, brain = head()
     label[0, 0, :3] = 2  # the corner, far from the brain
     folder = tmp_path / "data" / "case"
-    write_telling_case(folder, label, brain, geometry())
+    write_coded_case(folder, label, brain, geometry())
     predict(copying(), folder, tmp_path / "out")
     label[0, 0, :3] = 0
     expected = np.where(label == 3, 4, label)
@@ -188,12 +202,12 @@ def write_run_file(run_dir: Path, store: Store) -> None:
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_raw_files_and_their_store_give_the_same_masks(
-    tmp_path: Path, write_telling_case: Callable, labelled: bool
+    tmp_path: Path, write_coded_case: Callable, labelled: bool
 ) -> None:
     data = tmp_path / "data"
-    write_telling_case(data / "one", *head(), geometry(direction=RAS), labelled=labelled)
+    write_coded_case(data / "one", *head(), geometry(direction=RAS), labelled=labelled)
     shape = (14, 20, 33)
-    write_telling_case(data / "two", *head(shape), geometry(shape), labelled=labelled)
+    write_coded_case(data / "two", *head(shape), geometry(shape), labelled=labelled)
     loaded = replace(small_network(), run_dir=tmp_path / "run")
     store = stored(data, tmp_path / "cases.zarr", loaded.manifest)
     write_run_file(loaded.run_dir, store)
@@ -212,10 +226,10 @@ def test_raw_files_and_their_store_give_the_same_masks(
 
 
 def test_a_store_that_is_not_the_runs_own_is_said_so(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     loaded, data = copying(), tmp_path / "data"
-    write_telling_case(data / "one", *head(), geometry())
+    write_coded_case(data / "one", *head(), geometry())
     own = stored(data, tmp_path / "own.zarr", loaded.manifest)
     write_run_file(loaded.run_dir, own)
     other = loaded.manifest.model_copy(update={"margin": 5})
@@ -226,21 +240,21 @@ def test_a_store_that_is_not_the_runs_own_is_said_so(
 
 
 def test_a_model_sees_its_own_modalities_in_its_own_order(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     folder = tmp_path / "data" / "case"
-    write_telling_case(folder, *head(), geometry())
-    loaded = copying(sees=("t1ce", "t1", "flair"), backwards=True)
+    write_coded_case(folder, *head(), geometry())
+    loaded = copying(sees=("t1ce", "t1", "flair"))
     predict(loaded, folder, tmp_path / "out")
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
 
 
 def test_a_bad_case_is_set_aside_and_the_others_go_on(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     data = tmp_path / "data"
     for name in ("cut", "good", "odd", "short"):
-        write_telling_case(data / name, *head(), geometry())
+        write_coded_case(data / name, *head(), geometry())
     (data / "short" / "short_t2.nii.gz").unlink()
     (data / "good" / "loose.nii.gz").write_bytes(
         (data / "good" / "good_t1.nii.gz").read_bytes()[:99]
@@ -266,9 +280,9 @@ def test_a_bad_case_is_set_aside_and_the_others_go_on(
 
 
 def test_a_network_without_numbers_fails_its_cases_and_no_mask_is_written(
-    tmp_path: Path, write_telling_case: Callable
+    tmp_path: Path, write_coded_case: Callable
 ) -> None:
-    write_telling_case(tmp_path / "data" / "case", *head(), geometry())
+    write_coded_case(tmp_path / "data" / "case", *head(), geometry())
     loaded = small_network()
     with torch.no_grad():
         loaded.model.main_head.bias.fill_(torch.nan)
@@ -280,12 +294,12 @@ def test_a_network_without_numbers_fails_its_cases_and_no_mask_is_written(
 
 @pytest.mark.parametrize("place", ["beside the case", "in the cohort"])
 def test_names_are_the_datas_own_and_geometry_is_the_runs(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying, place: str
+    tmp_path: Path, write_coded_case: Callable, copying: Copying, place: str
 ) -> None:
     data = tmp_path / "data"
     endings = ("dark-fluid", "plain", "gad", "wet")
-    release = {"convention": Convention.BRATS_2023, "endings": endings}
-    write_telling_case(data / "case", *head(), geometry(), **release, labelled=False)
+    release = {"convention": "brats2023", "endings": endings}
+    write_coded_case(data / "case", *head(), geometry(), **release, labelled=False)
     with pytest.raises(InputError, match="dark-fluid"):
         predict(copying(), data, tmp_path / "out")
     (data / "data_manifest.yaml").write_text(
@@ -302,17 +316,17 @@ def test_names_are_the_datas_own_and_geometry_is_the_runs(
 
 
 def test_without_a_manifest_beside_the_data_names_are_the_runs(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     folder = tmp_path / "data" / "case"
-    write_telling_case(folder, *head(), geometry(), endings=("a", "b", "c", "d"))
+    write_coded_case(folder, *head(), geometry(), endings=("a", "b", "c", "d"))
     named = {"flair": ("a",), "t1": ("b",), "t1ce": ("c",), "t2": ("d",)}
     predict(copying(modalities=named), folder, tmp_path / "out")
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
 
 
 def test_what_holds_no_case_is_a_clear_error(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
     loaded, empty = copying(), tmp_path / "empty"
     empty.mkdir()
@@ -328,16 +342,16 @@ def test_what_holds_no_case_is_a_clear_error(
 
 @pytest.mark.parametrize("out", ["data", "data/out", "data/case"])
 def test_masks_among_the_data_are_refused(
-    tmp_path: Path, write_telling_case: Callable, copying: Copying, out: str
+    tmp_path: Path, write_coded_case: Callable, copying: Copying, out: str
 ) -> None:
-    write_telling_case(tmp_path / "data" / "case", *head(), geometry())
+    write_coded_case(tmp_path / "data" / "case", *head(), geometry())
     with pytest.raises(RunError, match="name one outside"):
         predict(copying(), tmp_path / "data", tmp_path / out)
 
 
 @pytest.mark.parametrize("case", ["BraTS-GLI-00000-000", "BraTS2021_01657"])
 def test_a_perfect_prediction_of_a_real_case(
-    tmp_path: Path, real_cases: Path, write_telling_case: Callable, copying: Copying, case: str
+    tmp_path: Path, real_cases: Path, write_coded_case: Callable, copying: Copying, case: str
 ) -> None:
     """A real brain and mask of 240×240×155, of either convention, in the real headers' geometry."""
     files = next(c for c in discover(real_cases / "brats", Manifest()).cases if c.case_id == case)
@@ -346,8 +360,8 @@ def test_a_perfect_prediction_of_a_real_case(
     brain = nifti.read(files.images["flair"]).voxels != 0
     label = np.where(original.voxels == 4, 3, original.voxels).astype(np.uint8)
     folder = tmp_path / "data" / case
-    convention = Convention.BRATS_2021 if 4 in original.voxels else Convention.BRATS_2023
+    convention = "brats2021" if 4 in original.voxels else "brats2023"
     # Unlike the model, a mask may reach where there is no brain.
-    write_telling_case(folder, label, brain | (label > 0), original.geometry, convention=convention)
+    write_coded_case(folder, label, brain | (label > 0), original.geometry, convention=convention)
     predict(copying(crop=(128, 128, 128)), folder, tmp_path / "out")
     same_file(tmp_path / "out" / f"{case}.nii.gz", files.label)
