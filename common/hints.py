@@ -52,7 +52,7 @@ def report(store: str) -> str:
     return _command(["report", f"STORE={store}"], "fmnet-preprocess", ["report", store])
 
 
-def train(store: str = "STORE", run: Path | str = "RUN", *settings: str) -> str:
+def train(store: str = "STORE", run: Path | str = "runs/fm_net", *settings: str) -> str:
     """Train a network."""
     make = ["train", f"STORE={store}", f"RUN={run}", *_make_settings(settings)]
     script = ["run", "--store", store, "--out", str(run), *_script_settings(settings)]

@@ -1,4 +1,4 @@
-"""Ctrl-C, which reaches every process of a terminal, and worker processes."""
+"""Ctrl-C, which a terminal sends to worker processes too."""
 
 import signal
 from collections.abc import Iterator
@@ -8,30 +8,30 @@ from multiprocessing import resource_tracker
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C; they leave the answer to the main process.
+    """Processes that start inside this context ignore Ctrl-C: the main process handles it.
 
-    One that comes meanwhile reaches the main process afterwards. For its main thread alone.
+    A Ctrl-C inside the context reaches the main process at its end. Only for the main thread.
     """
-    resource_tracker.ensure_running()  # which, when it is started, unblocks the signal
-    came = list[int]()
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    received = list[int]()
     handler = signal.getsignal(signal.SIGINT)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # Another thread takes what this one does not, and Python has this one answer.
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    # Another thread may receive the signal; Python then calls the handler in this one.
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if came:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
 def interrupts_end_at_once() -> Iterator[None]:
-    """Ctrl-C meanwhile ends the process, by its signal: for imports, which would show a traceback.
+    """Ctrl-C inside this context ends the process without a traceback: for imports.
 
-    A process that is not to hear it, as some shells start those in the background, goes on so.
+    A process that ignores Ctrl-C, as some shells start background jobs, keeps ignoring it.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -1,12 +1,11 @@
-"""`fmnet-preprocess`: from a BraTS folder to a store."""
+"""`fmnet-preprocess`: from a folder of BraTS cases to a store."""
 
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
+    from common.store.audit import Audit
     from common.store.reader import Contents
     from preprocess.lock import Lock, Owner
     from preprocess.pipeline import Report
@@ -30,47 +30,51 @@ if TYPE_CHECKING:
 
 
 UNCLEAN = 1
-"""Exit code when the work was done but something is wrong with the cohort or the store."""
+"""Exit code when the command worked, but something is wrong with the cohort or the store."""
 
 app = typer.Typer(
     cls=console.Commands,
-    help="From a folder of BraTS cases to a store that training streams.",
+    help="Turn a folder of BraTS cases into a store to train from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
 Data = Annotated[Path, typer.Argument(help="The folder that holds the cases.")]
-StoreArgument = Annotated[str, typer.Argument(help="A store's path or fsspec URL.")]
+StoreArgument = Annotated[str, typer.Argument(help="The store's path or URL.")]
 ManifestOption = Annotated[
     Path | None,
     typer.Option(
-        help="The cohort's description; default beside the data, else here, else built in."
+        help="The cohort's description. Default: data_manifest.yaml beside the cases, else in the "
+        "working folder, else built-in values."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key of the manifest, as in crop=[96,96,96]."),
+    typer.Option("--set", help="Change a value of the manifest, such as crop=[96,96,96]."),
 ]
 
 
 def main() -> None:
-    """The console script's door."""
+    """Entry point of the console script."""
     console.run(app)
 
 
 @app.command()
 def phantom(
-    directory: Annotated[Path, typer.Argument(metavar="OUT", help="An empty or new folder.")],
-    cases: Annotated[int, typer.Option(min=1)] = 8,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    size: Annotated[str, typer.Option(help="D,H,W in voxels of 1 mm.")] = "155,240,240",
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
+    cases: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other cases.")] = 0,
+    size: Annotated[
+        str, typer.Option(help="D,H,W of the images, in voxels of 1 mm.")
+    ] = "155,240,240",
     release: Annotated[
-        Literal["2021", "2023"], typer.Option(help="Whose names and label values.")
+        Literal["2021", "2023"],
+        typer.Option(help="The BraTS release whose file names and label values are used."),
     ] = "2023",
 ) -> None:
-    """Make a cohort of phantoms in BraTS format, with its manifest."""
+    """Make synthetic cases in BraTS format, with a manifest, to try everything without data."""
     from preprocess.phantom import make_cohort
 
     shape = _triple(size)
@@ -85,6 +89,8 @@ def phantom(
             on_case=lambda: bar.advance(task),
         )
     out.print(f"{cases} phantoms in {made}, described by {made / 'data_manifest.yaml'}")
+    store = f"{made}.zarr"
+    out.print(f"next: {hints.preprocess(store, str(made))}", soft_wrap=True)
 
 
 @app.command()
@@ -93,29 +99,29 @@ def check(
     manifest: ManifestOption = None,
     overrides: Overrides = None,
     workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what is wrong with a folder, case by case; writes nothing."""
+    """Check a folder of cases: every problem of every case. Writes nothing."""
     from preprocess.check import check as check_folder
     from preprocess.check import cohort_findings
     from preprocess.tables import finding_lines
 
-    described = cohort_manifest(manifest, overrides, data, quiet=as_json)
+    cohort = _load_manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
-    discovery, results = check_folder(data, described, workers)
+    discovery, results = check_folder(data, cohort, workers)
     with console.progress("cases") as bar:
         bar.disable = as_json
         cases = list(bar.track(results, len(discovery.cases), description="checking"))
     findings = discovery.findings + [found for case in cases for found in case.findings]
-    findings += cohort_findings(discovery, cases, described)
+    findings += cohort_findings(discovery, cases, cohort)
     usable = sum(case.is_usable for case in cases)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
     else:
-        print_lines(finding_lines(findings))
+        _print_lines(finding_lines(findings))
         seconds = time.perf_counter() - began
-        out.print(f"{usable} usable case(s), {len(errors)} error(s), {seconds:.1f} s")
+        out.print(f"{usable} usable case(s), {errors} error(s), {seconds:.1f} s")
     if errors or not usable:
         raise typer.Exit(UNCLEAN)
 
@@ -124,37 +130,36 @@ def check(
 def run(
     data: Data,
     store: Annotated[
-        str | None, typer.Option(help="Where to write; default is the manifest's.")
+        str | None, typer.Option(help="The store to write. Default: the manifest's.")
     ] = None,
     cluster: Annotated[
-        str, typer.Option(help="local, slurm, or a Dask scheduler's address: tcp://host:8786.")
+        str, typer.Option(help="local, slurm, or a Dask scheduler such as tcp://host:8786.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes; default one a core.")
+        int | None, typer.Option(min=1, help="Local processes. Default: one per core.")
     ] = None,
     manifest: ManifestOption = None,
     overrides: Overrides = None,
     drop_absent: Annotated[
-        bool, typer.Option("--drop-absent", help="Take stored cases out that are not in DATA.")
+        bool, typer.Option("--drop-absent", help="Remove stored cases that are not in DATA.")
     ] = False,
 ) -> None:
-    """Preprocess a cohort; cases that are in the store already and unchanged are kept."""
+    """Preprocess a folder of cases into a store. Stored cases that did not change are kept."""
     from preprocess.pipeline import Report, begin
     from preprocess.plan import plan
 
     if workers and cluster != "local":
         raise ConfigError(
-            f"--workers {workers}: for local workers only; with --cluster {cluster} leave it out: "
-            "at an address as many work as were started there, and what SLURM is asked for "
-            "is the manifest's, as in --set cluster.jobs=4"
+            f"--workers {workers}: only for local workers; leave it out with --cluster {cluster}. "
+            "A Dask scheduler uses all its workers; the manifest sets SLURM's jobs, as in "
+            "--set cluster.jobs=4"
         )
-    described = cohort_manifest(manifest, overrides, data)
-    path = store or described.store
-    with held(path) as lock:
+    cohort = _load_manifest(manifest, overrides, data)
+    path = store or cohort.store
+    with _held(path) as lock:
         with console.progress("cases") as bar:
-            task = bar.add_task("comparing", visible=False)
-            progress = partial(show, bar, task)
-            work = plan(data, path, described, progress, drop_absent=drop_absent)
+            on_case = _update(bar, bar.add_task("comparing", visible=False))
+            work = plan(data, path, cohort, on_case, drop_absent=drop_absent)
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
         report = Report(work.findings, work.kept, work.refused)
         if work.todo:
@@ -163,6 +168,7 @@ def run(
             begin(work)
     if not _conclude(work, report):
         raise typer.Exit(UNCLEAN)
+    out.print(f"next: {hints.report(path)}\n      {hints.train(path)}", soft_wrap=True)
 
 
 def _execute(
@@ -172,7 +178,7 @@ def _execute(
     cluster: str,
     workers: int | None,
 ) -> None:
-    """Run the planned cases under a progress bar, keeping each outcome in the report."""
+    """Process the planned cases with a progress bar, and add each outcome to the report."""
     from preprocess.cluster import connect
     from preprocess.pipeline import execute
     from preprocess.plan import done
@@ -192,44 +198,44 @@ def _execute(
                     bar.print(f"✗ {outcome.case_id} failed")
                 bar.advance(task)
     except KeyboardInterrupt:
-        # From the store: a worker may have committed a case that nobody heard of any more.
+        # Counted in the store: a worker may have stored a case without reporting it any more.
         err.print(
-            f"interrupted: {len(done(work))} of {len(work.present)} case(s) are stored; the same "
-            "command goes on with the others",
+            f"interrupted: {len(done(work))} of {len(work.present)} case(s) are stored; run the "
+            "same command again for the others",
             soft_wrap=True,
         )
         raise typer.Exit(console.INTERRUPTED) from None
 
 
 def _conclude(work: "Plan", report: "Report") -> bool:
-    """Say what a run came to, and whether all of the cohort is in the store as it should be."""
+    """Print a run's results; returns whether every case is in the store, without errors."""
     from preprocess.tables import absent_line, failure_lines, finding_lines, run_table
 
-    print_lines(finding_lines(report.findings))
-    print_lines(failure_lines(report.failures))
+    _print_lines(finding_lines(report.findings))
+    _print_lines(failure_lines(report.failures))
     if work.absent:
         out.print(absent_line(work), soft_wrap=True)
     store = Store.open(work.store_path)
     contents = store.contents()
     out.print(run_table(report, store, contents))
-    if not print_leaks(contents) and not contents.absent and report.clean:
+    if not _print_leaks(contents) and not contents.absent and report.clean:
         return True
     expected = len(store.expected)
     done = expected - len(contents.absent)
-    err.print(f"the cohort is not clean: see above; {done} of {expected} case(s) are stored")
+    err.print(f"{done} of {expected} case(s) are stored; the problems are listed above")
     return False
 
 
 @app.command()
 def status(store: StoreArgument) -> None:
-    """Say which cases are done, failed or missing, and what the store takes."""
+    """Show which cases are stored, failed or missing, and how large the store is."""
     from preprocess.tables import failure_lines, status_table
 
     opened = Store.open(store)
     contents = opened.contents()
     out.print(status_table(opened, contents))
-    print_lines(failure_lines(list(contents.failures.values())))
-    leaks = print_leaks(contents)
+    _print_lines(failure_lines(list(contents.failures.values())))
+    leaks = _print_leaks(contents)
     if leaks or contents.failures or contents.absent:
         raise typer.Exit(UNCLEAN)
 
@@ -238,36 +244,54 @@ def status(store: StoreArgument) -> None:
 def verify(
     store: StoreArgument,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop what is damaged, for the next run to redo.")
+        bool,
+        typer.Option("--repair", help="Remove damaged cases; the next run makes them again."),
     ] = False,
     workers: Workers = None,
 ) -> None:
-    """Read every byte again and compare it with what was written and with the contract."""
-    from common.store.audit import repair as drop
+    """Read the whole store again, and compare every checksum."""
+    from common.store.audit import repair as remove_damage
     from preprocess.lock import LockFile
     from preprocess.pool import available_cores
     from preprocess.tables import audit_lines, audit_table
-    from preprocess.verify import audit as look
 
     opened = Store.open(store)
-    writer = LockFile.of_store(store).holder()
+    writer = LockFile.of_store(store).owner()
     if writer and writer.seems_alive and not repair:
-        out.print(f"{writer.name} is writing this store: what it is at shows as missing or left")
-    with held(store) if repair else nullcontext():
+        out.print(f"{writer.name} is writing this store: its unfinished cases show as missing")
+    with _held(store) if repair else nullcontext():
         with console.progress("cases") as bar:
-            task = bar.add_task("verifying", visible=False)
-            audit = look(opened, workers or available_cores(), partial(show, bar, task))
-        print_lines(audit_lines(audit))
-        for dropped in drop(StoreWriter(store), audit) if repair else ():
-            out.print(f"dropped {dropped}", soft_wrap=True)
+            on_case = _update(bar, bar.add_task("verifying", visible=False))
+            audit = _audit(opened, workers or available_cores(), on_case)
+        _print_lines(audit_lines(audit))
+        for removed in remove_damage(StoreWriter(store), audit) if repair else ():
+            out.print(f"removed {removed}", soft_wrap=True)
     out.print(audit_table(audit, opened))
     if audit.missing:
-        steps = f"`{hints.preprocess(store)}` makes the missing case(s), and no other"
         if audit.of("damaged") and not repair:
-            steps = f"`{hints.verify(store, repair=True)}` drops what is damaged; then {steps}"
-        err.print(steps, soft_wrap=True)
+            err.print(
+                f"to remove what is damaged: {hints.verify(store, repair=True)}", soft_wrap=True
+            )
+        err.print(f"to make the missing case(s): {hints.preprocess(store)}", soft_wrap=True)
     if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)
+
+
+def _audit(store: Store, workers: int, on_case: Callable[[int, int], None]) -> "Audit":
+    """Check every case in several processes, and everything else in the store.
+
+    Raises:
+        StoreError: metadata of all cases is damaged.
+    """
+    from common.store.audit import audit_case, case_folders, conclude
+    from preprocess.pool import map_in_processes
+
+    folders, cases = case_folders(store), []
+    on_case(0, len(folders))
+    for case in map_in_processes(audit_case, store, folders, workers):
+        cases.append(case)
+        on_case(len(cases), len(folders))
+    return conclude(store, cases)
 
 
 @app.command()
@@ -275,11 +299,11 @@ def report(
     store: StoreArgument,
     out_file: Annotated[
         Path | None,
-        typer.Option("--out", help="The page; default <store>-quality.html beside the store."),
+        typer.Option("--out", help="The page. Default: STORE-quality.html beside the store."),
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Write the quality report: one HTML page to open before training."""
+    """Write the quality report, one HTML page to look at before training."""
     from preprocess import quality
     from preprocess.pool import available_cores
 
@@ -288,8 +312,10 @@ def report(
     quality.check_writable(page)
     with console.progress("cases") as bar:
         total = len(opened.records())
-        task = bar.add_task("looking", total=total, visible=bool(total))
-        cohort = quality.look(opened, workers or available_cores(), lambda: bar.advance(task))
+        task = bar.add_task("measuring", total=total, visible=bool(total))
+        cohort = quality.measure_cohort(
+            opened, workers or available_cores(), lambda: bar.advance(task)
+        )
     quality.write(cohort, page)
     size = f"{page.stat().st_size / 1e6:.1f} MB"
     counts = f"{len(cohort.cases)} case(s), {len(cohort.to_check)} to check"
@@ -306,55 +332,59 @@ def _triple(text: str) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def cohort_manifest(
+def _load_manifest(
     path: Path | None, overrides: list[str] | None, data: Path, *, quiet: bool = False
 ) -> Manifest:
-    """The manifest to use: the one named, else beside the data, else here, else the packaged."""
+    """The manifest at `path`, else beside the cases, else in the working folder, else defaults."""
     chosen = manifest_path(path, data)
-    described = load_manifest(chosen, overrides or ())
+    manifest = load_manifest(chosen, overrides or ())
     if not quiet:
-        out.print(f"manifest: {chosen or 'the defaults'}")
-    return described
+        out.print(f"manifest: {chosen or 'built-in values'}")
+    return manifest
 
 
 @contextmanager
-def held(store: str) -> Iterator["Lock"]:
-    """Hold a store's lock; a scheduler's or a system's SIGTERM gives it back like Ctrl-C."""
+def _held(store: str) -> Iterator["Lock"]:
+    """Hold a store's lock; SIGTERM releases it as Ctrl-C does."""
     from preprocess.lock import hold
 
     signal.signal(signal.SIGTERM, _interrupt)
-    with hold(store, _say_watched) as lock:
+    with hold(store, _print_wait) as lock:
         if lock.taken_over:
             out.print(f"taking over the lock that {lock.taken_over.name} left behind")
         yield lock
 
 
-def _say_watched(owner: "Owner") -> None:
+def _print_wait(owner: "Owner") -> None:
     from preprocess.lock import STALE_SECONDS
 
     out.print(
-        f"{owner.name} left a lock at the store, or is slow: looking for a sign of life for "
-        f"{STALE_SECONDS:.0f} s …",
+        f"the store is locked by {owner.name}, which seems to be gone; waiting "
+        f"{STALE_SECONDS:.0f} s for a heartbeat …"
     )
-
-
-def show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
-    """How far work of an unknown length has come; nothing as long as there is none."""
-    bar.update(task, completed=done, total=total, visible=bool(total))
-
-
-def print_lines(lines: Iterator["Text"]) -> None:
-    """Each on a line of its own, however long: the terminal wraps it, grep finds it whole."""
-    for line in lines:
-        out.print(line, soft_wrap=True)
-
-
-def print_leaks(contents: "Contents") -> bool:
-    """A line for each image that is in two splits; whether there was one."""
-    for leak in contents.leaks:
-        err.print(f"✗ {leak}", soft_wrap=True)
-    return bool(contents.leaks)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _update(bar: "Progress", task: "TaskID") -> Callable[[int, int], None]:
+    """Takes (done, total) to a bar that is hidden while there is nothing to do."""
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, visible=bool(total))
+
+    return update
+
+
+def _print_lines(lines: Iterator["Text"]) -> None:
+    """Print each on one line, however long: the terminal wraps it, and grep finds it whole."""
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def _print_leaks(contents: "Contents") -> bool:
+    """Print a line for each image that is in two splits; returns whether there was one."""
+    for leak in contents.leaks:
+        err.print(f"✗ {leak}", soft_wrap=True)
+    return bool(contents.leaks)

@@ -22,57 +22,53 @@ from preprocess.pipeline import installed_version
 from preprocess.pool import WORKER_ENVIRONMENT
 
 SILENT = logging.CRITICAL + 1
-"""Dask logs even a connection that an interrupt closes as critical, with a traceback.
+"""Dask logs even a connection that Ctrl-C closes as critical, with a traceback.
 
-What goes wrong with a case comes back as its failure, with the cluster as an exception.
+Errors of a case come back as its failure, errors of the cluster as an exception.
 """
 
 QUIET: dict[str, object] = {
-    # A sample of the stack a hundred times a second, for a dashboard that nobody has open, and a
-    # look at the clock fifty times, for a log that is silent: each takes the interpreter's lock
-    # from the case at work.
+    # Dask samples the stack a hundred times a second for its dashboard, and the clock fifty times
+    # for its log, which is silent here: each takes the interpreter's lock from the case.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
 }
 
 DASK_SETTINGS = QUIET | {
-    # A worker is given a task only when it is free to begin, so that a dying worker takes down
-    # the case it was at and no other.
+    # A worker gets a task only when it can start it, so that a dying worker takes only the case
+    # that it was processing.
     "distributed.scheduler.worker-saturation": 1.0,
-    # The second death of a worker at one case is that case's failure.
+    # A case at which a second worker dies has failed.
     "distributed.scheduler.allowed-failures": 1,
     "distributed.comm.timeouts.connect": "10s",
-    # Whether a SLURM job has ended SLURM says, and not the silence of its workers.
+    # SLURM says whether a job has ended; that its workers are silent does not.
     "distributed.deploy.lost-worker-timeout": "1000 days",
-    # Before a worker's process begins: its memory allocator looks only then.
+    # Set before a worker's process starts: its memory allocator reads them only then.
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
 }
 
-
 WATCH_SECONDS = 5.0
-"""How often the workers are looked after: the least that a SLURM controller should be asked."""
-
-
+"""Interval between two checks of the workers; a SLURM controller should not be asked more often."""
 HANDSHAKE_SECONDS = 12.0
-"""For connecting, which Dask itself gives up after ten, and the first word."""
+"""For connecting, which Dask gives up after ten seconds, and for the first answer."""
 
-Look = Callable[[dict[str, str]], str]
-"""From the workers that are there, address to name, what there is to say of them."""
+CheckWorkers = Callable[[dict[str, str]], str]
+"""From the connected workers (address to name) to a message about them."""
 
 
 @contextmanager
 def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Client]:
-    """A client of the cluster that tasks are to run on.
+    """A client of the cluster that runs the tasks.
 
     Args:
         cluster: `local`, `slurm`, or the address of a scheduler such as `tcp://host:8786`.
-        workers: how many local processes.
+        workers: the number of local processes.
         section: what SLURM is asked for.
 
     Raises:
-        ConfigError: the name is none of these, nobody answers at the address, there is no SLURM
-            here, or it refuses such a job.
+        ConfigError: the name is none of these, no scheduler answers at the address, there is no
+            SLURM here, or SLURM refuses the jobs.
     """
     dask.config.set(DASK_SETTINGS)
     for part in ("", ".client", ".scheduler", ".nanny", ".worker"):
@@ -83,9 +79,9 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
     elif cluster == "slurm":
         slurm = _slurm()
         with (
-            slurm.start(section, WORKER_ENVIRONMENT | as_variables(QUIET)) as jobs,
+            slurm.start(section, SLURM_ENVIRONMENT) as jobs,
             Client(jobs.cluster) as client,
-            _watched(client, lambda workers: jobs.look(list(workers.values()))),
+            _watch(client, lambda workers: jobs.update(list(workers.values()))),
         ):
             yield client
     elif "://" in cluster:
@@ -98,34 +94,33 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
 
 
 @contextmanager
-def _watched(client: Client, look: Look, usual: str = "") -> Iterator[None]:
-    """While the caller waits for results, say how the workers are, and end it if none can come.
+def _watch(client: Client, check: CheckWorkers, silent_message: str = "") -> Iterator[None]:
+    """Check the workers while the caller waits for results, and print messages that are new.
 
     Args:
-        client: whose workers they are.
-        look: given the workers that are there, what there is to say of them; it raises what is
-            to end the caller's wait.
-        usual: what needs no saying.
+        client: of the cluster.
+        check: called with the workers; an error that it raises ends the caller's wait.
+        silent_message: a message that is not printed at first.
 
     Raises:
-        ConfigError: what `look` raised.
+        ConfigError: `check` raised it.
     """
     over, errors = threading.Event(), list[ConfigError]()
 
     def watch() -> None:
-        said = usual
+        last = silent_message
         while not over.wait(WATCH_SECONDS):
             try:
-                told = look(_workers(client))
+                message = check(_workers(client))
             except ConfigError as error:
                 errors.append(error)
-                client.close()  # whoever waits for its futures waits no longer
+                client.close()  # ends the caller's wait for its futures
                 return
-            if told != said:
-                out.print(told, soft_wrap=True)
-            said = told
+            if message != last:
+                out.print(message, soft_wrap=True)
+            last = message
 
-    thread = threading.Thread(target=watch, name="workers' watch", daemon=True)
+    thread = threading.Thread(target=watch, name="worker check", daemon=True)
     thread.start()
     try:
         yield
@@ -139,7 +134,7 @@ def _watched(client: Client, look: Look, usual: str = "") -> Iterator[None]:
 
 
 def _workers(client: Client) -> dict[str, str]:
-    """Address to name; nothing where the client has given the scheduler up."""
+    """Address to name; empty if the client has lost the scheduler."""
     workers = client.scheduler_info(n_workers=-1).get("workers", {})
     return {address: str(worker["name"]) for address, worker in workers.items()}
 
@@ -162,17 +157,21 @@ def _local(workers: int) -> Iterator[LocalCluster]:
 
 
 def as_variables(settings: dict[str, object]) -> dict[str, str]:
-    """Dask's settings as environment variables, for processes that this one does not start."""
+    """Dask's settings as environment variables, for processes that SLURM starts."""
     return {
         f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value)
         for name, value in settings.items()
     }
 
 
-def _slurm() -> ModuleType:
-    """The module of SLURM jobs, imported so that Ctrl-C still does what it did.
+SLURM_ENVIRONMENT = WORKER_ENVIRONMENT | as_variables(QUIET) | {"PYTHONSAFEPATH": "1"}
+"""Of SLURM's workers. They run `python -m`, which must not import from the working folder."""
 
-    dask-jobqueue's import makes SIGINT and SIGTERM end the process in silence, with success.
+
+def _slurm() -> ModuleType:
+    """Import the module of SLURM jobs and keep the signal handlers.
+
+    Importing dask-jobqueue makes SIGINT and SIGTERM end the process silently, with exit code 0.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     from preprocess import slurm
@@ -185,45 +184,45 @@ def _slurm() -> ModuleType:
 @contextmanager
 def _existing(address: str) -> Iterator[Client]:
     try:
-        asyncio.run(_shake_hands(address))
+        asyncio.run(_check_scheduler(address))
         client = Client(address, timeout="10s")
     except (OSError, ValueError, TypeError) as error:  # the last for tls:// without certificates
         raise ConfigError(
             f"--cluster {address}: no Dask scheduler answers there ({error}); start one with "
             "`dask scheduler`, or leave --cluster out"
         ) from error
-    present = f"there are workers at {address}"
-    none = f"waiting for workers at {address}: start some with `dask worker {address}`"
+    connected = f"workers are connected at {address}"
+    waiting = f"waiting for workers at {address}: start some with `dask worker {address}`"
     known = set[str]()
 
-    def look(workers: dict[str, str]) -> str:
+    def check(workers: dict[str, str]) -> str:
         if new := sorted(workers.keys() - known):
-            _check_workers(client, address, new)
+            _check_versions(client, address, new)
         known.update(workers)
-        return present if workers else none
+        return connected if workers else waiting
 
     with client:
-        look(_workers(client))
-        with _watched(client, look, present):
+        check(_workers(client))
+        with _watch(client, check, connected):
             yield client
 
 
-async def _shake_hands(address: str) -> None:
-    """Find out whether a Dask process listens: `Client` waits for its first word without end.
+async def _check_scheduler(address: str) -> None:
+    """Check that a Dask process listens: `Client` would wait for its first answer without end.
 
     Raises:
-        OSError, ValueError, TypeError: none does, or it is no such address.
+        OSError, ValueError, TypeError: none does, or this is not an address.
     """
     settings = Security().get_connection_args("client")
     try:
         comm = await asyncio.wait_for(dask_connect(address, **settings), HANDSHAKE_SECONDS)
     except TimeoutError as error:
-        raise OSError("what listens there is something else, such as a dashboard") from error
+        raise OSError("another program listens there, such as a dashboard") from error
     await comm.close()
 
 
-def _check_workers(client: Client, address: str, workers: list[str]) -> None:
-    """Where it can be said which worker it is, and before the store takes a run's manifest.
+def _check_versions(client: Client, address: str, workers: list[str]) -> None:
+    """Check that workers have this package, before the run changes the store.
 
     Raises:
         ConfigError: a worker lacks this package, or has another version of it.
@@ -231,12 +230,12 @@ def _check_workers(client: Client, address: str, workers: list[str]) -> None:
     try:
         found = client.run(installed_version, workers=workers, on_error="return")
     except OSError:
-        return  # no scheduler answers, which whoever waits for its tasks is told
+        return  # the scheduler is gone, which waiting for the tasks reports
     for worker, version in found.items():
         if isinstance(version, OSError) or version == __version__:
-            continue  # it is gone meanwhile, or it is fit
-        told = f"version {version}" if isinstance(version, str) else str(version)
+            continue  # the worker is gone, or has the right version
+        found_version = f"version {version}" if isinstance(version, str) else str(version)
         raise ConfigError(
-            f"--cluster {address}: the worker at {worker} needs this package of version "
-            f"{__version__}, with its extra preprocess; found {told}"
+            f"--cluster {address}: the worker at {worker} needs version {__version__} of this "
+            f"package, with the extra preprocess; found {found_version}"
         )

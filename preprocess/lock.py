@@ -19,158 +19,56 @@ from fsspec.implementations.local import LocalFileSystem
 from common.errors import StoreError
 from common.store.paths import check_bucket_exists, filesystem_of, resolved, translate_io_errors
 
-READ_TRIES, READ_PAUSE_SECONDS = 10, 0.05
+HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
-"""A lock without a heartbeat for this long is nobody's; six beats may be missed before that."""
+"""A lock without a heartbeat for this long is abandoned; six heartbeats may be missed."""
+READ_TRIES, READ_PAUSE_SECONDS = 10, 0.05
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock.
-
-    Attributes:
-        token: of this very run.
-        user: its user.
-        host: its machine's name, for people.
-        machine: where its process id means a process; see `this_machine`.
-        process: its process id there.
-        since: when it began, in seconds since 1970 on its own clock.
-        beat: its last sign of life, likewise.
-    """
+    """The run that holds a lock."""
 
     token: str
+    """Unique to the run."""
     user: str
     host: str
+    """Its machine's name, for messages."""
     machine: str
+    """Where its process id is valid; see `this_machine`."""
     process: int
+    """Its process id there."""
     since: float
-    beat: float
+    """When the run began, in seconds since 1970 on its machine's clock."""
+    heartbeat: float
+    """When it last wrote the lock, likewise."""
 
     @property
     def name(self) -> str:
-        """The owner as people know it."""
+        """The owner in messages."""
         return f"{self.user} on {self.host}, process {self.process}"
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run surely ended without giving its lock back, as can be seen only here."""
+        """Whether its process is gone, which can only be seen on the same machine."""
         return self.machine == this_machine() and not _is_alive(self.process)
 
     @property
     def seems_alive(self) -> bool:
-        """Whether it may be at work, by two clocks that need not agree; no proof of either."""
-        return not self.has_ended and abs(time.time() - self.beat) <= STALE_SECONDS
+        """Whether its heartbeat is recent; two machines' clocks may differ, so this is no proof."""
+        return not self.has_ended and abs(time.time() - self.heartbeat) <= STALE_SECONDS
 
 
 def this_machine() -> str:
-    """Where a process id means one process: a machine since it started, in it a PID namespace.
+    """Identifies where a process id is valid: one boot of a machine, and a PID namespace in it.
 
     Containers may share a host name, and do not see each other's processes.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return socket.gethostname()
-
-
-class LockFile:
-    """A lock's file.
-
-    Attributes:
-        filesystem: the store's.
-        path: where the file is, there.
-    """
-
-    def __init__(self, filesystem: AbstractFileSystem, path: str) -> None:
-        self.filesystem, self.path = filesystem, path
-
-    @classmethod
-    def of_store(cls, store_path: str) -> Self:
-        """The file beside a store.
-
-        Raises:
-            StoreError: the store's path has a secret in it.
-        """
-        filesystem, root = filesystem_of(store_path)
-        return cls(filesystem, root + ".lock")
-
-    def for_successor_of(self, owner: Owner) -> "LockFile":
-        """What to hold while this file passes from an owner to the next, which only one may do."""
-        return LockFile(self.filesystem, f"{self.path}.{owner.token}")
-
-    def holder(self) -> Owner | None:
-        """Whoever holds the lock, alive or not; None where there is no lock.
-
-        Raises:
-            StoreError: the file is not a lock.
-        """
-        for _ in range(READ_TRIES):
-            try:
-                content: dict[str, Any] = json.loads(self.filesystem.cat_file(self.path))
-                return Owner(**content)
-            except FileNotFoundError:
-                return None
-            except (ValueError, TypeError):
-                time.sleep(READ_PAUSE_SECONDS)  # its owner may be about to write it
-        raise StoreError(
-            f"{self.path}: not a lock that this program wrote; remove it if no run is at the store"
-        )
-
-    def create(self, owner: Owner) -> None:
-        """Write the file if there is none; of several that try at once, one does.
-
-        Raises:
-            FileExistsError: there is one, of somebody else.
-        """
-        try:
-            if self._is_local:
-                self._create_locally(owner)
-            else:
-                self.filesystem.pipe_file(self.path, _content(owner), mode="create")
-        except OSError as error:
-            # Services differ in how they refuse, and may refuse a request that was sent twice for
-            # the sake of its first copy: who holds the lock is what the file says.
-            holder = self.holder()
-            if holder is None and not isinstance(error, FileExistsError):
-                raise
-            if holder is None or holder.token != owner.token:
-                raise FileExistsError(self.path) from error
-
-    def replace(self, owner: Owner) -> None:
-        """Write the file anew, all or nothing: a full disk must not leave an empty lock."""
-        if not self._is_local:  # an object store does just that
-            self.filesystem.pipe_file(self.path, _content(owner))
-            return
-        beside = Path(f"{self.path}.{owner.token}.new")
-        try:
-            beside.write_bytes(_content(owner))
-            beside.replace(self.path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-    def remove(self) -> None:
-        """Take the file away, if it is there."""
-        with suppress(FileNotFoundError):
-            self.filesystem.rm_file(self.path)
-
-    @property
-    def _is_local(self) -> bool:
-        return isinstance(self.filesystem, LocalFileSystem)
-
-    def _create_locally(self, owner: Owner) -> None:
-        """By the system's own exclusive creation: fsspec asks first and writes then."""
-        with Path(self.path).open("xb", buffering=0) as file:
-            try:
-                file.write(_content(owner))
-            except OSError:  # such as a full disk: an empty file would be nobody's lock
-                self.remove()
-                raise
-
-
-def _content(owner: Owner) -> bytes:
-    return json.dumps(asdict(owner)).encode()
 
 
 def _is_alive(process: int) -> bool:
@@ -183,49 +81,137 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-HEARTBEAT_SECONDS = 10.0
+class LockFile:
+    """A lock's file, on the store's file system."""
 
-Waiting = Callable[[Owner], None]
-"""Told of an owner that seems gone and is now watched for a sign of life."""
+    def __init__(self, filesystem: AbstractFileSystem, path: str) -> None:
+        self.filesystem, self.path = filesystem, path
+
+    @classmethod
+    def of_store(cls, store_path: str) -> Self:
+        """The file beside a store.
+
+        Raises:
+            StoreError: the store's path contains a secret.
+        """
+        filesystem, root = filesystem_of(store_path)
+        return cls(filesystem, root + ".lock")
+
+    def for_takeover_from(self, owner: Owner) -> "LockFile":
+        """The lock to hold while taking this one over from `owner`, so that one run alone does."""
+        return LockFile(self.filesystem, f"{self.path}.{owner.token}")
+
+    def owner(self) -> Owner | None:
+        """The run that holds the lock, alive or not; None where there is no lock.
+
+        Raises:
+            StoreError: the file is not a lock.
+        """
+        for _ in range(READ_TRIES):
+            try:
+                content: dict[str, Any] = json.loads(self.filesystem.cat_file(self.path))
+                return Owner(**content)
+            except FileNotFoundError:
+                return None
+            except (ValueError, TypeError):
+                time.sleep(READ_PAUSE_SECONDS)  # its owner may be writing it
+        raise StoreError(
+            f"{self.path}: not a lock that this program wrote; remove it if no run uses the store"
+        )
+
+    def create(self, owner: Owner) -> None:
+        """Write the file if there is none; of several processes that try at once, one succeeds.
+
+        Raises:
+            FileExistsError: another run has the lock.
+        """
+        try:
+            if self._is_local:
+                self._create_locally(owner)
+            else:
+                self.filesystem.pipe_file(self.path, _content(owner), mode="create")
+        except OSError as error:
+            # Services refuse in different ways, and may refuse the second copy of a request that
+            # was sent twice. Only the file's content shows who holds the lock.
+            holder = self.owner()
+            if holder is None and not isinstance(error, FileExistsError):
+                raise
+            if holder is None or holder.token != owner.token:
+                raise FileExistsError(self.path) from error
+
+    def replace(self, owner: Owner) -> None:
+        """Overwrite the file atomically: a full disk must not leave an empty lock."""
+        if not self._is_local:  # an object store writes atomically
+            self.filesystem.pipe_file(self.path, _content(owner))
+            return
+        new = Path(f"{self.path}.{owner.token}.new")
+        try:
+            new.write_bytes(_content(owner))
+            new.replace(self.path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.rm_file(self.path)
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def _create_locally(self, owner: Owner) -> None:
+        """Create the file exclusively; fsspec's own `create` tests first and writes later."""
+        with Path(self.path).open("xb", buffering=0) as file:
+            try:
+                file.write(_content(owner))
+            except OSError:  # such as a full disk, which would leave an empty file
+                self.remove()
+                raise
+
+
+def _content(owner: Owner) -> bytes:
+    return json.dumps(asdict(owner)).encode()
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a worker needs to see whether its run still holds the store.
-
-    Attributes:
-        store_path: the store.
-        token: the run's.
-    """
+class LockToken:
+    """Lets a worker check that its run still holds the store."""
 
     store_path: str
     token: str
+    """The run's."""
 
     def check(self) -> None:
-        """Go on only while the run holds the lock.
+        """Check that the run holds the lock.
 
         Raises:
-            StoreError: another run took it, because this one showed no sign of life.
+            StoreError: another run took it, because this one's heartbeat stopped.
         """
         with translate_io_errors(self.store_path, "read"):
-            holder = LockFile.of_store(self.store_path).holder()
-        if holder is None or holder.token != self.token:
-            by = holder.name if holder else "nobody: its file was removed"
+            owner = LockFile.of_store(self.store_path).owner()
+        if owner is None or owner.token != self.token:
+            by = owner.name if owner else "nobody: its file was removed"
             raise StoreError(
                 f"{self.store_path}: the lock of this run is now held by {by}; this run stops, "
-                "what it committed stays"
+                "the cases it stored stay"
             )
 
 
+OnWait = Callable[[Owner], None]
+"""Called with an owner that seems gone, before its heartbeat is waited for."""
+
+
 class Lock:
-    """A held lock, kept alive by a heartbeat.
+    """A held lock, kept alive by a heartbeat."""
 
-    Attributes:
-        claim: fails once somebody else has taken the lock.
-        taken_over: the run that left it behind, if there was one.
-    """
+    token: LockToken
+    """What workers check."""
+    taken_over: Owner | None
+    """The run that left the lock behind, if one did."""
 
-    def __init__(self, store_path: str, on_wait: Waiting = lambda _: None) -> None:
+    def __init__(self, store_path: str, on_wait: OnWait = lambda _: None) -> None:
         store_path, now = resolved(store_path), time.time()
         self._owner = Owner(
             token=uuid.uuid4().hex,
@@ -234,9 +220,9 @@ class Lock:
             machine=this_machine(),
             process=os.getpid(),
             since=now,
-            beat=now,
+            heartbeat=now,
         )
-        self.claim = Claim(store_path, self._owner.token)
+        self.token = LockToken(store_path, self._owner.token)
         self._on_wait = on_wait
         self._stop = threading.Event()
         with translate_io_errors(store_path, "written"):
@@ -244,112 +230,110 @@ class Lock:
             filesystem, path = self._file.filesystem, self._file.path
             check_bucket_exists(store_path, filesystem, path.removesuffix(".lock"))
             filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self.taken_over = self._take(self._file)
-        self._heart = threading.Thread(target=self._beat, name="store lock", daemon=True)
-        self._heart.start()
+            self.taken_over = self._acquire(self._file)
+        self._thread = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
-        """Go on only while the lock is ours.
+        """Check that this run holds the lock.
 
         Raises:
-            StoreError: another run took it, because this one showed no sign of life.
+            StoreError: another run took it, because this one's heartbeat stopped.
         """
-        self.claim.check()
+        self.token.check()
 
     def release(self) -> None:
-        """Give the lock back, unless another run has taken it."""
+        """Remove the lock, unless another run has taken it."""
         self._stop.set()
-        self._heart.join()
-        holder = self._file.holder()
-        if holder is not None and holder.token == self._owner.token:
+        self._thread.join()
+        if self._is_ours():
             self._file.remove()
 
-    def _take(self, file: LockFile) -> Owner | None:
-        """Make the file ours, and say whom it was taken from if it was there."""
-        left = file.holder()
-        if left is not None and not left.has_ended:
-            left = self._watch(file, left)
-        if left is not None:
-            self._succeed(file, left)
-            return left
+    def _acquire(self, file: LockFile) -> Owner | None:
+        """Make the file ours; returns the owner that it was taken over from, if there was one."""
+        owner = file.owner()
+        if owner is not None and not owner.has_ended:
+            owner = self._wait_for_heartbeat(file, owner)
+        if owner is not None:
+            self._take_over(file, owner)
+            return owner
         try:
-            file.create(self._sign())
+            file.create(self._alive_now())
         except FileExistsError as error:
-            raise self._refused(file, file.holder()) from error
+            raise self._refusal(file, file.owner()) from error
         return None
 
-    def _watch(self, file: LockFile, left: Owner) -> Owner | None:
-        """The owner, if it gave no sign of life while it was watched; None once it is not there.
+    def _wait_for_heartbeat(self, file: LockFile, owner: Owner) -> Owner | None:
+        """The owner, if it sent no heartbeat while we waited; None if it gave the lock back.
 
-        Two machines' clocks may differ by more than a run may be silent. So only this one's is
-        asked, and only how long a beat stays what it is.
+        Two machines' clocks may differ by more than `STALE_SECONDS`. So only our clock counts, and
+        only whether the heartbeat changes.
 
         Raises:
-            StoreError: the owner lives, or seems to.
+            StoreError: the owner is alive, or seems to be.
         """
-        if left.seems_alive:
-            raise self._refused(file, left)
-        self._on_wait(left)
-        until = time.monotonic() + STALE_SECONDS
-        while time.monotonic() < until:
+        if owner.seems_alive:
+            raise self._refusal(file, owner)
+        self._on_wait(owner)
+        deadline = time.monotonic() + STALE_SECONDS
+        while time.monotonic() < deadline:
             time.sleep(HEARTBEAT_SECONDS / 10)
-            seen = file.holder()
-            if seen is None:
+            current = file.owner()
+            if current is None:
                 return None
-            if seen != left:
-                raise self._refused(file, seen)
-        return left
+            if current != owner:
+                raise self._refusal(file, current)
+        return owner
 
-    def _succeed(self, file: LockFile, left: Owner) -> None:
-        """Put our name into the place of one that is gone.
+    def _take_over(self, file: LockFile, owner: Owner) -> None:
+        """Replace an owner that is gone.
 
-        Another run may be at the same. The right to do it is a lock of its own, named after the
-        one that is gone, and whoever comes to it late sees that the name is another now.
+        Several runs may try. The right to do so is a lock of its own, named after the old owner's
+        token; whoever gets it too late finds another token in the file.
         """
-        right = file.for_successor_of(left)
-        self._take(right)
+        right = file.for_takeover_from(owner)
+        self._acquire(right)
         try:
-            holder = file.holder()
-            if holder is None or holder.token != left.token:
-                raise self._refused(file, holder)
-            file.replace(self._sign())
+            current = file.owner()
+            if current is None or current.token != owner.token:
+                raise self._refusal(file, current)
+            file.replace(self._alive_now())
         finally:
             right.remove()
 
     def _beat(self) -> None:
+        """Send heartbeats until the lock is released or lost."""
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # A beat may be missed, as on a full disk; `check` tells if too many were.
-            with suppress(StoreError), translate_io_errors(self.claim.store_path, "written"):
-                holder = self._file.holder()
-                if holder is None or holder.token != self._owner.token:
+            # A heartbeat may fail, as on a full disk; `check` notices if too many did.
+            with suppress(StoreError), translate_io_errors(self.token.store_path, "written"):
+                if not self._is_ours():
                     return
-                self._file.replace(self._sign())
+                self._file.replace(self._alive_now())
 
-    def _sign(self) -> Owner:
-        """Ourselves, alive now."""
-        return replace(self._owner, beat=time.time())
+    def _is_ours(self) -> bool:
+        owner = self._file.owner()
+        return owner is not None and owner.token == self._owner.token
 
-    def _refused(self, file: LockFile, holder: Owner | None) -> StoreError:
-        store_path = self.claim.store_path
-        if holder is None:
+    def _alive_now(self) -> Owner:
+        return replace(self._owner, heartbeat=time.time())
+
+    def _refusal(self, file: LockFile, owner: Owner | None) -> StoreError:
+        store_path = self.token.store_path
+        if owner is None:
             return StoreError(f"{store_path}: another run is starting on this store; try again")
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.since))
         return StoreError(
-            f"{store_path}: {holder.name} has been writing this store since {since}; wait for it "
-            f"to end, or, if it is surely gone, remove {file.path}"
+            f"{store_path}: {owner.name} has been writing this store since {since}; wait for it "
+            f"to end, or remove {file.path} if that process is gone"
         )
 
 
 @contextmanager
-def hold(store_path: str, on_wait: Waiting = lambda _: None) -> Iterator[Lock]:
+def hold(store_path: str, on_wait: OnWait = lambda _: None) -> Iterator[Lock]:
     """Hold a store's lock.
 
-    Args:
-        store_path: the store.
-        on_wait: told of an owner that seems gone and is now watched for a sign of life.
-
     Raises:
-        StoreError: a run that shows signs of life holds it.
+        StoreError: another run holds it and seems alive.
     """
     lock = Lock(store_path, on_wait)
     try:

@@ -1,4 +1,4 @@
-"""One run: a task for each case of a plan, what a worker does, and what comes back."""
+"""Preprocess the cases of a plan: one Dask task per case, and the outcome of each."""
 
 import os
 import pickle
@@ -21,64 +21,64 @@ from common.errors import ConfigError, Finding, FMNetError, StoreError
 from common.record import CaseFailure
 from common.store import StoreWriter
 from common.store.paths import translate_io_errors
-from preprocess.lock import Claim, Lock
+from preprocess.lock import Lock, LockToken
 from preprocess.plan import Plan
 
-CLEAR_PEAK = "5"
-"""What resets the peak in /proc/self/clear_refs (Linux, proc_pid_clear_refs(5))."""
+RESET_PEAK = "5"
+"""Resets the peak memory through /proc/self/clear_refs (Linux, proc_pid_clear_refs(5))."""
+REPORT_SECONDS = 0.05
+"""Half the interval at which a Dask nanny measures its worker's memory."""
+TOPIC = "fmnet-progress"
+"""One topic for all runs and cases: the scheduler keeps a thousand events per topic for ever."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case went.
-
-    Attributes:
-        case_id: the case.
-        failure: why it is not stored, if it is not.
-        seconds: time in the worker.
-        peak_memory_mb: the most that the worker's process held meanwhile.
-        process: the worker's process id.
-    """
+    """The result of one case's task."""
 
     case_id: str
     failure: CaseFailure | None
+    """Why the case is not stored; None if it is."""
     seconds: float
+    """Time in the worker."""
     peak_memory_mb: float | None
+    """Peak memory of the worker's process during the task."""
     process: int
+    """The worker's process id."""
 
 
 def installed_version() -> str:
-    """This package's version where it is called; whoever can import this can do the work."""
+    """This package's version in the process that calls it."""
     return __version__
 
 
-def process_case(files: CaseFiles, claim: Claim, row: int, version: str) -> Outcome:
-    """Prepare one case and commit it to its row; whatever goes wrong becomes a failure.
+def process_case(files: CaseFiles, token: LockToken, row: int, version: str) -> Outcome:
+    """Prepare one case and commit it to its row; an error becomes the outcome's failure.
 
     Args:
-        files: the case's.
-        claim: the run's on the store. A worker may outlive its run, and must not write then.
-        row: where the case's crop goes.
-        version: of this package, where the run was started.
+        files: the case's files.
+        token: of the run's lock. A worker may outlive its run, and must not write then.
+        row: index of the case's crop in the store.
+        version: of this package in the process that started the run.
 
     Raises:
-        ConfigError: another version is installed here.
+        ConfigError: the worker has another version.
     """
     if version != __version__:
         raise ConfigError(f"the worker at {get_worker().address} has version {__version__}")
     _reset_peak_memory()
     began = time.perf_counter()
     reason: str | None = None
-    with ProgressReporter(claim, files.case_id) as reporter:
+    with ProgressReporter(token, files.case_id) as reporter:
         try:
-            store = _store_of(claim)
+            store = _open_writer(token)
             case = prepare(files, store.manifest, reporter.on_stage)
             reporter.on_stage("store")
-            claim.check()
+            token.check()
             store.write(case, row)
         except FMNetError as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - one case's trouble must not end the others' work
+        except Exception as error:  # noqa: BLE001 - one case must not stop the others
             reason = f"{type(error).__name__}: {error}"
     peak = peak_memory_mb()
     failure = None
@@ -91,38 +91,41 @@ def process_case(files: CaseFiles, claim: Claim, row: int, version: str) -> Outc
 
 
 @lru_cache(maxsize=1)
-def _store_of(claim: Claim) -> StoreWriter:
-    """The store as this run has it: a worker may outlive the run, and its manifest."""
-    return StoreWriter(claim.store_path)
+def _open_writer(token: LockToken) -> StoreWriter:
+    """One writer per run: a worker may outlive the run and its manifest."""
+    return StoreWriter(token.store_path)
+
+
+def peak_memory_mb() -> float | None:
+    """Peak memory of this process since the last reset; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    peaks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0].split()[1]) / 1024 if peaks else None
 
 
 def _reset_peak_memory() -> None:
     handle = Path("/proc/self/clear_refs")
     if os.access(handle, os.W_OK):
-        handle.write_text(CLEAR_PEAK)
-
-
-REPORT_SECONDS = 0.05
-"""Half of what a nanny waits between two looks at its worker's memory."""
-TOPIC = "fmnet-signs-of-life"
-"""One for all runs and cases: of each topic, the scheduler keeps a thousand events for ever."""
+        handle.write_text(RESET_PEAK)
 
 
 class ProgressReporter:
-    """Tells a run's client how a case stands, so that it knows even if the worker dies.
+    """Reports a case's stage and peak memory to the run, which has them if the worker dies.
 
-    A message goes out at each new stage and whenever the peak has grown by a tenth.
-
-    Attributes:
-        stage: what is being done: read, prepare or store.
+    A report is sent at each new stage, and whenever the peak has grown by a tenth.
     """
 
-    def __init__(self, claim: Claim, case_id: str) -> None:
+    stage: str
+    """What is being done: read, prepare or store."""
+
+    def __init__(self, token: LockToken, case_id: str) -> None:
         self.stage = "read"
-        self._of = {"run": claim.token, "case": case_id}
+        self._case = {"run": token.token, "case": case_id}
         self._worker = get_worker()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="case pulse", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="case progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -136,70 +139,58 @@ class ProgressReporter:
         """A stage begins."""
         self.stage = name
 
-    def _beat(self) -> None:
-        told_stage, told_peak = "", 0.0
-        while True:  # first told, then waited: a worker may die before its first wait is over
+    def _send(self) -> None:
+        sent_stage, sent_peak = "", 0.0
+        while True:  # sends before it waits: a worker may die before the first wait ends
             stage, peak = self.stage, peak_memory_mb() or 0.0
-            if stage != told_stage or peak > 1.1 * told_peak:
+            if stage != sent_stage or peak > 1.1 * sent_peak:
                 process = (self._worker.address, os.getpid())
-                sign = {"process": process, "stage": stage, "peak_memory_mb": peak or None}
-                self._worker.log_event(TOPIC, self._of | sign)
-                told_stage, told_peak = stage, peak
+                report = {"process": process, "stage": stage, "peak_memory_mb": peak or None}
+                self._worker.log_event(TOPIC, self._case | report)
+                sent_stage, sent_peak = stage, peak
             if self._stop.wait(REPORT_SECONDS):
                 return
 
 
 class ProgressListener:
-    """The signs of life that a run's client has heard of the cases that are not over yet."""
+    """Collects the progress reports of the run's unfinished cases."""
 
-    def __init__(self, client: Client, claim: Claim) -> None:
-        self._run = claim.token
-        self._of_case: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        client.subscribe_topic(TOPIC, self._hear)
+    def __init__(self, client: Client, token: LockToken) -> None:
+        self._run = token.token
+        self._reports: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        client.subscribe_topic(TOPIC, self._receive)
 
     def take(self, case_id: str) -> list[dict[str, Any]]:
-        """Those of a case that is over, oldest first, to be kept no longer.
+        """Remove and return the reports of a finished case, oldest first.
 
-        The scheduler tells of a worker's signs before it tells of its death.
+        The scheduler delivers a worker's reports before it tells of the worker's death.
         """
-        return self._of_case.pop(case_id, [])
+        return self._reports.pop(case_id, [])
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
-        _, sign = event
-        if sign["run"] == self._run:
-            self._of_case[sign["case"]].append(sign)
-
-
-def peak_memory_mb() -> float | None:
-    """The most that this process held since the last reset; None where the system cannot say."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    peaks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(peaks[0].split()[1]) / 1024 if peaks else None
+    def _receive(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, report = event
+        if report["run"] == self._run:
+            self._reports[report["case"]].append(report)
 
 
 @dataclass
 class Report:
-    """What a run came to.
-
-    Attributes:
-        findings: what discovery had to say.
-        outcomes: the cases that were processed.
-        kept: ids of the cases that were in the store already, unchanged.
-        refused: cases of which discovery said that their files make none.
-        seconds: from the first task to the last.
-    """
+    """The results of a run."""
 
     findings: list[Finding]
+    """What discovery found."""
     kept: list[str]
+    """Ids of the cases that were stored before, unchanged."""
     refused: list[CaseFailure]
+    """Cases whose files discovery refused."""
     outcomes: list[Outcome] = field(default_factory=list)
+    """Of the cases that were processed."""
     seconds: float = 0.0
+    """From the first task to the last."""
 
     @property
     def failures(self) -> list[CaseFailure]:
-        """The cases that were tried in vain, by id."""
+        """The failures of processed cases, by id."""
         failures = [outcome.failure for outcome in self.outcomes if outcome.failure]
         return sorted(failures, key=lambda failure: failure.case_id)
 
@@ -210,19 +201,19 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether every file was understood and every case is in the store."""
+        """Whether there was no error about a file, and every case was stored."""
         errors = [finding for finding in self.findings if finding.severity == "error"]
         return not errors and not self.failures
 
 
 def begin(work: Plan) -> StoreWriter:
-    """Make the store, or give it the plan's manifest and cases.
+    """Create the store, or update its manifest and its list of cases.
 
     Raises:
         StoreError: it cannot be written.
     """
-    staying = () if work.drop_absent else work.absent
-    expected = tuple(sorted({*work.present, *staying}))
+    remaining = () if work.drop_absent else work.absent
+    expected = tuple(sorted({*work.present, *remaining}))
     store = StoreWriter.create(work.store_path, work.manifest, expected)
     with translate_io_errors(work.store_path, "written"):
         for case_id in work.absent if work.drop_absent else ():
@@ -233,7 +224,7 @@ def begin(work: Plan) -> StoreWriter:
 
 
 def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
-    """Process the planned cases, one task a case, and yield each outcome as it comes.
+    """Process the planned cases, one task per case, and yield each outcome as it arrives.
 
     Raises:
         StoreError: another run took the store over, or it cannot be written.
@@ -241,34 +232,33 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     """
     store = begin(work)
     rows = store.allocate(len(work.todo))
-    signs = ProgressListener(client, lock.claim)
-    futures = {
-        client.submit(
-            pickle.loads, _called(case, lock.claim, row), key=f"case-{case.case_id}", pure=False
-        ): (case, row)
-        for case, row in zip(work.todo, rows, strict=True)
-    }
+    listener = ProgressListener(client, lock.token)
+    futures = {}
+    for case, row in zip(work.todo, rows, strict=True):
+        call = _pickled_call(case, lock.token, row)
+        future = client.submit(pickle.loads, call, key=f"case-{case.case_id}", pure=False)
+        futures[future] = case, row
     for future in as_completed(futures):
         case, row = futures[future]
         try:
-            outcome = _outcome(client, signs.take(case.case_id), case, future)
-        except (CancelledError, OSError) as error:  # all that is asked here goes by the scheduler
+            outcome = _outcome(client, listener.take(case.case_id), case, future)
+        except (CancelledError, OSError) as error:  # every question here goes to the scheduler
             raise ConfigError(
-                "the Dask scheduler is gone, or the network to it; what was stored stays: with a "
-                "scheduler that answers, the same command goes on with the others"
+                "the Dask scheduler is gone, or the network to it; the cases stored so far stay: "
+                "run the same command again with a scheduler that answers"
             ) from error
         future.release()
         lock.check()
         yield _set_aside(store, work.data, outcome, row) if outcome.failure else outcome
 
 
-def _called(case: CaseFiles, claim: Claim, row: int) -> bytes:
-    """What `pickle.loads` makes an outcome of, by processing the case.
+def _pickled_call(case: CaseFiles, token: LockToken, row: int) -> bytes:
+    """A call of `process_case`, which `pickle.loads` makes in the worker.
 
-    A worker that cannot import the function of its task ends without a word, and the next one does
-    at the same case. So it is given a function that all have, and what fails in it is told.
+    A worker that cannot import its task's function dies without a message, and so does the next
+    one that gets the case. `pickle.loads` can be imported anywhere, and reports what fails in it.
     """
-    return pickle.dumps(_Call(case, claim, row))
+    return pickle.dumps(_Call(case, token, row))
 
 
 class _Call:
@@ -280,9 +270,9 @@ class _Call:
 
 
 def _outcome(
-    client: Client, signs: list[dict[str, Any]], case: CaseFiles, future: Future[Outcome]
+    client: Client, reports: list[dict[str, Any]], case: CaseFiles, future: Future[Outcome]
 ) -> Outcome:
-    """What came of a case whose task is over.
+    """The outcome of a finished task.
 
     Raises:
         ConfigError: the cluster cannot run the task.
@@ -290,58 +280,57 @@ def _outcome(
     """
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return _lost(client, signs, case, error)
+        return _outcome_of_killed(client, reports, case, error)
     if error is not None:
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise ConfigError(
-            f"the cluster cannot run the tasks ({type(error).__name__}: {told}); its workers need "
-            f"this package of version {__version__}, with its extra preprocess"
+            f"the cluster cannot run the tasks ({type(error).__name__}: {message}); its workers "
+            f"need version {__version__} of this package, with the extra preprocess"
         ) from error
     return future.result()
 
 
-def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
-    """Keep a failure in the store; where even that fails, say so with the failure.
+def _outcome_of_killed(
+    client: Client, reports: list[dict[str, Any]], case: CaseFiles, error: KilledWorker
+) -> Outcome:
+    """The outcome of a case at which several workers died.
 
-    Files are named as `check` does, below the data's folder: a store goes to other people, whom
-    this machine's folders do not concern.
+    The workers' reports say which stage they reached; their nannies say whether they killed them
+    for their memory.
     """
-    assert outcome.failure is not None  # noqa: S101 - the caller looked
+    killed = [event for _, event in client.get_events("worker-restart-memory")]
+    processes = {tuple(report["process"]) for report in reports}
+    bytes_held = [event["rss"] for event in killed if (event["worker"], event["pid"]) in processes]
+    limit = error.last_worker.memory_limit
+    deaths = f"{error.allowed_failures + 1} workers died at this case"
+    if bytes_held:
+        reason = f"memory: {deaths}, each killed at its limit of {limit / 1e6:.0f} MB"
+    else:
+        reason = f"{deaths}, killed from outside, as when the whole machine runs out of memory"
+    peaks = [report["peak_memory_mb"] for report in reports if report["peak_memory_mb"]]
+    peaks += [held / 2**20 for held in bytes_held]
+    failure = CaseFailure(
+        case_id=case.case_id,
+        stage=reports[-1]["stage"] if reports else "worker",
+        reason=reason,
+        peak_memory_mb=max(peaks, default=None),
+    )
+    return Outcome(case.case_id, failure, 0.0, failure.peak_memory_mb, 0)
+
+
+def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
+    """Record a failure in the store; where that fails too, add it to the failure's reason.
+
+    Files are named relative to the data's folder, as `check` names them: a store is passed on, and
+    this machine's folders mean nothing elsewhere.
+    """
+    assert outcome.failure is not None  # noqa: S101 - the caller checked
     reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")
     failure = outcome.failure.model_copy(update={"reason": reason})
     try:
         with translate_io_errors(store.path, "written"):
             store.set_aside(failure, row)
     except StoreError as error:
-        failure = failure.model_copy(
-            update={"reason": f"{reason}; the store could not keep this: {error}"}
-        )
+        reason = f"{reason}; this failure could not be stored: {error}"
+        failure = failure.model_copy(update={"reason": reason})
     return replace(outcome, failure=failure)
-
-
-def _lost(
-    client: Client, signs: list[dict[str, Any]], case: CaseFiles, error: KilledWorker
-) -> Outcome:
-    """The outcome of a case whose worker died over it again and again.
-
-    The worker's last signs of life tell how far it came, its nanny whether it ended it for the
-    memory that it took.
-    """
-    ended = [event for _, event in client.get_events("worker-restart-memory")]
-    processes = {tuple(sign["process"]) for sign in signs}
-    bytes_held = [event["rss"] for event in ended if (event["worker"], event["pid"]) in processes]
-    limit = error.last_worker.memory_limit
-    deaths = f"{error.allowed_failures + 1} workers died at this case"
-    if bytes_held:
-        reason = f"memory: {deaths}, each ended for reaching its limit of {limit / 1e6:.0f} MB"
-    else:
-        reason = f"{deaths}, killed from outside, as when memory runs out on the whole machine"
-    peaks = [sign["peak_memory_mb"] for sign in signs if sign["peak_memory_mb"]]
-    peaks += [held / 2**20 for held in bytes_held]
-    failure = CaseFailure(
-        case_id=case.case_id,
-        stage=signs[-1]["stage"] if signs else "worker",
-        reason=reason,
-        peak_memory_mb=max(peaks, default=None),
-    )
-    return Outcome(case.case_id, failure, 0.0, failure.peak_memory_mb, 0)

@@ -1,4 +1,4 @@
-"""What the preprocessing commands print."""
+"""Lines and tables that the preprocessing commands print."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from common import hints
 from common.errors import Finding
 from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
@@ -15,68 +16,68 @@ from common.store.audit import Audit
 from common.store.reader import Contents
 
 if TYPE_CHECKING:
-    # It brings Dask, which only a run needs.
+    # Imports Dask, which only a run needs.
     from preprocess.pipeline import Report
     from preprocess.plan import Plan
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
-    """One line a finding, errors first: case, file, what was found and expected, what to do."""
+    """One line per finding, errors first: case, file, what was found and expected, what to do."""
     for finding in sorted(findings, key=lambda f: (f.severity, f.case, f.file)):
-        mark = ("✗ ", "bold red") if finding.severity == "error" else ("· ", "dim")
+        mark = ("✗ ", "bold red") if finding.severity == "error" else ("warning: ", "yellow")
         case = (f"{finding.case}  ", "bold") if finding.case != "-" else ""
         what = f"{finding.file}: {finding.found}; expected {finding.expected}"
         yield Text.assemble(mark, case, what, (f" → {finding.action}", "cyan"))
 
 
 def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:
-    """One line a failed case: stage, peak memory, reason."""
+    """One line per failed case: stage, peak memory, reason."""
     for failure in failures:
         peak = failure.peak_memory_mb
-        memory = "memory unknown" if peak is None else f"{peak:.0f} MB at most"
-        where = f"failed at {failure.stage}, {memory}: "
+        memory = "" if peak is None else f", peak memory {peak:.0f} MB"
+        where = f"failed at stage {failure.stage}{memory}: "
         case = (f"{failure.case_id}  ", "bold")
         yield Text.assemble(("✗ ", "bold red"), case, where, " ".join(failure.reason.split("\n")))
 
 
 def run_table(report: "Report", store: Store, contents: Contents) -> Table:
-    """A run in a few lines, and the store that it left."""
+    """A run's results and the store."""
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
     table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
     table.add_row("cases failed", str(len(report.failures) + len(report.refused)))
     if count:
         workers = len({outcome.process for outcome in report.outcomes if outcome.process})
-        rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s a case"
+        rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s per case"
         table.add_row("time", f"{rate}, {workers} worker process(es)")
         peaks = [o.peak_memory_mb for o in report.outcomes if o.peak_memory_mb is not None]
         if peaks:
-            table.add_row("peak memory", f"{max(peaks):.0f} MB a worker")
+            table.add_row("peak memory", f"{max(peaks):.0f} MB per worker")
     _add_store_rows(table, store, contents)
     return table
 
 
 def absent_line(work: "Plan") -> str:
-    """What a run does about cases that the store knows and the data do not hold."""
-    count = f"{len(work.absent)} case(s)"
+    """What a run did about stored cases that are not in the data."""
+    count = f"{len(work.absent)} stored case(s)"
     if work.drop_absent:
-        return f"dropped {count} that are not in {work.data}: {_some(work.absent)}"
+        return f"removed {count} that are not in {work.data}: {_some(work.absent)}"
     return (
-        f"{count} of the store are not in {work.data}: {_some(work.absent)}; they stay; if they "
-        "were moved away for good, --drop-absent takes them out"
+        f"{count} are not in {work.data} and were kept: {_some(work.absent)}; "
+        f"{hints.option('--drop-absent')} removes them"
     )
 
 
 def status_table(store: Store, contents: Contents) -> Table:
-    """A store in a few lines."""
+    """A store's cases and parameters."""
     records, failures = contents.records, contents.failures
     table = _plain(f"Store {store.path}")
     missing = set(contents.absent) - set(failures) - set(contents.stale)
     table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
     if contents.stale:
-        what = "made with other parameters than the store's, which no reader takes"
+        what = "made with other parameters than the store's, so they are not used"
         table.add_row("to be made again", f"{len(contents.stale)}: {what}")
-    table.add_row("missing", f"{len(missing)}: not tried yet, or dropped" if missing else "none")
+    table.add_row("missing", f"{len(missing)}: not tried yet, or removed" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
     table.add_row("arrays", f"4×{crop} {manifest.dtype}, whole volumes: {manifest.volumes}")
@@ -86,7 +87,7 @@ def status_table(store: Store, contents: Contents) -> Table:
 
 
 def audit_lines(audit: Audit) -> Iterator[Text]:
-    """What a store's audit found, damage first, a line each."""
+    """One line per finding of an audit, damage first."""
     for case in audit.of("damaged", "unreadable"):
         yield Text.assemble(("✗ ", "bold red"), case.what)
     if audit.missing:
@@ -96,18 +97,20 @@ def audit_lines(audit: Audit) -> Iterator[Text]:
     unfinished = [case.case_id for case in audit.of("unfinished")]
     left = [f"cases/{name}" for name in unfinished] + list(audit.leftovers)
     if left:
-        what = f"{len(left)} leftover(s) of killed writers, which --repair removes: {_some(left)}"
-        yield Text.assemble(("· ", "dim"), what)
+        what = f"{len(left)} leftover(s) of killed writers: {_some(left)}"
+        yield Text.assemble(
+            ("warning: ", "yellow"), what, (f" → {hints.option('--repair')} removes them", "cyan")
+        )
 
 
 def audit_table(audit: Audit, store: Store) -> Table:
-    """An audit in a few lines."""
+    """An audit's results."""
     table = _plain(f"Store {store.path}")
     stored = len(audit.of("stored"))
-    table.add_row("sound", f"{stored} case(s) are as they were written")
+    table.add_row("intact", f"{stored} case(s)")
     table.add_row("damaged", str(len(audit.of("damaged"))))
     if unreadable := len(audit.of("unreadable")):
-        table.add_row("not read", f"{unreadable}: disk or network gave no bytes")
+        table.add_row("not read", f"{unreadable}: the disk or the network failed")
     failed = len(audit.of("failed"))
     which = f", of which {failed} failed" if failed else ""
     what = f"{len(audit.missing)} of {len(store.expected)} expected case(s){which}"
@@ -120,7 +123,7 @@ def _some(names: Sequence[str], most: int = 20) -> str:
 
 
 def disk_bytes(store: Store) -> dict[str, int]:
-    """What the crops and the whole volumes take on disk."""
+    """Size on disk of the crops and of the whole volumes."""
     return {part: store.files.size_bytes(part) for part in ("crops", "cases")}
 
 
@@ -141,10 +144,10 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     conventions = sorted({str(record.convention) for record in records.values()})
     table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
     if not labelled:
-        table.add_row("", "no case has a label: the store can be predicted on, not trained from")
+        table.add_row("", "no case has a label: the store serves prediction, not training")
     counts = {name: len(contents.splits[name]) for name in SPLITS}
     if left_out := len(labelled) - sum(counts.values()):
-        counts["in none"] = left_out
+        counts["none"] = left_out
     table.add_row("splits", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if labelled:
         table.add_row("tumour outside", _lost(labelled))
@@ -152,13 +155,16 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     crops, volumes = (disk[part] / 1e6 / len(records) for part in ("crops", "cases"))
     total = sum(disk.values()) / 1e6
     table.add_row(
-        "disk", f"{total:.0f} MB; a case: crop {crops:.1f} MB, whole volume {volumes:.1f} MB"
+        "disk", f"{total:.0f} MB; per case: crop {crops:.1f} MB, whole volume {volumes:.1f} MB"
     )
 
 
 def _lost(labelled: list[CaseRecord]) -> str:
     parts = []
-    for window, name in (("crop", "crop"), ("centred_crop", "a centred crop would lose")):
+    for window, name in (
+        ("crop", "of the crop"),
+        ("centred_crop", "of a crop centred on the brain"),
+    ):
         shares = [r.tumour_voxels.lost(window) for r in labelled if r.tumour_voxels]  # type: ignore[arg-type]  # both are of the literal
-        parts.append(f"{name} {statistics.fmean(shares):.2%} (at most {max(shares):.1%})")
+        parts.append(f"{statistics.fmean(shares):.2%} {name} (at most {max(shares):.1%})")
     return "; ".join(parts)

@@ -104,7 +104,7 @@ def load_run(
     if absent:
         raise RunError(
             f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "
-            f"`{hints.train()}` wrote"
+            f"`{hints.train(run='RUN')}` wrote"
         )
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)

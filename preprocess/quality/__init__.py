@@ -30,7 +30,7 @@ def check_writable(path: Path) -> None:
         )
 
 
-def look(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
+def measure_cohort(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
     """Read every case once, several at a time, and say what stands out.
 
     Args:

@@ -253,8 +253,9 @@ def test_a_worker_that_takes_too_much_memory_is_named_with_what_it_took(
     assert "limit of 450 MB" in failure.reason
     assert failure.peak_memory_mb is not None
     assert failure.peak_memory_mb > 0.9 * limit_mb
-    assert f"✗ {VICTIM}  failed at read, {failure.peak_memory_mb:.0f} MB at most: memory" in (
-        ran.stdout
+    assert (
+        f"✗ {VICTIM}  failed at stage read, peak memory {failure.peak_memory_mb:.0f} MB: memory"
+        in (ran.stdout)
     )
     before = content(path)
     shutil.rmtree(small)
@@ -413,9 +414,9 @@ def test_damage_is_named_dropped_and_made_again(
     for text in expected.values():
         assert text in verified.stdout
     assert "5 case(s) missing" in verified.stdout
-    assert f"fmnet-preprocess verify --repair {path}`" in verified.stderr
+    assert f"fmnet-preprocess verify --repair {path}" in verified.stderr.replace("\n", "")
     assert "7.0123.partial" in verified.stdout
-    assert "1 case(s) are as they were written" in verified.stdout
+    assert re.search(r"intact +1 case", verified.stdout)
     stuck = command("run", data, "--store", path)
     assert stuck.returncode == 2
     assert f"verify --repair {path}" in stuck.stderr
@@ -423,8 +424,8 @@ def test_damage_is_named_dropped_and_made_again(
     repaired = command("verify", path, "--repair")
     assert repaired.returncode == 1
     for case_id in expected:
-        assert f"dropped case {case_id}" in repaired.stdout
-    assert f"fmnet-preprocess run DATA --store {path}`" in repaired.stderr
+        assert f"removed case {case_id}" in repaired.stdout
+    assert f"fmnet-preprocess run DATA --store {path}" in repaired.stderr
     assert not Path(f"{path}.lock").exists()
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout
@@ -432,5 +433,5 @@ def test_damage_is_named_dropped_and_made_again(
     verified = command("verify", path)
     assert verified.returncode == 0, verified.stdout
     assert re.search(r"6/6.*cases/s", verified.stdout)
-    assert "6 case(s) are as they were written" in verified.stdout
+    assert re.search(r"intact +6 case", verified.stdout)
     assert_sound(path, 6)

@@ -28,7 +28,7 @@ def owner(**changes: object) -> str:
         "machine": this_machine(),
         "process": os.getppid(),
         "since": now - 5,
-        "beat": now,
+        "heartbeat": now,
     }
     return json.dumps(fields | changes)
 
@@ -79,7 +79,9 @@ def test_a_lock_that_a_dead_run_left_is_taken_over(
 ) -> None:
     path = tmp_path / "s.zarr"
     if far_away:  # nobody here can see whether that process lives: its silence tells
-        text = owner(host="elsewhere", machine="elsewhere", beat=time.time() - STALE_SECONDS - 1)
+        text = owner(
+            host="elsewhere", machine="elsewhere", heartbeat=time.time() - STALE_SECONDS - 1
+        )
     else:
         text = owner(process=finished_process())
     Path(f"{path}.lock").write_text(text)
@@ -115,15 +117,15 @@ def test_a_run_that_beats_by_another_clock_is_left_alone(
     path = tmp_path / "s.zarr"
     file, over = Path(f"{path}.lock"), threading.Event()
 
-    def beat() -> None:
+    def heart_beat() -> None:
         while not over.wait(short / 10):
             now = time.time() + 3600 * hours
-            text = owner(host="elsewhere", machine="elsewhere", since=0, beat=now)
+            text = owner(host="elsewhere", machine="elsewhere", since=0, heartbeat=now)
             (tmp_path / "new").write_text(text)
             (tmp_path / "new").replace(file)
 
-    file.write_text(owner(host="elsewhere", machine="elsewhere", since=0, beat=1))
-    heart = threading.Thread(target=beat)
+    file.write_text(owner(host="elsewhere", machine="elsewhere", since=0, heartbeat=1))
+    heart = threading.Thread(target=heart_beat)
     heart.start()
     try:
         with pytest.raises(StoreError, match="ada on elsewhere"):
@@ -138,7 +140,7 @@ def test_a_run_that_ends_while_it_is_watched_leaves_the_store_to_the_next(
 ) -> None:
     path = tmp_path / "s.zarr"
     file = Path(f"{path}.lock")
-    file.write_text(owner(host="elsewhere", machine="elsewhere", beat=1))
+    file.write_text(owner(host="elsewhere", machine="elsewhere", heartbeat=1))
     with hold(str(path), lambda _: file.unlink()) as lock:
         assert lock.taken_over is None
         lock.check()
@@ -256,14 +258,14 @@ def test_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.zarr"
     file = Path(f"{path}.lock")
     with hold(str(path)):
-        first = json.loads(file.read_text())["beat"]
+        first = json.loads(file.read_text())["heartbeat"]
         deadline = time.monotonic() + 10
         beat = first
         while beat <= first:
             assert time.monotonic() < deadline
             time.sleep(0.02)
             text = file.read_text()
-            beat = json.loads(text)["beat"] if text else first
+            beat = json.loads(text)["heartbeat"] if text else first
 
 
 @pytest.mark.parametrize("text", ["", "not json", "{}", '{"token": "x"}'])

@@ -62,13 +62,13 @@ def test_stored_cases_that_were_moved_away_are_said_and_dropped_when_asked(
     (data / FOUR).rename(tmp_path / "aside")
     rerun = command("run", data, "--store", path)
     assert rerun.returncode == 1
-    assert f"1 case(s) of the store are not in {data}: {FOUR}" in rerun.stdout
+    assert f"1 stored case(s) are not in {data} and were kept: {FOUR}" in rerun.stdout
     assert "have the same image" in rerun.stderr
     assert "--drop-absent" in rerun.stderr
     assert FOUR in Store.open(path).records()
     dropped = command("run", data, "--store", path, "--drop-absent")
     assert dropped.returncode == 0, dropped.stdout + dropped.stderr
-    assert f"dropped 1 case(s) that are not in {data}: {FOUR}" in dropped.stdout
+    assert f"removed 1 stored case(s) that are not in {data}: {FOUR}" in dropped.stdout
     store = Store.open(path)
     assert list(store.records()) == [ONE, TWO, THREE, FIVE]
     assert store.expected == (ONE, TWO, THREE, FIVE)
@@ -87,7 +87,7 @@ def test_a_run_on_a_part_of_the_data_forgets_nothing(
     done = command(*part, "--set", "splits={kind: fractions, train: 1, val: 0, test: 0}")
     assert done.returncode == 1, done.stdout
     assert "3 of 5 case(s) are stored" in done.stderr
-    assert f"4 case(s) of the store are not in {data / ONE}" in done.stdout
+    assert f"4 stored case(s) are not in {data / ONE}" in done.stdout
     reopened = Store.open(path)
     assert reopened.expected == (ONE, TWO, THREE, FOUR, FIVE)
     assert list(reopened.failures()) == [FOUR]

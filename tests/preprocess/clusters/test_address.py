@@ -204,7 +204,7 @@ def test_two_workers_elsewhere_share_the_work(
     assert "2 worker process(es)" in running.said
     verified = command("verify", tmp_path / "s.zarr")
     assert verified.returncode == 0, verified.stdout
-    assert "6 case(s) are as they were written" in verified.stdout
+    assert re.search(r"intact +6 case", verified.stdout)
 
 
 def test_a_lost_scheduler_ends_the_run_and_the_next_does_the_rest(
@@ -228,7 +228,7 @@ def test_a_lost_scheduler_ends_the_run_and_the_next_does_the_rest(
     assert lost.wait(60) == 2
     line = error_of(tmp_path)
     assert line.startswith("error: the Dask scheduler is gone")
-    assert "the same command goes on with the others" in line
+    assert "run the same command again" in line
     held.restore()
     assert lost.verified() == 4
     again = run("local")
@@ -371,7 +371,7 @@ def test_one_that_joins_a_worker_at_work_ends_the_run_too_and_the_next_does_all(
     cluster.add("two", **worker(tmp_path / "worker"))
     assert refused.wait(60) == 2, refused.said
     line = error_of(tmp_path)
-    assert "this package of version" in line
+    assert "of this package" in line
     cluster.kill()
     held.restore()
     again = run("local")

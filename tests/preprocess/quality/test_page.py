@@ -112,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 
 def test_a_store_without_cases_is_reported_too(tmp_path: Path) -> None:
     empty = StoreWriter.create(tmp_path / "e.zarr", Manifest(), ("one",))
-    cohort = quality.look(empty, workers=1, on_case=lambda: None)
+    cohort = quality.measure_cohort(empty, workers=1, on_case=lambda: None)
     quality.write(cohort, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "No case is stored yet" in text
