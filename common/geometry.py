@@ -1,7 +1,7 @@
-"""From a file's own grid to the project's (LPS, 1 mm) and back.
+"""From a file's grid to the stored one (LPS, 1 mm) and back.
 
-A grid is brought over in two steps that each have an inverse: axes are permuted and flipped to
-the nearest LPS orientation, then, if the spacing is not 1 mm, voxels are resampled.
+Two steps, each with an inverse: axes are permuted and flipped to the nearest LPS orientation,
+then, if the spacing is not 1 mm, voxels are resampled.
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,20 @@ TOLERANCE_MM = 1e-2
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a volume's voxels are.
-
-    Attributes:
-        shape: (D, H, W).
-        spacing_mm: (z, y, x), along the array's own axes.
-        origin_mm: physical (x, y, z) of voxel (0, 0, 0), LPS.
-        direction: nine cosines, row-major, columns for the file's (i, j, k) axes, LPS.
-    """
+    """Where a volume's voxels are."""
 
     shape: tuple[int, int, int]
+    """(D, H, W)."""
     spacing_mm: Vector
+    """(z, y, x), along the array's own axes."""
     origin_mm: Vector
+    """Physical (x, y, z) of voxel (0, 0, 0), LPS."""
     direction: tuple[float, ...] = IDENTITY
+    """Nine cosines, row-major, columns for the file's (i, j, k) axes, LPS."""
 
     def matches(self, other: "Geometry") -> bool:
         """Whether both describe one grid, to NIfTI's own precision."""
-        return self == other or (  # nearly always equal, and NumPy takes a hundred times as long
+        return self == other or (  # nearly always equal, and NumPy is a hundred times slower
             self.shape == other.shape
             and np.allclose(self.spacing_mm, other.spacing_mm, atol=1e-3)
             and np.allclose(self.origin_mm, other.origin_mm, atol=TOLERANCE_MM)
@@ -53,7 +50,7 @@ class Geometry:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """(4, 4): voxel (i, j, k) to (x, y, z) in mm, RAS as NIfTI counts."""
+        """(4, 4): voxel (i, j, k) to (x, y, z) in mm, RAS as in NIfTI."""
         affine = np.eye(4)
         affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing_mm[::-1]
         affine[:3, 3] = self.origin_mm
@@ -73,26 +70,23 @@ SPACING_TOLERANCE_MM = 1e-3
 
 @dataclass(frozen=True)
 class ToLPS:
-    """How one file grid becomes the project's.
-
-    Attributes:
-        axes: for each array axis (z, y, x) of the result, the axis of the file's array.
-        flips: for each axis of the result, whether it runs against the file's.
-        oriented_shape: (D, H, W) after orienting, before resampling.
-        spacing_mm: (z, y, x) after orienting.
-        shape: (D, H, W) of the result.
-    """
+    """How a file's grid becomes the stored one."""
 
     axes: Triple
+    """For each array axis (z, y, x) of the result, the axis of the file's array."""
     flips: tuple[bool, bool, bool]
+    """For each axis of the result, whether its direction is opposite to the file's."""
     oriented_shape: Triple
+    """(D, H, W) after orienting, before resampling."""
     spacing_mm: tuple[float, float, float]
+    """(z, y, x) after orienting."""
     shape: Triple
+    """(D, H, W) of the result."""
 
     @classmethod
     def of(cls, geometry: Geometry) -> "ToLPS":
-        """The way from a file's geometry; an oblique grid takes its nearest axes."""
-        # Rows are LPS axes (x, y, z), columns the file's (i, j, k); arrays count both backwards.
+        """From a file's geometry; an oblique grid takes its nearest axes."""
+        # Rows are LPS axes (x, y, z), columns the file's (i, j, k); both reversed, as in arrays.
         cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
         first, second, third = max(
             permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum()
@@ -119,8 +113,8 @@ class ToLPS:
         return any(abs(mm - 1) >= SPACING_TOLERANCE_MM for mm in self.spacing_mm)
 
     def oriented(self, geometry: Geometry) -> Geometry:
-        """Where the voxels of `orient` are, for a volume of the geometry that this was made of."""
-        # A geometry's columns and affine count axes as (i, j, k), arrays as (z, y, x).
+        """Geometry of the voxels that `orient` returns, for the geometry that `of` took."""
+        # A geometry's columns are in the order (i, j, k), array axes in the order (z, y, x).
         columns = [2 - axis for axis in reversed(self.axes)]
         signs = np.where(self.flips[::-1], -1.0, 1.0)
         direction = np.reshape(geometry.direction, (3, 3))[:, columns]
@@ -154,12 +148,9 @@ class ToLPS:
 
 
 def reorient(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[T] | None:
-    """A volume with its axes as another grid has them; None if they are not of one place.
+    """Voxels (D, H, W) of one grid with the axes of another; None if the places differ.
 
-    Args:
-        voxels: (D, H, W).
-        geometry: where they are.
-        onto: the other grid, which may permute and flip the axes, but has the same voxels.
+    The grids may differ in the order and directions of their axes, and in nothing else.
     """
     own, other = ToLPS.of(geometry), ToLPS.of(onto)
     if not own.oriented(geometry).matches(other.oriented(onto)):
@@ -168,14 +159,14 @@ def reorient(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[
 
 
 def degrees_off_axis(geometry: Geometry) -> float:
-    """The angle between a grid's axes and the nearest of the body's: the largest of the three."""
+    """The largest angle between an axis of the grid and the nearest of the body's."""
     direction = np.reshape(ToLPS.of(geometry).oriented(geometry).direction, (3, 3))
     return float(np.degrees(np.arccos(np.clip(direction.diagonal(), -1, 1))).max())
 
 
 def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:
     """Read a grid at (i + 0.5) · step − 0.5 along each axis; edges are repeated beyond it."""
-    # Few cohorts need it, and its import takes longer than two cases do.
+    # Few cohorts need it, and its import takes longer than two cases.
     from scipy.ndimage import affine_transform
 
     sampled: NDArray[T] = affine_transform(

@@ -1,4 +1,4 @@
-"""Decompressing gzip in memory: every byte checked, and no more of them than expected."""
+"""Decompression of gzip in memory, with every byte checked, up to an expected size."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +10,7 @@ GZIP_WINDOW = 31
 """zlib's window size of 15 bits, plus 16 for a gzip header and its checksum."""
 
 MOST_COMPRESSED = 1032
-"""How much smaller deflate can make anything (zlib's technical notes)."""
+"""Largest compression ratio of deflate (zlib's technical notes)."""
 
 SIZE_BYTES = 4
 
@@ -18,44 +18,44 @@ _CORRUPT: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its s
 
 
 class GunzipError(ValueError):
-    """The stream is torn, corrupt, or goes on beyond what was expected."""
+    """The stream is truncated, corrupt, or larger than expected."""
 
 
 def is_gzip(content: bytes) -> bool:
-    """Whether it begins as gzip does."""
+    """Whether a file starts as gzip does."""
     return content[:2] == b"\x1f\x8b"
 
 
 def size_at_end(content: bytes) -> int:
-    """What the last member's end says of its size, modulo 4 GiB (RFC 1952, ISIZE)."""
+    """Size of the last member, decompressed, modulo 4 GiB (RFC 1952, ISIZE)."""
     return int.from_bytes(content[-SIZE_BYTES:], "little")
 
 
 def beginning(content: bytes, size: int) -> bytes:
-    """The first `size` bytes, or all there are, without decompressing more.
+    """The first `size` bytes, or all if there are fewer, without decompressing more.
 
     Raises:
-        GunzipError: the stream ends or breaks before them.
+        GunzipError: the stream is truncated or corrupt before them.
     """
     return b"".join(_members(content, size, partly=True)) if is_gzip(content) else content[:size]
 
 
 def whole(content: bytes, least: int, most: int) -> bytes | bytearray:
-    """All bytes of a file, without gzip if it is gzip: some tools write it in several members.
+    """All bytes of a file, decompressed if it is gzip, of any number of members.
 
     Args:
         content: the file.
         least: how many bytes are needed.
-        most: how many bytes there may be. A stream that holds more is decompressed no further, so
-            a small file cannot fill the memory.
+        most: how many bytes there may be; no more are decompressed, so that a small file cannot
+            fill the memory.
 
     Raises:
-        GunzipError: the stream is truncated, its checksum does not fit, or it holds more.
+        GunzipError: the stream is truncated, its checksum does not fit, or it has more bytes.
     """
     if not is_gzip(content):
         return content
-    # libdeflate takes three fifths of the time for a file of one member, at whose end its size
-    # stands. Of several it may see the first alone, and it says not what is wrong: then, the other.
+    # libdeflate takes three fifths of the time, for a file of one member, which ends with its size.
+    # It may read only the first of several, and its errors do not say what is wrong.
     if least <= size_at_end(content) <= most:
         with suppress(deflate.DeflateError):
             data = deflate.gzip_decompress(content)
@@ -70,8 +70,8 @@ def _members(content: bytes, most: int, *, partly: bool) -> Iterator[bytes]:
     while is_gzip(rest):
         member = isal_zlib.decompressobj(GZIP_WINDOW)
         try:
-            # One byte more than allowed tells a stream that ends there from one that goes on. With
-            # a limit, the output is made in one piece, which takes half the time.
+            # One byte more than allowed, to see whether the stream goes on. With a limit the output
+            # is made in one piece, which takes half the time.
             data = member.decompress(rest, most + 1)
         except _CORRUPT as error:
             raise GunzipError(str(error)) from error

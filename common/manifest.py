@@ -194,7 +194,7 @@ def _task(info: ValidationInfo) -> Task | None:
 
 
 def manifest_path(path: Path | None, data: Path) -> Path | None:
-    """The manifest to use: the one given, else one beside the data, else one here, else None."""
+    """The manifest to use: `path`, else that in `data`, else that in this folder, else None."""
     if path is not None:
         return path
     candidates = (data / DEFAULT_NAME, Path(DEFAULT_NAME))
@@ -202,10 +202,10 @@ def manifest_path(path: Path | None, data: Path) -> Path | None:
 
 
 def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Manifest:
-    """Read a manifest, with `key=value` overrides on top; no path means the defaults.
+    """Read a manifest, with `key=value` overrides on top; without a path, the defaults.
 
     Raises:
-        ConfigError: the file is missing, no YAML, or has a key or value that is not known.
+        ConfigError: the file is missing or not YAML, or has an unknown key or a wrong value.
     """
     if path is None:
         return parse(Manifest, {}, "the default manifest", overrides)

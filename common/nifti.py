@@ -1,6 +1,6 @@
-"""NIfTI in and out: a header that is checked before it is believed, a volume and its geometry.
+"""Reading and writing NIfTI, with headers checked before the voxels are read.
 
-The one place that meets (x, y, z): everything that leaves it is (D, H, W) = (z, y, x).
+Only here axes are in the order of the file, (x, y, z): arrays are (D, H, W) = (z, y, x).
 """
 
 import hashlib
@@ -30,28 +30,29 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 LFS_POINTER = b"version https://git-lfs"
 
 MOST_BYTES = 1 << 31
-"""What the voxels of a file may take: four float32 modalities of 512³. A larger one is no head."""
+"""Largest size of a file's voxels: four float32 modalities of 512³."""
 
 TRAILING_BYTES = 1 << 12
-"""What may follow the voxels: some tools pad their files."""
+"""Most bytes after the voxels: some tools pad their files."""
 
 HEADER_BYTES, HEADER_BYTES_OF_NIFTI_2 = 348, 540
 
 HEADER_READ = 1 << 16
-"""What is read of a file for its header alone; compressed, it takes a few hundred bytes."""
+"""Bytes read for the header alone; compressed, it has a few hundred."""
 
 
 class Header(NamedTuple):
-    """What a file says of its voxels: (…, D, H, W), their type, first byte, and scaling.
-
-    `block` is the header itself.
-    """
+    """Where a file's voxels are, and how they are stored."""
 
     block: bytes
+    """The header itself."""
     shape: tuple[int, ...]
+    """(…, D, H, W)."""
     voxel_type: np.dtype[np.generic]
     start: int
+    """First byte of the voxels."""
     scaling: tuple[float, float] | None
+    """Slope and intercept."""
 
     @property
     def stop(self) -> int:
@@ -60,16 +61,12 @@ class Header(NamedTuple):
 
 
 def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
-    """A file's bytes, and its state before they were read.
+    """A file's first `most` bytes (all for -1), and its state before they were read.
 
-    The state is that of the file that was opened: another may take its name meanwhile.
-
-    Args:
-        path: the file.
-        most: how many of its first bytes are wanted; -1 for all.
+    The state is that of the opened file: another file may get its name meanwhile.
 
     Raises:
-        InputError: it cannot be read, is empty, a pointer, or too large.
+        InputError: it cannot be read, is empty, a git-LFS pointer, or too large.
     """
     try:
         with path.open("rb") as file:
@@ -87,13 +84,13 @@ def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
 
 
 def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
-    """The header's fields as they are.
+    """The fields of a header.
 
     Raises:
         InputError: the file does not begin as a NIfTI-1 file.
     """
     try:
-        # All of it would be copied, as what is left.
+        # Only the start, because the decompressor copies what it does not use.
         block = gunzip.beginning(content[:HEADER_READ], HEADER_BYTES)
     except gunzip.GunzipError as error:
         raise damaged(path, f"damaged: {error}") from error
@@ -104,17 +101,17 @@ def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
     if HEADER_BYTES not in sizes:
         raise damaged(path, f"no NIfTI header, it begins with {block[:12]!r}")
     if len(block) < HEADER_BYTES:
-        raise damaged(path, f"damaged: {len(block)} bytes, less than a header has")
+        raise damaged(path, f"damaged: {len(block)} bytes, fewer than a header has")
     header = Nifti1Header(block, check=False)
     if header["magic"].item() != b"n+1":
         found = f"a header with the magic {header['magic'].item()!r}"
-        expected = "b'n+1', a NIfTI-1 file with its voxels in it"
+        expected = "b'n+1', a NIfTI-1 file that contains its voxels"
         raise InputError(Finding(str(path), found, expected, "fetch it again or convert it"))
     return header
 
 
 def header_of(path: Path, content: bytes, size: int) -> Header:
-    """What is needed to find the voxels.
+    """A file's checked header.
 
     Args:
         path: the file.
@@ -122,8 +119,8 @@ def header_of(path: Path, content: bytes, size: int) -> Header:
         size: how many bytes it has.
 
     Raises:
-        InputError: it is no header of a volume of numbers, or claims more than a file of this size
-            can hold. A small file that does would fill the memory.
+        InputError: it is no header of a volume of numbers, or has more voxels than a file of this
+            size can hold, which would fill the memory.
     """
     fields = nifti_fields(path, content)
     shape = _shape_of(path, fields)
@@ -137,7 +134,7 @@ def header_of(path: Path, content: bytes, size: int) -> Header:
         raise damaged(path, f"damaged: {error}") from error
     start = float(fields["vox_offset"])
     if not HEADER_BYTES <= start <= MOST_BYTES:
-        raise damaged(path, f"damaged: its voxels are said to begin at byte {start:g}")
+        raise damaged(path, f"damaged: its voxels begin at byte {start:g}")
     is_scaled = slope is not None and (slope, intercept) != (1, 0)
     scaling = (float(slope), float(intercept)) if is_scaled else None
     header = Header(fields.binaryblock, shape, fields.get_data_dtype(), int(start), scaling)
@@ -165,21 +162,21 @@ def _shape_of(path: Path, fields: Nifti1Header) -> tuple[int, ...]:
 
 
 def damaged(path: Path, found: str) -> InputError:
-    """The error of a file that is not what its name says."""
+    """The error of a file that is not a whole volume."""
     return InputError(Finding(str(path), found, "a whole NIfTI volume", "fetch or export it again"))
 
 
 def _too_large(path: Path, size: int, what: str = "") -> InputError:
     found, expected = f"{size / 1e9:,.1f} GB{what}", f"a head: {MOST_BYTES / 1e9:.1f} GB at most"
-    return InputError(Finding(str(path), found, expected, "mend its header, or crop it"))
+    return InputError(Finding(str(path), found, expected, "correct its header, or crop it"))
 
 
 FORMS_MM = 0.1
-"""Where sform and qform are further apart, they tell two places apart."""
+"""An sform and a qform that differ by more are of different places."""
 
 
 class ReadFile(NamedTuple):
-    """A file as it was when it was read."""
+    """Checksum and state of a file when it was read."""
 
     sha256: str
     size_bytes: int
@@ -187,31 +184,26 @@ class ReadFile(NamedTuple):
 
     @classmethod
     def of(cls, content: bytes, state: os.stat_result) -> Self:
-        """The file of these bytes and this state."""
+        """Of a file's bytes and its state."""
         return cls(hashlib.sha256(content).hexdigest(), state.st_size, state.st_mtime_ns)
 
 
 class Volume(NamedTuple):
-    """A file's voxels, where they are, and the file that was read.
-
-    Attributes:
-        voxels: (D, H, W), of the file's own type; they may not be written to.
-        geometry: where they are.
-        doubt: what the file's header leaves open about its place, in words; None if it is clear.
-        file: the file.
-    """
+    """A file's voxels and their geometry."""
 
     voxels: NDArray[np.generic]
+    """(D, H, W), of the file's own type; read-only."""
     geometry: Geometry
     orientation_warning: str | None
+    """In words, why the header does not clearly place the volume."""
     file: ReadFile
 
 
 def read(path: Path) -> Volume:
-    """Read a whole volume, checking every byte of it.
+    """Read a whole volume and check every byte of it.
 
-    The file is decompressed here and not by ITK, because ITK fills the missing part of a
-    truncated gzip stream with zeros and says nothing. The geometry is ITK's reading of the header.
+    The file is decompressed here, because ITK fills the missing part of a truncated gzip stream
+    with zeros without an error. The geometry is ITK's reading of the header.
 
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
@@ -222,9 +214,9 @@ def read(path: Path) -> Volume:
 
 
 def check_header(path: Path) -> None:
-    """Refuse a file that `read` would refuse, as far as its first and last bytes tell.
+    """Check the first and last bytes of a file that `read` would read.
 
-    Its voxels are decompressed only where its end does not fit its header.
+    Its voxels are decompressed only if its size does not fit its header.
 
     Raises:
         InputError: as `read`.
@@ -246,19 +238,17 @@ def _header_of_one(path: Path, content: bytes, size: int) -> Header:
     header = header_of(path, content, size)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
-        action = (
-            "split it into one file a modality, or lay the cohort out as imagesTr/<case>.nii.gz"
-        )
+        action = "split it into one file a modality, or name it imagesTr/<case>.nii.gz"
         raise InputError(Finding(str(path), found, "one 3-D volume a file", action))
     return header
 
 
 def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
-    """Read a 4-D file that holds several images, one after the other.
+    """Read the images of a 4-D file.
 
     Args:
         path: the file.
-        channels: what they are called, in the file's order.
+        channels: names of the images, in the file's order.
 
     Raises:
         InputError: the file is missing, damaged, or does not have exactly these channels.
@@ -296,17 +286,17 @@ def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -
     return Volume(voxels, geometry, orientation_warning, ReadFile.of(content, state))
 
 
-@lru_cache(maxsize=64)  # as for `_as_itk_reads`
+@lru_cache(maxsize=64)
 def _orientation_warning(block: bytes, geometry: Geometry) -> str | None:
-    """What a header leaves open about where a volume is, in words; None if it is clear.
+    """Why a header does not clearly place a volume, in words; None if it does.
 
-    NIfTI keeps orientation twice, as sform and as qform, each with a code that may say that it is
-    not set. Where they differ, ITK takes the sform if its code is 1 and its axes are at right
+    NIfTI keeps the orientation twice, as sform and as qform, each with a code that may say that it
+    is not set. Where they differ, ITK takes the sform if its code is 1 and its axes are at right
     angles, and else mostly the qform; nibabel always takes the sform.
 
     Args:
         block: the header.
-        geometry: what ITK made of it.
+        geometry: ITK's reading of it.
     """
     header = Nifti1Header(block, check=False)
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
@@ -319,27 +309,27 @@ def _orientation_warning(block: bytes, geometry: Geometry) -> str | None:
             forms = {name: getattr(header, f"get_{name}")() for name in coded}
     except (ValueError, HeaderDataError):
         return "a qform that is no rotation"
-    if odd := [name for name, form in forms.items() if not np.isfinite(form).all()]:
-        return f"a {odd[0]} with NaN or infinity in it"
-    apart = {name: _apart_mm(form, geometry) for name, form in forms.items()}
-    off = [f"its {name} is up to {mm:.3g} mm off" for name, mm in apart.items() if mm > FORMS_MM]
+    if invalid := [name for name, form in forms.items() if not np.isfinite(form).all()]:
+        return f"a {invalid[0]} with NaN or infinity in it"
+    distances_mm = {name: _corner_distance_mm(form, geometry) for name, form in forms.items()}
+    off = [f"its {n} is up to {mm:.3g} mm off" for n, mm in distances_mm.items() if mm > FORMS_MM]
     if not off:
         return None
-    used = [name for name in coded if apart[name] <= FORMS_MM] or ["spacing (pixdim)"]
+    used = [name for name in coded if distances_mm[name] <= FORMS_MM] or ["spacing (pixdim)"]
     return f"placed by its {used[0]}; {' and '.join(off)}"
 
 
-def _apart_mm(affine: NDArray[np.floating], geometry: Geometry) -> float:
-    """How far a volume's corners move if another affine places them."""
+def _corner_distance_mm(affine: NDArray[np.floating], geometry: Geometry) -> float:
+    """The largest distance of a volume's corners from where another affine places them."""
     last = [(0, n - 1) for n in reversed(geometry.shape)]
     corners = np.array([(*corner, 1) for corner in itertools.product(*last)])
     return float(np.abs((affine - geometry.affine) @ corners.T).max())
 
 
 def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
-    """ITK's reading of the header, which other tools share, for its last three axes."""
+    """ITK's reading of the header, for its last three axes."""
     if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
-        found, expected = "gzip under a name without .gz", "a name that says what it is"
+        found, expected = "gzip under a name without .gz", "a name that ends in .gz"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
     z, y, x = header.shape[-3:]
     geometry = Geometry(
@@ -350,20 +340,20 @@ def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
         spacing, direction = map(format_vector, (geometry.spacing_mm, geometry.direction))
         found = f"spacing {spacing} mm, direction {direction}"
         expected = "spacing above 0 and directions that are numbers"
-        raise InputError(Finding(str(path), found, expected, "mend its header"))
+        raise InputError(Finding(str(path), found, expected, "correct its header"))
     return geometry
 
 
 @dataclass(frozen=True)
 class _HeaderOf:
-    """A file that ITK is to read the header of: like any other of the same header and ending."""
+    """A file whose header ITK reads: equal to any other with the same header and ending."""
 
     block: bytes
     ending: str
     path: Path = field(compare=False)
 
 
-@lru_cache(maxsize=64)  # in a cohort most headers are the same, and this takes longer than a hash
+@lru_cache(maxsize=64)  # most headers of a cohort are the same
 def _as_itk_reads(file: _HeaderOf) -> tuple[Vector, Vector, tuple[float, ...]]:
     """Spacing in mm (z, y, x), origin in mm (x, y, z) and direction, as ITK reads them."""
     reader = sitk.ImageFileReader()
@@ -371,7 +361,7 @@ def _as_itk_reads(file: _HeaderOf) -> tuple[Vector, Vector, tuple[float, ...]]:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _not_placed(file.path, error) from error
+        raise _itk_error(file.path, error) from error
     x, y, z = reader.GetSpacing()[:3]
     axes = len(reader.GetSize())
     direction = np.asarray(reader.GetDirection()).reshape(axes, axes)[:3, :3]
@@ -379,8 +369,8 @@ def _as_itk_reads(file: _HeaderOf) -> tuple[Vector, Vector, tuple[float, ...]]:
     return (z, y, x), tuple(reader.GetOrigin()[:3]), cosines
 
 
-def _not_placed(path: Path, error: RuntimeError) -> InputError:
-    """Why ITK refuses a header: the last line of its error, the others name its source files."""
+def _itk_error(path: Path, error: RuntimeError) -> InputError:
+    """Why ITK refuses a header: the last line of its error; the others name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1] if lines else "no reason given"
     if "orthonormal" in reason:
@@ -396,7 +386,7 @@ def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
         ValueError: the array is not of the geometry's shape.
     """
     if array.shape != geometry.shape:
-        raise ValueError(f"array {array.shape} is not of its geometry's shape {geometry.shape}")
+        raise ValueError(f"array of {array.shape}, expected its geometry's shape {geometry.shape}")
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(tuple(reversed(geometry.spacing_mm)))
     image.SetOrigin(geometry.origin_mm)

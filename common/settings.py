@@ -1,4 +1,4 @@
-"""YAML and `--set key=value` into typed values; a typo names the nearest key there is."""
+"""YAML and `--set key=value` as typed values; an error about an unknown key names the nearest."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,21 +14,21 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, as YAML has it, where PyYAML takes the last."""
+    """Refuses a repeated key, as YAML demands; PyYAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [str(key.value) for key, _ in node.value]
         if doubled := [key for key in keys if keys.count(key) > 1]:
-            problem = f"the key {doubled[0]!r} stands twice"
+            problem = f"the key {doubled[0]!r} is there twice"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
-    """A YAML mapping; an empty text is an empty one.
+    """A YAML mapping; an empty text is an empty mapping.
 
     Raises:
-        ConfigError: the text is no YAML, or no mapping.
+        ConfigError: the text is not YAML, or not a mapping.
     """
     try:
         data = yaml.load(text, _Loader)  # noqa: S506 - a safe one
@@ -44,8 +44,8 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`["optimizer.lr=1e-3"]` as the nested mapping `{"optimizer": {"lr": "1e-3"}}`.
 
-    Values are YAML, so lists and null can be written. YAML 1.1 reads `1e-3` as a string; the typed
-    fields make it the number it is.
+    Values are YAML, so they may be lists or null. YAML 1.1 reads `1e-3` as a string, which a typed
+    field converts to a number.
 
     Raises:
         ConfigError: an override is not `key=value`, or its value is not YAML.
@@ -69,9 +69,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def merge(
     base: Mapping[str, Any], changes: Mapping[str, Any], *, by_kind: bool = True
 ) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping.
+    """`base` with `changes` on top, in nested mappings too.
 
-    A mapping of another `kind` has other keys, so it replaces the one below it if `by_kind`.
+    With `by_kind`, a mapping of another `kind` replaces the one in `base`: it has other keys.
     """
     merged = dict(base)
     for key, value in changes.items():
@@ -87,20 +87,19 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
     """Validate nested values with `key=value` overrides on top.
 
     Args:
-        model: what they are.
+        model: their type.
         data: the values.
-        source: names these in errors; the others are of `--set`.
-        overrides: as `parse_overrides` takes them.
+        source: where they are from, for errors.
+        overrides: as for `parse_overrides`.
 
     Raises:
-        ConfigError: a key that is not known, with the nearest that is, or a value that is not; or
-            an override that is none.
+        ConfigError: an unknown key, a wrong value, or an override that is not `key=value`.
     """
     changes = parse_overrides(overrides)
     merged = merge(data, changes)
 
     def origin(key: str) -> str:
-        if not key:  # what does not go together may come from both
+        if not key:  # values that contradict each other may be from both
             return f"{source} with --set" if changes else source
         return "--set" if _holds(model, changes, key.split(".")) else source
 
@@ -120,7 +119,7 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
 
 
 def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
-    """Whether nested values hold a key, or choose the kind that needs it."""
+    """Whether nested values have a key, or choose the kind that needs it."""
     first, *rest = key
     inner, field = values.get(first), model.model_fields.get(first)
     group = _group(field.annotation, inner) if field else None
@@ -130,14 +129,14 @@ def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) ->
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error as `key: what is wrong, found …; …`, for people who wrote YAML."""
+    """A pydantic error as `key: what is wrong, found …; …`."""
     return "; ".join(line for _, line in _explained(error))
 
 
 def _explained(
     error: ValidationError, model: type[BaseModel] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Each key that is wrong, and what is wrong with it."""
+    """Each wrong key, and its error."""
     wrong, found = dict[str, list[str]](), dict[str, str]()
     for item in error.errors():
         key = _written_key(item["loc"], model)
@@ -150,14 +149,14 @@ def _explained(
         if key and not isinstance(item["input"], dict):
             found[key] = f", found {item['input']!r}"
     for key, reasons in wrong.items():
-        yield key, f"{key or 'the whole'}: {' or '.join(reasons)}{found.get(key, '')}"
+        yield key, f"{key or 'values'}: {' or '.join(reasons)}{found.get(key, '')}"
 
 
 def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -> str:
     """A location of pydantic as a dotted key.
 
-    A value of several types has an error for each, under the type's name in brackets; one of
-    several kinds has its kind between the parts of the key. Nobody writes either.
+    For a value of several types pydantic adds the type in brackets, and for one of several kinds
+    the kind: neither is part of the key that a user writes.
     """
     parts, kinds = list[str](), list[type[BaseModel]]()
     for part in map(str, location):
@@ -173,7 +172,7 @@ def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The nearest valid name as `; did you mean …?`: by last part alone, else spelt alike."""
+    """`; did you mean …?` with the nearest name: the same last part, else a similar spelling."""
     same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
     near = difflib.get_close_matches(name, same_end or known, n=1, cutoff=0 if same_end else 0.5)
     return f"; did you mean {near[0]}?" if near else ""

@@ -14,22 +14,19 @@ T = TypeVar("T", bound=np.generic)
 Index = tuple[slice | EllipsisType, ...]
 
 SLAB = 8
-"""Planes that `foreground_slabs` keeps together: a brain differs little from one to the next, and
-as float64, 1 MB in BraTS, they stay in a processor's cache.
+"""Planes of a box of `foreground_slabs`: a brain differs little from one to the next, and as
+float64 (1 MB in BraTS) they stay in a processor's cache.
 """
 
 
 @dataclass(frozen=True)
 class Box:
-    """A window of a grid: `start` may be negative and `stop` beyond the grid's end.
-
-    Attributes:
-        start: first voxel (z, y, x).
-        shape: (D, H, W).
-    """
+    """A window of a grid, which may reach beyond it: `start` may be negative."""
 
     start: Triple
+    """First voxel (z, y, x)."""
     shape: Triple
+    """(D, H, W)."""
 
     @property
     def stop(self) -> Triple:
@@ -38,20 +35,20 @@ class Box:
         return z, y, x
 
     def overlap(self, other: "Box") -> "Box":
-        """What both boxes hold; without a voxel where they do not meet."""
+        """The intersection of both; a shape with a 0 if there is none."""
         start = [max(a, b) for a, b in zip(self.start, other.start, strict=True)]
         stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
         z, y, x = (max(0, b - a) for a, b in zip(start, stop, strict=True))
         return Box((start[0], start[1], start[2]), (z, y, x))
 
     def relative_to(self, other: "Box") -> "Box":
-        """The same window, counted from the start of `other`."""
+        """The same window in coordinates of `other`."""
         z, y, x = (a - b for a, b in zip(self.start, other.start, strict=True))
         return Box((z, y, x), self.shape)
 
 
 def bounding_box(*volumes: NDArray[np.generic]) -> Box | None:
-    """The smallest box that holds every voxel that is not 0 in some volume; None if there is none.
+    """The smallest box around all voxels that are not 0 in some volume; None if there are none.
 
     Args:
         volumes: (D, H, W) each, of one shape, at least one.
@@ -77,7 +74,7 @@ def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def enclosing_box(boxes: Iterable[Box]) -> Box:
-    """The smallest box that holds these; there is at least one."""
+    """The smallest box around these; there is at least one."""
     starts, stops = zip(*((box.start, box.stop) for box in boxes), strict=True)
     z, y, x = np.min(starts, axis=0).tolist()
     depth, height, width = (np.max(stops, axis=0) - (z, y, x)).tolist()
@@ -94,12 +91,9 @@ def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
 
 
 def foreground_slabs(images: Iterable[NDArray[np.generic]]) -> list[Box]:
-    """Boxes of some planes each that together hold all that is foreground, in their order.
+    """Boxes of `SLAB` planes each around the foreground of images (D, H, W), in order.
 
-    There is less in them than in the box around them all: a third less in BraTS cases.
-
-    Args:
-        images: (D, H, W) each, of one shape.
+    In BraTS they have a third fewer voxels than one box around all of it.
     """
     volumes = list(images)
     slabs = []
@@ -112,7 +106,7 @@ def foreground_slabs(images: Iterable[NDArray[np.generic]]) -> list[Box]:
 
 
 def brain_box(brain: Box, margin: int, least: Triple, grid: Triple) -> Box:
-    """The brain with a margin, at least `least` a side, inside the grid wherever that fits."""
+    """The brain with a margin, of at least `least` voxels, inside the grid if that fits."""
     starts, sizes = [], []
     for axis in range(3):
         start = max(0, brain.start[axis] - margin)
@@ -126,8 +120,8 @@ def brain_box(brain: Box, margin: int, least: Triple, grid: Triple) -> Box:
 def crop_window(brain: Box, tumour: Box | None, size: Triple, grid: Triple) -> Box:
     """The window that training streams.
 
-    It is centred on the brain, then moved by as little as makes it hold the whole tumour; a
-    tumour larger than the window is centred in it. It stays inside the grid wherever that fits.
+    It is centred on the brain, then moved as little as needed to contain the whole tumour; a larger
+    tumour is centred in it. It stays inside the grid if that fits.
     """
     starts = []
     for axis in range(3):
@@ -140,17 +134,14 @@ def crop_window(brain: Box, tumour: Box | None, size: Triple, grid: Triple) -> B
 
 
 def _inside(start: int, size: int, limit: int) -> int:
-    """Move a window into [0, limit), or around it if it is larger."""
+    """Start of a window moved into [0, limit); centred on that if it is larger."""
     if size > limit:
         return -((size - limit) // 2)
     return min(max(start, 0), limit - size)
 
 
 def extract(array: NDArray[T], box: Box) -> NDArray[T]:
-    """The window `box` of the last three axes; 0 where it reaches beyond the array.
-
-    A window inside the array is a view of it.
-    """
+    """The window `box` of the last three axes, 0 beyond the array; a view if it is inside."""
     inner, outer = _overlap(box, array.shape[-3:])
     within: NDArray[T] = array[outer]
     if within.shape[-3:] == box.shape:
@@ -161,7 +152,7 @@ def extract(array: NDArray[T], box: Box) -> NDArray[T]:
 
 
 def place_back(patch: NDArray[T], box: Box, grid: Triple) -> NDArray[T]:
-    """Inverse of `extract`: the patch in a grid of zeros, what is beyond the grid cut off."""
+    """Inverse of `extract`: the patch in a grid of zeros, cut off at the grid's edges."""
     out = np.zeros((*patch.shape[:-3], *grid), patch.dtype)
     inner, outer = _overlap(box, grid)
     out[outer] = patch[inner]
@@ -169,7 +160,7 @@ def place_back(patch: NDArray[T], box: Box, grid: Triple) -> NDArray[T]:
 
 
 def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
-    """The part of the last three axes that box and grid share: in the box, and in the grid."""
+    """The intersection of box and grid: as an index of the box's array, and of the grid's."""
     inner: list[slice | EllipsisType] = [...]
     outer: list[slice | EllipsisType] = [...]
     for start, size, limit in zip(box.start, box.shape, grid, strict=True):
@@ -180,16 +171,13 @@ def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
 
 
 def foreground_statistics(parts: Sequence[NDArray[np.generic]]) -> tuple[float, float]:
-    """Mean and standard deviation of a volume's non-zero voxels, in float64.
+    """Mean and standard deviation of a volume's non-zero voxels, in float64; NaN if there are none.
 
-    Zeros add nothing to the sums of integers of up to 16 bits, which float64 holds exactly for
-    parts of up to two million, so those need no mask and one pass.
+    Integers of up to 16 bits need one pass and no mask: zeros add nothing to their sums, which are
+    exact in float64 for parts of up to two million voxels.
 
     Args:
-        parts: (D, H, W) each, at least one, which together hold all that is not 0.
-
-    Returns:
-        (nan, nan) if every voxel is 0.
+        parts: (D, H, W) each, at least one, which together have all voxels that are not 0.
     """
     if all(_is_narrow(part) for part in parts):
         count, total, squares = 0, 0, 0
@@ -214,23 +202,23 @@ def normalise(
     std: float,
     scores: Sequence[NDArray[np.floating]],
 ) -> None:
-    """Z-score of the foreground, which is what is not 0; the background is 0 (paper sec. III).
+    """Write z-scores of a volume's non-zero voxels to `scores`, 0 elsewhere (paper, sec. III).
 
     Args:
-        parts: of a volume, (D, H, W) each, at least one.
-        mean: of its foreground.
+        parts: of the volume, (D, H, W) each, at least one.
+        mean: of its non-zero voxels.
         std: likewise.
-        scores: (D, H, W) each, where those of each part go.
+        scores: an output array for each part, of its shape.
     """
     if not all(_is_narrow(part) and part.itemsize == 2 for part in parts):
         for part, out in zip(parts, scores, strict=True):
             out[...] = z_scores(part, mean, std, part != 0)
         return
-    # Scaling each value there can be and looking voxels up takes a fifth of the time that scaling
-    # every voxel does, nearly all of which NumPy spends on making float16.
+    # A table of all 65,536 values takes a fifth of the time of scaling every voxel, nearly all of
+    # which is NumPy's conversion to float16.
     every = np.arange(1 << 16, dtype=np.uint16)
     table = z_scores(every.view(parts[0].dtype), mean, std, every != 0)
-    with np.errstate(over="ignore"):  # of values far from any that the volume has
+    with np.errstate(over="ignore"):  # of values that the volume does not have
         scaled = table.astype(scores[0].dtype)
     for part, out in zip(parts, scores, strict=True):
         out[...] = scaled.take(part.view(np.uint16), mode="clip")
@@ -243,7 +231,7 @@ def z_scores(
     scaled = values.astype(np.float32)
     scaled -= np.float32(mean)
     scaled *= np.float32(1.0 / std)
-    np.copyto(scaled, 0, where=~foreground)  # a product would leave a sign to some zeros
+    np.copyto(scaled, 0, where=~foreground)  # a product would give -0 for some
     return scaled
 
 

@@ -73,20 +73,25 @@ def phantom(
         Literal["2021", "2023"],
         typer.Option(help="The BraTS release whose file names and label values are used."),
     ] = "2023",
+    task: Annotated[
+        str,
+        typer.Option(help="glioma, post-treatment, pediatric, metastases or meningioma-rt."),
+    ] = "glioma",
 ) -> None:
     """Make synthetic cases in BraTS format, with a manifest, to try everything without data."""
     from preprocess.phantom import make_cohort
 
     shape = _triple(size)
     with console.progress("cases") as bar:
-        task = bar.add_task("phantoms", total=cases)
+        bar_task = bar.add_task("phantoms", total=cases)
         made = make_cohort(
             directory,
             cases=cases,
             seed=seed,
             size=shape,
             release=release,
-            on_case=lambda: bar.advance(task),
+            task=task,
+            on_case=lambda: bar.advance(bar_task),
         )
     out.print(f"{cases} phantoms in {made}, described by {made / 'data_manifest.yaml'}")
     store = f"{made}.zarr"

@@ -1,9 +1,10 @@
-"""`python -m preprocess phantom`: a cohort in BraTS format, made from nothing but a seed."""
+"""`fmnet-preprocess phantom`: a synthetic cohort with the files of a BraTS release."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import yaml
 
 from common import nifti
@@ -11,26 +12,56 @@ from common.errors import ConfigError
 from common.geometry import Geometry
 from common.manifest import DEFAULT_NAME, Manifest
 from common.splits import ListSplits
-from common.task import MODALITIES, Convention, from_canonical
+from common.task import MODALITIES, TASKS
 from common.volume import Triple
 from preprocess.phantom.image import TUMOUR_FREE, synthesise
+from preprocess.phantom.lesions import CAVITY, ENHANCING, NECROSIS, OEDEMA
 from preprocess.pool import available_cores, map_in_processes
 
 Release = Literal["2021", "2023"]
+"""How BraTS wrote gliomas: until 2021, and since 2023."""
 
-ENDINGS: dict[Release, tuple[str, ...]] = {
-    "2021": ("_flair", "_t1", "_t1ce", "_t2", "_seg"),
-    "2023": ("-t2f", "-t1n", "-t1c", "-t2w", "-seg"),
+
+class Style(NamedTuple):
+    """How a release writes the cases of a task."""
+
+    case_id: str
+    """With the case's index to fill in; no patient has one of these."""
+    endings: Mapping[str, str]
+    """Modality, or `label`, to the end of a file's name."""
+    labels: Mapping[int, str]
+    """Tissue of a phantom to the task's label; other tissues have none."""
+
+
+_UNTIL_2021 = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "label": "_seg"}
+_SINCE_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "label": "-seg"}
+_GLIOMA = {NECROSIS: "ncr", OEDEMA: "ed", ENHANCING: "et"}
+_AFTER_SURGERY = {NECROSIS: "netc", OEDEMA: "snfh", ENHANCING: "et", CAVITY: "rc"}
+_PEDIATRIC = {NECROSIS: "netc", OEDEMA: "ed", ENHANCING: "et", CAVITY: "cc"}
+
+GLIOMA_STYLES: dict[Release, Style] = {
+    "2021": Style("BraTS2021_PHANTOM{:03d}", _UNTIL_2021, _GLIOMA),
+    "2023": Style("BraTS-PHANTOM-{:05d}-000", _SINCE_2023, _GLIOMA),
 }
-"""How file names end, in the order of MODALITIES, then the label's."""
+STYLES = {
+    "post-treatment": Style("BraTS-GLI-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
+    "pediatric": Style("BraTS-PED-9{:04d}-000", _SINCE_2023, _PEDIATRIC),
+    "metastases": Style("BraTS-MET-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
+    "meningioma-rt": Style(
+        "BraTS-MEN-RT-9{:03d}-1",
+        {"t1ce": "_t1c", "label": "_gtv"},
+        {NECROSIS: "gtv", ENHANCING: "gtv"},
+    ),
+}
+"""Task to its style, beside glioma's."""
 
 LEAST_CASES = 3
 LEAST_SIDE = 32
 LARGEST_CROP = 128
 
 INTRODUCTION = """\
-# Phantoms of the {release} release's habits: `python -m preprocess phantom` with --seed {seed}
-# --cases {cases} --size {size}. What is not said here is as in the packaged manifest.
+# Synthetic cases: `fmnet-preprocess phantom` with --task {task} --release {release} --seed {seed}
+# --cases {cases} --size {size}. All other values are the defaults.
 """
 
 
@@ -40,48 +71,53 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     cases: int,
     seed: int,
     size: Triple,
-    release: Release,
+    release: Release = "2023",
+    task: str = "glioma",
     on_case: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a cohort of phantoms and the manifest that describes it, one process a core.
+    """Write a cohort of phantoms and the manifest that describes it, with one process a core.
 
-    A case depends on its index, `seed` and `size` alone, so a larger cohort begins with the cases
-    of a smaller one; the case of index `TUMOUR_FREE` has no tumour.
+    A case depends on its index, `seed`, `size` and `task` alone, so a larger cohort begins with the
+    cases of a smaller one; the case of index `TUMOUR_FREE` has no tumour.
 
     Args:
         directory: a new or empty folder.
         cases: how many, at least 3: one for each split.
         seed: of all randomness.
         size: (D, H, W) in voxels of 1 mm; one head fills it, so a smaller volume is a smaller head.
-        release: whose file names and label values.
+        release: whose file names and label values; for the task glioma only.
+        task: the name of a packaged task.
         on_case: called after each case.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the folder holds something, or there are too few cases or voxels.
+        ConfigError: the folder is not empty, there are too few cases or voxels, or no such task.
     """
+    style = _style(task, release)
     _check_arguments(directory, cases, size)
     directory.mkdir(parents=True, exist_ok=True)
-    plan = _Plan(directory, release, seed, size)
+    convention = f"brats{release}" if task == "glioma" else next(iter(TASKS[task].conventions))
+    plan = _Plan(directory, task, convention, style, seed, size)
     for _ in map_in_processes(_write_case, plan, range(cases), available_cores()):
         on_case()
-    described = describe([case_name(release, index) for index in range(cases)], size)
+    described = describe([style.case_id.format(index) for index in range(cases)], size)
     introduction = INTRODUCTION.format(
-        release=release, seed=seed, cases=cases, size=",".join(map(str, size))
+        task=task, release=release, seed=seed, cases=cases, size=",".join(map(str, size))
     )
-    content = yaml.safe_dump(described.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-    (directory / DEFAULT_NAME).write_text(introduction + content, "utf-8")
+    content = {"task": task} | described.model_dump(mode="json", exclude_unset=True)
+    text = introduction + yaml.safe_dump(content, sort_keys=False)
+    (directory / DEFAULT_NAME).write_text(text, "utf-8")
     return directory
 
 
 def describe(case_ids: list[str], size: Triple) -> Manifest:
-    """The manifest of a cohort: its crop, and its splits as lists of cases.
+    """The manifest of a cohort, except its task: its crop, and its splits as lists of cases.
 
     An eighth of the cases is val and a quarter test, so that 16 cases have 4 to be scored on. The
-    tumour-free one trains: where nothing is to be found, a single wrong voxel scores Dice 0,
-    which would drown what so few test cases have to say.
+    tumour-free case is in train: in val or test it would score Dice 0 for one wrong voxel, which
+    would hide the scores of the few other cases.
     """
     val, test = max(1, len(case_ids) // 8), max(1, len(case_ids) // 4)
     order = sorted(case_ids, key=lambda case_id: case_ids.index(case_id) != TUMOUR_FREE)
@@ -98,11 +134,14 @@ def describe(case_ids: list[str], size: Triple) -> Manifest:
     )
 
 
-def case_name(release: Release, index: int) -> str:
-    """A case id of the release's form, which no patient's has."""
-    return (
-        f"BraTS2021_PHANTOM{index:03d}" if release == "2021" else f"BraTS-PHANTOM-{index:05d}-000"
-    )
+def _style(task: str, release: Release) -> Style:
+    if task == "glioma":
+        return GLIOMA_STYLES[release]
+    if task not in STYLES:
+        raise ConfigError(f"--task {task}: no such task; there are glioma, {', '.join(STYLES)}")
+    if release != "2023":
+        raise ConfigError(f"--release {release}: only the task glioma has it; leave it out")
+    return STYLES[task]
 
 
 def _check_arguments(directory: Path, cases: int, size: Triple) -> None:
@@ -120,20 +159,26 @@ class _Plan(NamedTuple):
     """What the cases of a cohort share."""
 
     directory: Path
-    release: Release
+    task: str
+    convention: str
+    style: Style
     seed: int
     size: Triple
 
 
 def _write_case(plan: _Plan, index: int) -> None:
-    directory, release, seed, size = plan
-    phantom = synthesise(seed, index, size)
-    case_id = case_name(release, index)
+    task, style = TASKS[plan.task], plan.style
+    phantom = synthesise(plan.seed, index, plan.size, cavity=CAVITY in style.labels)
+    case_id = style.case_id.format(index)
+    folder = plan.directory / case_id
+    folder.mkdir()
     # BraTS places its 240 rows so: voxel (0, 0, 0) at (0, -239, 0), LPS.
-    geometry = Geometry(size, (1.0, 1.0, 1.0), (0.0, 1.0 - size[1], 0.0))
-    convention = Convention(f"brats{release}")
-    *images, label = (directory / case_id / f"{case_id}{end}.nii.gz" for end in ENDINGS[release])
-    label.parent.mkdir()
-    for channel in range(len(MODALITIES)):
-        nifti.write(images[channel], phantom.image[channel], geometry)
-    nifti.write(label, from_canonical(phantom.label, convention), geometry)
+    geometry = Geometry(plan.size, (1.0, 1.0, 1.0), (0.0, 1.0 - plan.size[1], 0.0))
+    for modality in task.modalities:
+        image = phantom.image[MODALITIES.index(modality)]
+        nifti.write(folder / f"{case_id}{style.endings[modality]}.nii.gz", image, geometry)
+    of_tissue = np.zeros(CAVITY + 1, np.uint8)
+    for tissue, name in style.labels.items():
+        of_tissue[tissue] = task.labels[name]
+    values = task.from_canonical(of_tissue[phantom.label], plan.convention)
+    nifti.write(folder / f"{case_id}{style.endings['label']}.nii.gz", values, geometry)

@@ -1,4 +1,4 @@
-"""A healthy head: the brain's mask and the share of each tissue in every voxel."""
+"""A healthy head: the brain's mask, and the share of each tissue in every voxel."""
 
 from dataclasses import dataclass
 
@@ -14,23 +14,20 @@ FOLD_WAVELENGTH_MM = 22.0
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a head is made of; every field has the shape of the grid's box.
-
-    Attributes:
-        mask: the brain with the CSF around it, as skull stripping leaves it.
-        points: template coordinates that each voxel shows.
-        layers: (tissue, share of the voxel that it covers), painted in this order.
-        pial_mm: depth below the nearest CSF of the surface or of a sulcus.
-        ventricle_mm: distance to the lateral ventricles, negative inside.
-        surface_mm: depth below the mask's surface.
-    """
+    """Tissues of a head; every field has the shape of the grid's box."""
 
     mask: NDArray[np.bool_]
+    """The brain with the CSF around it, as skull stripping leaves it."""
     points: Points
+    """Template coordinates of each voxel."""
     layers: list[tuple[str, Field]]
+    """(tissue, share of the voxel that it covers), painted in this order."""
     pial_mm: Field
+    """Depth below the nearest CSF of the surface or of a sulcus."""
     ventricle_mm: Field
+    """Distance to the lateral ventricles, negative inside."""
     surface_mm: Field
+    """Depth below the mask's surface."""
 
 
 def share(depth_mm: Field, voxel_mm: float) -> Field:
@@ -50,14 +47,13 @@ def warped(rng: np.random.Generator, grid: Grid) -> Points:
 
 
 def build(rng: np.random.Generator, grid: Grid, outer: Points, inner: Points) -> Anatomy:
-    """Lay out a head.
+    """The tissues of a head.
 
     Args:
         rng: randomness of folds and sizes.
         grid: where the voxels are.
-        outer: template points that give the head its outline.
-        inner: template points that give it everything else; a mass moves these alone, since the
-            skull gives no way.
+        outer: template points of the head's outline.
+        inner: template points of everything else; a tumour moves only these, not the skull.
     """
     hull, fissure_mm = _hull_and_fissures(rng, grid, outer, inner)
     pial, cerebellar = _cortex(rng, grid, inner, hull, fissure_mm)

@@ -1,7 +1,7 @@
-"""The grid that a phantom is made on, and random fields over it.
+"""The grid of a phantom, and random fields on it.
 
-Everything is laid out in millimetres of one template head, whatever the grid: a smaller volume
-shows the same anatomy more coarsely, and a field drawn from one seed is one field on every grid.
+Lengths are in millimetres of one template head: a smaller volume shows the same anatomy more
+coarsely, and one seed gives the same field on every grid.
 """
 
 from dataclasses import dataclass
@@ -35,19 +35,16 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The part of a volume that the head fills.
-
-    Attributes:
-        size: (D, H, W) of the whole volume.
-        box: where the head's box lies in it.
-        voxel_mm: size of a voxel in millimetres of the template.
-        axes_mm: template coordinates (z, y, x) of the box's voxels, relative to its middle.
-    """
+    """The part of a volume that the head fills."""
 
     size: tuple[int, int, int]
+    """(D, H, W) of the whole volume."""
     box: tuple[slice, slice, slice]
+    """Where the head's box is in it."""
     voxel_mm: float
+    """Size of a voxel in millimetres of the template."""
     axes_mm: tuple[Field, Field, Field]
+    """Template coordinates (z, y, x) of the box's voxels, relative to its middle."""
 
     @classmethod
     def of(cls, size: tuple[int, int, int]) -> Self:

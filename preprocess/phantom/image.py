@@ -1,4 +1,4 @@
-"""One phantom case: a head drawn from a seed, as four MR images and a label."""
+"""One phantom: a random head as four MR images and a label."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from preprocess.phantom import lesions as phantom_lesions
 from preprocess.phantom.fields import Field, Grid, smooth_noise
 
 TUMOUR_FREE = 3
-"""The case index that has no tumour: fixed, so that a cohort can grow without changing."""
+"""Index of the case without a tumour: fixed, so that a larger cohort begins with a smaller one."""
 
 SIGNAL: dict[str, tuple[float, float, float, float]] = {
     # FLAIR, T1, T1CE, T2; white matter is 1 on T1
@@ -30,22 +30,30 @@ SIGNAL: dict[str, tuple[float, float, float, float]] = {
 }
 
 SCALE = {"flair": (250, 900), "t1": (250, 1100), "t1ce": (300, 1600), "t2": (200, 900)}
-"""Scanner units of a signal of 1: no two scanners agree, so each case and modality has its own."""
+"""Scanner units of a signal of 1, drawn for each case and modality."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One case: `image` (4, D, H, W) int16, background 0; `label` (D, H, W), canonical."""
+    """One case: `image` (4, D, H, W), background 0; `label` (D, H, W), see `lesions.Lesions`."""
 
     image: NDArray[np.int16]
     label: NDArray[np.uint8]
 
 
-def synthesise(seed: int, index: int, size: tuple[int, int, int]) -> Phantom:
+def synthesise(
+    seed: int, index: int, size: tuple[int, int, int], *, cavity: bool = False
+) -> Phantom:
     """Case `index` of the cohort of `seed`: a function of its arguments alone.
 
-    Anatomy, tumour, confounders and acquisition draw from streams of their own, in template
-    millimetres: another size shows the same head with the same tumour.
+    Anatomy, tumour, other lesions and acquisition have a random generator each, and lengths are
+    in template millimetres: another size shows the same head with the same tumour.
+
+    Args:
+        seed: of the cohort.
+        index: of the case; `TUMOUR_FREE` has no tumour.
+        size: (D, H, W) in voxels.
+        cavity: whether a part of the tumour's core is a cavity.
     """
     streams = np.random.SeedSequence([seed, index]).spawn(4)
     for_head, for_tumour, for_lesions, for_image = map(np.random.default_rng, streams)
@@ -59,7 +67,7 @@ def synthesise(seed: int, index: int, size: tuple[int, int, int]) -> Phantom:
         glioma = phantom_lesions.draw_glioma(for_tumour)
         inner = phantom_lesions.pushed_aside(outer, glioma, for_tumour.uniform(0.15, 0.4))
         anatomy = phantom_anatomy.build(for_head, grid, outer, inner)
-        tumour = phantom_lesions.grow(for_tumour, grid, outer, anatomy, glioma)
+        tumour = phantom_lesions.grow(for_tumour, grid, outer, anatomy, glioma, cavity=cavity)
         voxels = for_lesions.uniform(0.5, 1.1) * np.count_nonzero(tumour.label)
     layers = [
         *anatomy.layers,
@@ -85,7 +93,7 @@ def _acquire(
     mask: NDArray[np.bool_],
     tumour: NDArray[np.bool_],
 ) -> NDArray[np.int16]:
-    """Four images (4, d, h, w) of the layers: contrast, texture, blur, bias field, noise, scale."""
+    """Images (4, d, h, w) of the layers: contrast, texture, blur, bias field, noise, scale."""
     signal = _signals(rng)
     texture = np.where(tumour, np.float32(0.1), np.float32(0.035))
     image = np.zeros((len(MODALITIES), *grid.shape), np.int16)

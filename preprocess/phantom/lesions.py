@@ -1,4 +1,4 @@
-"""A glioma, and what looks like one on FLAIR or after contrast and is none."""
+"""A glioma, and healthy or harmless tissue that looks like one on FLAIR or after contrast."""
 
 from dataclasses import dataclass
 
@@ -10,29 +10,28 @@ from preprocess.phantom import shapes
 from preprocess.phantom.anatomy import CORTEX_MM, Anatomy, share
 from preprocess.phantom.fields import Field, Grid, Points, fold_noise, smooth_noise
 
-NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
+NECROSIS, OEDEMA, ENHANCING, CAVITY = 1, 2, 3, 4
+"""Tissues of a tumour, as a phantom's label array has them."""
+
 RIM_VOXELS, LEAST_RIM_VOXELS = 2.7, 2
-"""The enhancing rim is about so thick at least, and nowhere thinner: on a coarse grid a thinner
-one would be broken up."""
+"""Least thickness of the enhancing rim, about and everywhere: a thinner one would have holes on a
+coarse grid."""
 
 
 @dataclass(frozen=True)
 class Glioma:
-    """Where a tumour sits and how far it reaches.
-
-    Attributes:
-        centre: (z, y, x) in template coordinates.
-        core_mm: radius of enhancing tumour and necrosis together.
-        rim_mm: thickness of the enhancing rim.
-        spread_mm: how far oedema reaches beyond the core.
-        axes: (3, 3) matrix that turns and stretches distances, so that the core is no ball.
-    """
+    """Where a tumour is and how far it reaches."""
 
     centre: tuple[float, float, float]
+    """(z, y, x) in template coordinates."""
     core_mm: float
+    """Radius of enhancing tumour and necrosis together."""
     rim_mm: float
+    """Thickness of the enhancing rim."""
     spread_mm: float
+    """How far oedema reaches beyond the core."""
     axes: NDArray[np.float64]
+    """(3, 3) matrix that turns and stretches distances, so that the core is no ball."""
 
 
 def draw_glioma(rng: np.random.Generator) -> Glioma:
@@ -52,7 +51,7 @@ def _place(rng: np.random.Generator, core_mm: float) -> tuple[float, float, floa
 
 
 def pushed_aside(points: Points, glioma: Glioma, strength: float) -> Points:
-    """The points that tissue came from before a tumour made room for itself.
+    """Template points before a tumour displaced them.
 
     Args:
         points: template points of the voxels.
@@ -68,21 +67,27 @@ def pushed_aside(points: Points, glioma: Glioma, strength: float) -> Points:
 
 @dataclass(frozen=True)
 class Lesions:
-    """What is painted over a healthy head.
-
-    Attributes:
-        layers: (tissue, share of the voxel that it covers), painted in this order.
-        label: canonical labels.
-    """
+    """What is painted over a healthy head."""
 
     layers: list[tuple[str, Field]]
+    """(tissue, share of the voxel that it covers), painted in this order."""
     label: NDArray[np.uint8]
+    """NECROSIS, OEDEMA, ENHANCING, CAVITY, or 0."""
 
 
-def grow(
-    rng: np.random.Generator, grid: Grid, outer: Points, anatomy: Anatomy, glioma: Glioma
+def grow(  # noqa: PLR0913 - what a tumour depends on
+    rng: np.random.Generator,
+    grid: Grid,
+    outer: Points,
+    anatomy: Anatomy,
+    glioma: Glioma,
+    *,
+    cavity: bool = False,
 ) -> Lesions:
-    """Core and oedema of a tumour: the core swallows what it meets, oedema follows white matter."""
+    """Core and oedema of a tumour: the core replaces what it meets, oedema follows white matter.
+
+    With a `cavity`, one half of the necrosis is a cavity full of fluid.
+    """
     offsets = np.stack([p - np.float32(c) for p, c in zip(outer, glioma.centre, strict=True)])
     turned = np.tensordot(glioma.axes.astype(np.float32), offsets, axes=1)
     uneven = 3.4 * smooth_noise(rng, grid, 16.0) + 1.4 * smooth_noise(rng, grid, 7.0)
@@ -109,11 +114,15 @@ def grow(
         ("enhancing", share(core, voxel)),
         ("necrosis", share(necrosis, voxel)),
     ]
+    if cavity:
+        fluid = np.minimum(necrosis, turned[0])
+        label[fluid > 0] = CAVITY
+        layers.append(("csf", share(fluid, voxel)))
     return Lesions(layers, label)
 
 
 def _around(whole: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The parts of a mask that hang together with the core."""
+    """The parts of a mask that touch the core."""
     parts, count = ndimage.label(whole)
     keep = np.zeros(count + 1, bool)
     keep[np.unique(parts[core])] = True
@@ -124,17 +133,17 @@ def _around(whole: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArray[np.boo
 def hyperintensities(
     rng: np.random.Generator, grid: Grid, anatomy: Anatomy, tumour: NDArray[np.bool_], voxels: float
 ) -> Field:
-    """White-matter hyperintensities of ageing: caps around the ventricles and spots in the depth.
+    """White-matter hyperintensities of ageing: caps around the ventricles, and deep spots.
 
     As bright as oedema on FLAIR, but hardly darker than white matter on T1 and hardly brighter on
-    T2, so one modality cannot tell them from a tumour and four can.
+    T2, so that FLAIR alone does not distinguish them from a tumour.
 
     Args:
         rng: randomness of their pattern.
         grid: where the voxels are.
         anatomy: the head.
         tumour: mask that they keep away from.
-        voxels: how many there are, about.
+        voxels: about how many voxels they have.
     """
     margin = max(1, round(5 / grid.voxel_mm))
     near = ndimage.binary_dilation(tumour, iterations=margin) if tumour.any() else tumour

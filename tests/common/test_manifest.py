@@ -76,7 +76,7 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ),
         ("splits: {kind: lists, train: [a], val: [a]}", "splits: cases listed twice: a"),
         ("workerss: 1", "workerss: no such key; there are schema_version, name"),
-        ("margin: 1\ncrop: [64, 64, 64]\nmargin: 2", "the key 'margin' stands twice"),
+        ("margin: 1\ncrop: [64, 64, 64]\nmargin: 2", "the key 'margin' is there twice"),
         ("splits: {kind: lists, seed: 0}", "splits.seed: no such key"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_gzip_file_of_several_members_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not of its geometry's shape"):
+    with pytest.raises(ValueError, match="expected its geometry's shape"):
         nifti.write(tmp_path / "x.nii.gz", voxels()[1:], GEOMETRY)
 
 
@@ -244,7 +244,7 @@ def folder(path: Path) -> None:
         (second_version, "a NIfTI-2 file"),
         (short_inside, "damaged: 2302 bytes for"),
         (header_alone, "damaged: 348 bytes for"),
-        (half_a_header, "damaged: 200 bytes, less than a header"),
+        (half_a_header, "damaged: 200 bytes, fewer than a header"),
         (flipped_byte, "damaged"),
         (wrong_checksum, "damaged"),
         (one_slice, "2 axes"),

@@ -124,7 +124,7 @@ class Divided(BaseModel):
         ("splits={kind: halves, first: 2}", "--set: splits.first: "),
         ("splits.kind=lists", "--set: splits.names: "),
         ("splits.first=0.2", "a file: epochs: "),
-        ("epochs=7", "a file with --set: the whole: seven is no"),
+        ("epochs=7", "a file with --set: values: seven is no"),
     ],
 )
 def test_an_error_of_several_kinds_of_values_or_of_the_whole(override: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m preprocess phantom`: cohorts that look like BraTS's and are not trivial."""
+"""`fmnet-preprocess phantom`: cohorts that look like BraTS's and are not trivial."""
 
 import json
 import subprocess
@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from common import nifti
+from common.case import prepare
 from common.discovery import CaseFiles, discover
 from common.manifest import Manifest, load_manifest
 from common.splits import SPLITS, assign
-from preprocess.phantom import TUMOUR_FREE, describe
+from common.task import TASKS
+from common.validate import load_case
+from preprocess.phantom import TUMOUR_FREE, describe, make_cohort
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-SMALL = (60, 64, 56)
+SMALL, MEDIUM = (60, 64, 56), (68, 80, 64)
 ENDINGS = {
     "2021": {"_flair", "_t1", "_t1ce", "_t2", "_seg"},
     "2023": {"-t2f", "-t1n", "-t1c", "-t2w", "-seg"},
@@ -109,6 +112,51 @@ def test_names_headers_and_label_values(cohort: Path) -> None:
             assert np.array_equal(header.get_best_affine(), lps)
         values |= set(np.unique(label_of(case)).tolist())
     assert values == {0, 1, 2, ENHANCING[release]}
+
+
+SINCE_2023 = ("-t2f", "-t1n", "-t1c", "-t2w", "-seg")
+FILES = {
+    "glioma": ("BraTS-PHANTOM-00000-000", SINCE_2023),
+    "post-treatment": ("BraTS-GLI-90000-000", SINCE_2023),
+    "pediatric": ("BraTS-PED-90000-000", SINCE_2023),
+    "metastases": ("BraTS-MET-90000-000", SINCE_2023),
+    "meningioma-rt": ("BraTS-MEN-RT-9000-1", ("_t1c", "_gtv")),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_task_has_its_files_and_its_labels_come_back(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    data = make_cohort(tmp_path / "data", cases=3, seed=0, size=MEDIUM, task=name)
+    manifest, cases = described(data)
+    assert manifest.task == task
+    first, endings = FILES[name]
+    names = sorted(path.name for path in (data / first).iterdir())
+    assert names == sorted(f"{first}{ending}.nii.gz" for ending in endings)
+    assert len(cases) == 3
+    found = set[int]()
+    for files in cases:
+        loaded = load_case(files, manifest)
+        assert loaded.warnings == ()
+        assert loaded.label is not None
+        values = label_of(files)
+        assert np.array_equal(task.from_canonical(loaded.label, loaded.convention), values)
+        found |= set(np.unique(values).tolist())
+        prepared = prepare(files, manifest)
+        assert len(prepared.image) == len(prepared.crop_image) == len(task.modalities)
+    assert found == task.values_of(loaded.convention)
+
+
+def test_cavities_are_dark_on_flair_and_the_images_of_other_tissues_stay(tmp_path: Path) -> None:
+    sizes = {"cases": 3, "seed": 0, "size": MEDIUM}
+    glioma, treated = (
+        described(make_cohort(tmp_path / task, task=task, **sizes))[1][0]  # type: ignore[arg-type]
+        for task in ("glioma", "post-treatment")
+    )
+    label, images = label_of(treated), [flair_of(glioma), flair_of(treated)]
+    cavity = label == 4
+    assert images[1][cavity].mean() < 0.8 * images[1][label == 1].mean()
+    assert set(np.unique(label_of(glioma)[label == 4])) == {1}
 
 
 def test_one_case_is_tumour_free_and_the_others_have_every_label(cohort: Path) -> None:
@@ -202,6 +250,8 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(
         (("--cases", 2), "at least 3 are needed, one for each split"),
         (("--size", "16,80,80"), "at least 32 voxels a side"),
         (("--size", "80"), "expected D,H,W"),
+        (("--task", "gliomas"), "there are glioma, post-treatment"),
+        (("--task", "pediatric", "--release", "2021"), "only the task glioma has it"),
     ],
 )
 def test_what_makes_no_cohort_is_refused(
