@@ -44,8 +44,9 @@ EVERYTHING = AugmentConfig(
 
 def stream_of(path: Path, augment: AugmentConfig) -> Stream:
     store = Store.open(path)
-    labelled = tuple(case_id for case_id, record in store.records().items() if record.has_label)
-    return Stream(store, labelled, MODALITIES, augment, seed=0, batch_size=1)
+    return Stream(
+        store, tuple(store.contents().patients), MODALITIES, augment, seed=0, batch_size=1
+    )
 
 
 def speed(path: Path) -> None:

@@ -116,10 +116,9 @@ def lay_out(store: Store, folder: Path, epoch: int) -> None:
     store.zarr; float16/ID-image.npy (4, 128, 128, 128), float16/ID-label.npy (1, 128, 128, 128)
     uint8; float32/ likewise, for those whose operators refuse float16.
     """
-    records = [record for record in store.records().values() if record.has_label]
-    manifest = store.manifest.model_copy(update={"volumes": ()})
+    records = [record for record in store.contents().records.values() if record.has_label]
     ids = [f"case-{number:03d}" for number in range(epoch)]
-    writer = StoreWriter.create(folder / "store.zarr", manifest, tuple(ids))
+    writer = StoreWriter.create(folder / "store.zarr", store.manifest, tuple(ids))
     for number, (case_id, row) in enumerate(zip(ids, writer.allocate(epoch), strict=True)):
         source = records[number % len(records)]
         image, label = store.read_crop(source.case_id)

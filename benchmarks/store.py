@@ -46,7 +46,7 @@ from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 path, target, way = sys.argv[1:]
 store = Store.open(path)
-image = store.read_crop_image(next(iter(store.records())))
+image = store.read_crop_image(next(iter(store.contents().records)))
 if way != "{OURS}":
     zarr.config.set({{"codec_pipeline.path": way}})
 array = zarr.open_group(target, mode="r+")["crops/image"]
@@ -74,7 +74,7 @@ def milliseconds(work: Callable[[], object], repeats: int = 3) -> float:
 def crop(path: Path) -> None:
     store = Store.open(path)
     sizes, tumours, lost, dice = [], [], [], []
-    for case_id, record in store.records().items():
+    for case_id, record in store.contents().records.items():
         if record.tumour_voxels is None:
             continue
         margin = 2 * store.manifest.margin
@@ -113,10 +113,11 @@ def dtype(data: Path) -> None:
             disks[name] = sum(p.stat().st_size for p in files) / len(cases) / 1e6
             opened = Store.open(Path(folder, name))
             reads[name] = fmean(
-                milliseconds(lambda c=c, s=opened: s.read_crop_image(c)) for c in store.records()
+                milliseconds(lambda c=c, s=opened: s.read_crop_image(c))
+                for c in store.contents().records
             )
         half, single = (Store.open(Path(folder, name)) for name in ("float16", "float32"))
-        for case_id in half.records():
+        for case_id in half.contents().records:
             a, b = half.read_volume(case_id)[0], single.read_volume(case_id)[0]
             inside = b != 0
             errors.append((np.abs(a[inside] - b[inside]).max(), np.abs(b).max()))
@@ -131,7 +132,7 @@ def pipelines(path: Path) -> None:
         for what in ("read_crop_image", "read_volume"):
             times = [
                 milliseconds(lambda c=c, r=reader, w=what: getattr(r, w)(c))
-                for c in store.records()
+                for c in store.contents().records
             ]
             print(f"{name}, {what}: {median(times):.1f} ms CPU a case")
 
@@ -144,7 +145,7 @@ def writing(path: Path) -> None:
         "common.store.shard": _write_shard,
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for case_id in store.records():
+    for case_id in store.contents().records:
         arrays = [*store.read_crop(case_id), *store.read_volume(case_id)]
         for name, way in ways.items():
             spent = milliseconds(lambda a=arrays, w=way: _write(store.manifest, a, w))
@@ -165,9 +166,10 @@ def _write(
         files = StoreFiles(folder)
         way(root["crops/image"], arrays[0][None])
         way(root["crops/label"], arrays[1][None])
-        for name, volume in (("cases/one/image", arrays[2]), ("cases/one/label", arrays[3])):
-            files.write(f"{name}/{NODE_FILE}", [described(volume_metadata(volume))])
-            way(root[name], volume)
+        for name, volume in (("image", arrays[2]), ("label", arrays[3])):
+            content = described(volume_metadata(name, volume))
+            files.write(f"cases/one/{name}/{NODE_FILE}", [content])
+            way(root[f"cases/one/{name}"], volume)
 
 
 def _write_shard(array: zarr.Array, values: NDArray[Any]) -> None:
@@ -222,7 +224,7 @@ def _killed(path: Path, target: Path, way: str, seconds: float) -> int:
         os.kill(process.pid, signal.SIGKILL)
     array = zarr.open_group(str(target), mode="r")["crops/image"]
     store = Store.open(path)
-    image = store.read_crop_image(next(iter(store.records())))
+    image = store.read_crop_image(next(iter(store.contents().records)))
     torn = 0
     for row in range(array.shape[0]):
         if Path(target, f"crops/image/c/{row}/0/0/0/0").exists():

@@ -15,8 +15,8 @@ from common.discovery import CaseFiles
 from common.errors import Finding
 from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
-from common.record import CaseRecord, Note, TumourVoxels, hash_of, parameters
-from common.task import MODALITIES, REGIONS, from_canonical, region_voxels
+from common.record import CaseRecord, CaseWarning, TumourVoxels, hash_of, parameters
+from common.task import Task
 from common.validate import load_case
 from common.volume import (
     Box,
@@ -30,28 +30,26 @@ from common.volume import (
     foreground_slabs,
     foreground_statistics,
     normalise,
-    place_back,
     z_scores,
 )
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case as it is stored.
-
-    Attributes:
-        record: everything but the voxels; its row and checksums are not yet known.
-        image: (4, *box) normalised, 0 outside the foreground.
-        label: (*box) canonical labels, or None.
-        crop_image: (4, *crop).
-        crop_label: (*crop), or None.
-    """
+    """A case as it is stored; labels are canonical, and None without a label file."""
 
     record: CaseRecord
+    """Its row and checksums are not yet known."""
     image: NDArray[np.floating]
+    """(modalities, *box) normalised, 0 outside the foreground."""
     label: NDArray[np.uint8] | None
+    """(*box)."""
     crop_image: NDArray[np.floating]
+    """(modalities, *crop)."""
     crop_label: NDArray[np.uint8] | None
+    """(*crop)."""
+    reference: NDArray[np.uint8] | None = None
+    """(*geometry.shape): the label in the files' own grid, where `label` does not give it."""
 
 
 def prepare(
@@ -61,8 +59,9 @@ def prepare(
 
     Args:
         files: the case's files.
-        manifest: crop, margin, type and label convention.
-        on_stage: told `read` and `prepare` as they begin, so that a failure can name its stage.
+        manifest: task, crop, margin, type and label convention.
+        on_stage: called with `read` and `prepare` as they begin, so that a failure can name its
+            stage.
 
     Raises:
         InputError: a file is damaged, of the wrong kind, or does not fit the others.
@@ -70,20 +69,25 @@ def prepare(
     on_stage("read")
     loaded = load_case(files, manifest)
     on_stage("prepare")
+    modalities = manifest.task.modalities
     to_lps = ToLPS.of(loaded.geometry)
-    images = {modality: to_lps.orient(voxels) for modality, voxels in loaded.images.items()}
-    slabs = foreground_slabs(images.values())  # there are some: `load_case` refuses images of zeros
+    images = {modality: to_lps.orient(loaded.images[modality]) for modality in modalities}
+    slabs = foreground_slabs(images.values())  # not empty: `load_case` refuses images of zeros
     brain = _resampled_box(images, to_lps) if to_lps.resamples else enclosing_box(slabs)
     box = brain_box(brain, manifest.margin, manifest.crop, to_lps.shape)
-    image = np.zeros((len(MODALITIES), *box.shape), manifest.dtype)
+    image = np.zeros((len(modalities), *box.shape), manifest.dtype)
     statistics = {
         modality: _score(images[modality], slabs, to_lps, box, scores)
-        for modality, scores in zip(MODALITIES, image, strict=True)
+        for modality, scores in zip(modalities, image, strict=True)
     }
     label = None if loaded.label is None else _oriented(loaded.label, to_lps)
     tumour = bounding_box(label) if label is not None else None
     crop = crop_window(brain, tumour, manifest.crop, to_lps.shape)
-    centred = crop_window(brain, None, manifest.crop, to_lps.shape)
+    windows = {
+        "box": box,
+        "crop": crop,
+        "centred_crop": crop_window(brain, None, manifest.crop, to_lps.shape),
+    }
     record = CaseRecord(
         case_id=files.case_id,
         patient=files.patient,
@@ -97,10 +101,10 @@ def prepare(
         crop=crop,
         mean={modality: mean for modality, (mean, _) in statistics.items()},
         std={modality: std for modality, (_, std) in statistics.items()},
-        tumour_voxels=None if label is None else _tumour_voxels(label, tumour, box, crop, centred),
+        tumour_voxels=None if label is None else _voxels(manifest.task, label, tumour, windows),
         parameter_hash=hash_of(parameters(manifest)),
         software=_software(),
-        notes=tuple(_note(finding) for finding in loaded.warnings),
+        warnings=tuple(_warning(finding) for finding in loaded.warnings),
     )
     return PreparedCase(
         record,
@@ -109,27 +113,26 @@ def prepare(
         # All that is not background lies in the box, so the crop can be cut from it.
         _cut(image, crop.relative_to(box)),
         None if label is None else _cut(label, crop),
+        loaded.label if record.stores_reference else None,
     )
 
 
-def _cut(array: NDArray[T], box: Box) -> NDArray[T]:
-    """As `extract`, in one piece: it is read more than once."""
-    return np.ascontiguousarray(extract(array, box))
-
-
-def restore(label: NDArray[np.uint8], record: CaseRecord) -> tuple[NDArray[np.uint8], Geometry]:
+def restore(
+    label: NDArray[np.uint8], record: CaseRecord, task: Task
+) -> tuple[NDArray[np.uint8], Geometry]:
     """Canonical labels in a case's box, back in its files' grid, orientation and values.
 
     Args:
         label: (*record.box.shape) canonical labels.
         record: the case's.
+        task: has the record's convention.
     """
-    to_lps = ToLPS.of(record.geometry)
-    whole = place_back(label, record.box, to_lps.shape)
-    if to_lps.resamples:
-        whole = to_lps.unresample(whole)
-    native = np.ascontiguousarray(to_lps.unorient(whole))
-    return from_canonical(native, record.convention), record.geometry
+    return task.from_canonical(record.to_file_grid(label), record.convention), record.geometry
+
+
+def _cut(array: NDArray[T], box: Box) -> NDArray[T]:
+    """As `extract`, in one piece: it is read more than once."""
+    return np.ascontiguousarray(extract(array, box))
 
 
 def _score(
@@ -188,25 +191,29 @@ def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
     return to_lps.resample(oriented, linear=False) if to_lps.resamples else oriented
 
 
-def _tumour_voxels(
-    label: NDArray[np.uint8], tumour: Box | None, box: Box, crop: Box, centred: Box
+def _voxels(
+    task: Task, label: NDArray[np.uint8], tumour: Box | None, windows: dict[str, Box]
 ) -> TumourVoxels:
-    if tumour is None:
-        none = dict.fromkeys(REGIONS, 0)
-        return TumourVoxels(native=none, box=none, crop=none, centred_crop=none)
-    native = region_voxels(extract(label, tumour))
+    """Count labels in the whole grid and in each window.
 
-    def within(window: Box) -> dict[str, int]:
+    Args:
+        task: names the labels.
+        label: (*grid).
+        tumour: holds everything that is labelled; None if nothing is.
+        windows: by their fields' names.
+    """
+    nowhere = Box((0, 0, 0), (0, 0, 0))
+    tumour = tumour or nowhere
+    native = task.label_voxels(extract(label, tumour))
+    counts = {"native": native}
+    for name, window in windows.items():
         part = tumour.overlap(window)
-        return native if part == tumour else region_voxels(extract(label, part))
-
-    return TumourVoxels(
-        native=native, box=within(box), crop=within(crop), centred_crop=within(centred)
-    )
+        counts[name] = native if part == tumour else task.label_voxels(extract(label, part))
+    return TumourVoxels(**counts)
 
 
-def _note(finding: Finding) -> Note:
-    return Note(file=Path(finding.file).name, found=finding.found, action=finding.action)
+def _warning(finding: Finding) -> CaseWarning:
+    return CaseWarning(file=Path(finding.file).name, found=finding.found, action=finding.action)
 
 
 @cache

@@ -118,8 +118,6 @@ class Manifest(BaseModel):
     """(D, H, W) of the window that training streams, in voxels of 1 mm."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type of stored images."""
-    volumes: Literal["all"] | tuple[Literal["train", "val", "test"], ...] = "all"
-    """Whether whole volumes are stored for all cases, or only for those of some splits."""
     margin: int = Field(default=2, ge=0)
     """Voxels kept around the brain in whole volumes."""
     splits: Splits = FractionSplits()

@@ -1,15 +1,16 @@
-"""What the store knows of one case: the record whose presence is the commit."""
+"""What the store knows of one case. A case is in the store when its record is."""
 
 import hashlib
 import json
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from common.geometry import Geometry
+from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
-from common.task import REGIONS
-from common.volume import Box, Triple
+from common.volume import Box, Triple, place_back
 
 DecidedBy = Literal["values", "names", "layout", "manifest", "task"]
 
@@ -20,46 +21,48 @@ PREPROCESSING_VERSION = 2
 class Source(BaseModel):
     """A file that a case was made from.
 
-    `file` is its name without its folder. Size and time of change let a rerun pass over files
-    that were not touched without reading them; where either differs, the checksum decides.
+    A rerun compares size and time of change, and reads a file only where one of them differs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str
+    """A modality, or `label`."""
     file: str
+    """Its name without its folder."""
     sha256: str
     size_bytes: int
     modified_ns: int
 
 
 class TumourVoxels(BaseModel):
-    """Voxels per region: in the whole 1 mm grid, the stored box, the crop, and a centred crop.
-
-    The centred crop is the one that would be taken without looking at the label; it is kept to
-    show what that would cost.
-    """
+    """Voxels of each label; `Task.region_voxels` gives those of each region."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     native: dict[str, int]
+    """In the whole grid at LPS and 1 mm."""
     box: dict[str, int]
+    """In the stored volume."""
     crop: dict[str, int]
+    """In the training crop."""
     centred_crop: dict[str, int]
+    """In the crop that would be taken without looking at the label, for comparison."""
 
     @property
     def missed(self) -> dict[str, int]:
-        """Tumour outside the stored box per region, which every whole-volume score counts."""
-        return {region: self.native[region] - self.box[region] for region in REGIONS}
+        """Voxels of each label outside the stored volume, which every score counts as missed."""
+        return {label: count - self.box[label] for label, count in self.native.items()}
 
     def lost(self, window: Literal["box", "crop", "centred_crop"]) -> float:
-        """Fraction of the whole tumour outside a window; 0 where there is no tumour."""
+        """Share of all labelled voxels outside a window; 0 where there are none."""
         kept: dict[str, int] = getattr(self, window)
-        return 1 - kept["wt"] / self.native["wt"] if self.native["wt"] else 0.0
+        total = sum(self.native.values())
+        return 1 - sum(kept.values()) / total if total else 0.0
 
 
-class Note(BaseModel):
-    """Something odd about a file that does not keep its case out, as `check` says it."""
+class CaseWarning(BaseModel):
+    """Something unusual in a file that does not exclude its case; `check` shows it too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,79 +72,83 @@ class Note(BaseModel):
 
 
 class CaseRecord(BaseModel):
-    """Everything needed to use, check, and undo the preprocessing of one case.
-
-    Attributes:
-        case_id: the case.
-        patient: whose case it is.
-        row: index into the store's `crops`; None while the case is in no store.
-        has_label: an expert label was there.
-        has_volume: the whole volume is stored.
-        convention: how the label file is written, and how predictions for it are.
-        convention_from: what decided that.
-        sources: the files, with checksums.
-        geometry: the files' own grid.
-        grid_shape: (D, H, W) of the LPS grid of 1 mm, in which box and crop count.
-        box: the stored whole volume.
-        crop: the window that training streams.
-        mean: per modality, over its non-zero voxels in its own grid.
-        std: likewise.
-        tumour_voxels: None without a label.
-        checksums: array to CRC-32 of its bytes, filled in when stored.
-        parameter_hash: what the arrays depend on beside the sources.
-        software: versions that made them.
-        notes: what was odd about the files; stores from before there were notes have none.
-    """
+    """Everything needed to use, check and undo the preprocessing of one case."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case_id: str
     patient: str
     row: int | None = None
+    """Index into the store's crops; None while the case is in no store."""
     has_label: bool
-    has_volume: bool = False
     convention: str
+    """Of the task's: how the label file is written, and how predictions are."""
     convention_from: DecidedBy
+    """What decided the convention."""
     sources: tuple[Source, ...]
     geometry: Geometry
+    """The files' own grid."""
     grid_shape: Triple
+    """(D, H, W) of the grid at LPS and 1 mm, in which box and crop count."""
     box: Box
+    """The stored volume."""
     crop: Box
+    """The window that training streams."""
     mean: dict[str, float]
+    """By modality, over its non-zero voxels in its own grid."""
     std: dict[str, float]
     tumour_voxels: TumourVoxels | None
+    """None without a label."""
     checksums: dict[str, str] = {}
+    """Array to CRC-32 of its bytes; set when the case is stored."""
     parameter_hash: str
+    """Of what the arrays depend on beside the sources."""
     software: dict[str, str]
-    notes: tuple[Note, ...] = ()
+    """Package to the version that made the case."""
+    warnings: tuple[CaseWarning, ...] = ()
+
+    @property
+    def stores_reference(self) -> bool:
+        """Whether the label in the files' own grid is stored: the box's label does not give it."""
+        counts = self.tumour_voxels
+        return counts is not None and (
+            ToLPS.of(self.geometry).resamples or counts.native != counts.box
+        )
+
+    def to_file_grid(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Canonical labels of the box (*box.shape) in the files' own grid (*geometry.shape)."""
+        to_lps = ToLPS.of(self.geometry)
+        whole = place_back(label, self.box, to_lps.shape)
+        if to_lps.resamples:
+            whole = to_lps.unresample(whole)
+        return np.ascontiguousarray(to_lps.unorient(whole))
 
 
 class CaseFailure(BaseModel):
-    """Why a case is not in the store.
-
-    Attributes:
-        case_id: the case.
-        stage: what was being done: read, prepare or store.
-        reason: the error's own words.
-        peak_memory_mb: the most that the worker held while at it; None if no worker came to it, or
-            if it died.
-    """
+    """Why a case is not in the store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case_id: str
     stage: str
+    """What was being done: `read`, `prepare` or `store`; `worker` where its process died first."""
     reason: str
+    """The error's message."""
     peak_memory_mb: float | None
+    """Of the worker meanwhile; None if no worker had the case, or if it died."""
 
 
 def parameters(manifest: Manifest) -> dict[str, object]:
-    """What the arrays of a case depend on beside its files; splits are no part of it."""
+    """What the arrays of a case depend on beside its files."""
+    task = manifest.task
     return {
         "preprocessing_version": PREPROCESSING_VERSION,
         "crop": list(manifest.crop),
         "dtype": manifest.dtype,
         "margin": manifest.margin,
+        "modalities": list(task.modalities),
+        "labels": task.labels,
+        "conventions": task.conventions,
         "label_convention": str(manifest.label_convention),
         "channels": list(manifest.stacked.channels),
         "spacing_mm": 1.0,

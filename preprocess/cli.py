@@ -316,10 +316,11 @@ def report(
     page = out_file or quality.default_path(store)
     quality.check_writable(page)
     with console.progress("cases") as bar:
-        total = len(opened.records())
+        contents = opened.contents()
+        total = len(contents.records)
         task = bar.add_task("measuring", total=total, visible=bool(total))
         cohort = quality.measure_cohort(
-            opened, workers or available_cores(), lambda: bar.advance(task)
+            opened, contents, workers or available_cores(), lambda: bar.advance(task)
         )
     quality.write(cohort, page)
     size = f"{page.stat().st_size / 1e6:.1f} MB"

@@ -80,7 +80,8 @@ def status_table(store: Store, contents: Contents) -> Table:
     table.add_row("missing", f"{len(missing)}: not tried yet, or removed" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
-    table.add_row("arrays", f"4×{crop} {manifest.dtype}, whole volumes: {manifest.volumes}")
+    channels = len(store.task.modalities)
+    table.add_row("arrays", f"{channels}×{crop} {manifest.dtype}, and whole volumes")
     table.add_row("parameters", store.parameter_hash)
     _add_store_rows(table, store, contents)
     return table
@@ -138,8 +139,8 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     records = contents.records
     if not records:
         return
-    if noted := sum(bool(record.notes) for record in records.values()):
-        table.add_row("notes", f"on {noted} case(s), which `check` and the report tell")
+    if warned := sum(bool(record.warnings) for record in records.values()):
+        table.add_row("warnings", f"on {warned} case(s), which `check` and the report show")
     labelled = [record for record in records.values() if record.tumour_voxels]
     conventions = sorted({str(record.convention) for record in records.values()})
     table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import InferenceError, StoreError
-from common.geometry import ToLPS
 from common.metrics import (
     DICE,
     METRICS,
@@ -25,10 +24,8 @@ from common.metrics import (
     score,
     summarise,
 )
-from common.record import CaseRecord
 from common.store import Store
 from common.task import Task
-from common.volume import place_back
 from train.checkpoint import write_json
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
 from train.loaded_run import LoadedRun, check_task, label_of, split_cases, store_warnings
@@ -143,8 +140,8 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
         raise InferenceError(f"case {case_id}: {error}") from error
     prediction = label_of(logits, store.task)
     regions = score(
-        _to_file_grid(prediction, record),
-        _to_file_grid(label, record),
+        record.to_file_grid(prediction),
+        store.read_reference(case_id),
         record.geometry.spacing_mm,
         store.task,
     )
@@ -208,7 +205,7 @@ def evaluate(
 
     scores = tuple(score_cases(loaded, store, case_ids, keep_plane))
     # Scores on another store do not replace those on the run's own.
-    elsewhere = f"-{store.fingerprint[:8]}" if warnings else ""
+    elsewhere = f"-{store.contents().fingerprint[:8]}" if warnings else ""
     which = "" if loaded.which == "best" else "-last"
     stem = loaded.run_dir / f"evaluation-{split}{which}{elsewhere}"
     evaluation = Evaluation(
@@ -275,14 +272,6 @@ def _rule(metric: Metric) -> str:
     )
 
 
-def _to_file_grid(label: NDArray[np.uint8], record: CaseRecord) -> NDArray[np.uint8]:
-    to_lps = ToLPS.of(record.geometry)
-    whole = place_back(label, record.box, to_lps.shape)
-    if to_lps.resamples:
-        whole = to_lps.unresample(whole)
-    return np.ascontiguousarray(to_lps.unorient(whole))
-
-
 def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> float:
     with torch.inference_mode():
         target = torch.from_numpy(label).to(logits.device)
@@ -301,7 +290,7 @@ def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[st
         "epochs": loaded.epochs,
         "split": evaluation.split,
         "store": store.path,
-        "store_fingerprint": store.fingerprint,
+        "store_fingerprint": store.contents().fingerprint,
         "warnings": list(evaluation.warnings),
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),

@@ -164,9 +164,9 @@ def split_cases(loaded: LoadedRun, store: Store, split: str) -> list[str]:
         raise ConfigError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
     run = _run_file(loaded.run_dir)
     recorded: list[str] = run["cases"].get(split, [])
-    if recorded and run["store_fingerprint"] == store.fingerprint:
+    if recorded and run["store_fingerprint"] == store.contents().fingerprint:
         return recorded
-    return store.split(split)
+    return store.contents().split(split)
 
 
 def store_warnings(loaded: LoadedRun, store: Store, case_ids: Sequence[str]) -> list[str]:
@@ -176,7 +176,7 @@ def store_warnings(loaded: LoadedRun, store: Store, case_ids: Sequence[str]) -> 
     on, which another store may have in another split.
     """
     run = _run_file(loaded.run_dir)
-    if run["store_fingerprint"] == store.fingerprint:
+    if run["store_fingerprint"] == store.contents().fingerprint:
         return []
     warnings = [f"{store.path} is not the store that the run was trained on, {run['store']}"]
     theirs, ours = parameters(store.manifest), parameters(loaded.manifest)

@@ -12,9 +12,11 @@ from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import ConfigError, Finding, FMNetError, InputError, RunError, StoreError
+from common.files import replacing
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
+from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = (
@@ -93,7 +95,7 @@ def predict(
             label = label_of(loaded.logits(image), loaded.task)
             path = out_dir / f"{case_id}.nii.gz"
             was_there = path.exists()
-            _write(path, label, record)
+            _write(path, label, record, loaded.task)
             out.written[case_id] = path
             if was_there:
                 out.replaced.append(case_id)
@@ -134,7 +136,7 @@ def _check_task(found: Manifest, run: Manifest, path: Path) -> None:
 
 def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
     check_task(loaded, store)
-    records = store.records()
+    records = store.contents().records
     if not records:
         adding = hints.preprocess(store.path)
         raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
@@ -168,11 +170,7 @@ def _raw(files: CaseFiles, manifest: Manifest) -> Case:
     return prepared.image, prepared.record
 
 
-def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord) -> None:
-    """Write the mask under another name and rename it, so that no incomplete file is a mask."""
-    unfinished = path.with_name(f".{record.case_id}.partial.nii.gz")
-    try:
-        nifti.write(unfinished, *restore(label, record))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord, task: Task) -> None:
+    """Write a mask in its case's own grid and values."""
+    with replacing(path, suffix=".partial.nii.gz") as unfinished:
+        nifti.write(unfinished, *restore(label, record, task))

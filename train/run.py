@@ -107,7 +107,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         raise ConfigError(
             f"{run_dir} began with preset {run['preset']}, not {preset}: name that one"
         )
-    if run["store_fingerprint"] != store.fingerprint:
+    if run["store_fingerprint"] != store.contents().fingerprint:
         raise RunError(
             f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
             "cases, splits or parameters: begin a new run with another "
@@ -163,7 +163,7 @@ def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
     if config.model.dims == 3:
         compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
     configure_backends(compute, deterministic=config.deterministic)
-    return new_session(run_dir, config, compute, store, store.split("val"))
+    return new_session(run_dir, config, compute, store, store.contents().split("val"))
 
 
 def _check_store(config: TrainConfig, store: Store) -> None:
@@ -175,12 +175,6 @@ def _check_store(config: TrainConfig, store: Store) -> None:
             f"{store.path} has crops of {store.crop}; the network needs a multiple of {stride}, at "
             f"least {2 * stride}, along each axis: take fewer model.widths, or preprocess with "
             "another crop"
-        )
-    without = [case for case in store.split("val") if not store.record(case).has_volume]
-    if without:
-        raise ConfigError(
-            f"{store.path} keeps no whole volume of {len(without)} case(s) to validate, such as "
-            f"{without[0]}: preprocess again with `volumes: all`, or with val in the list"
         )
 
 
@@ -245,7 +239,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
             "preset": preset,
             "seed": config.seed,
             "store": store.path,
-            "store_fingerprint": store.fingerprint,
+            "store_fingerprint": store.contents().fingerprint,
             "cases": {"train": list(session.training), "val": session.validation},
             "sessions": [*before, now],
         },

@@ -120,7 +120,7 @@ class Session:
     @cached_property
     def training(self) -> tuple[str, ...]:
         """Ids of the cases to learn from; every record of the store is read for them, once."""
-        return tuple(self.store.split("train"))
+        return tuple(self.store.contents().split("train"))
 
     def epoch_stream(self) -> Stream:
         """The samples from the first epoch's first on.

@@ -32,7 +32,6 @@ def synthetic_store(folder: Path, side: int) -> Store:
     manifest = Manifest(
         name=NAME,
         crop=(side, side, side),
-        volumes=("val",),
         splits=ListSplits(kind="lists", train=ids[1:], val=ids[:1], test=()),
     )
     for seed, case_id in enumerate(ids):

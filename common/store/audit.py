@@ -9,11 +9,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from common.errors import StoreError
+from common.files import UNFINISHED
 from common.record import CaseFailure, CaseRecord
 from common.settings import explain
-from common.store.format import CHANNELS, UNFINISHED
+from common.store.format import CROP_ARRAYS
 from common.store.paths import (
-    ROW_ARRAYS,
     StoreFiles,
     damaged,
     open_store,
@@ -77,9 +77,11 @@ def case_folders(store: Store) -> list[str]:
             says; no case can be told from that, and no repair would be one.
     """
     root = open_store(store.path)
-    depth, height, width = store.crop
-    shapes = {"crops/image": (CHANNELS, depth, height, width), "crops/label": store.crop}
-    for name in ("cases", *ROW_ARRAYS):
+    shapes = {
+        "crops/image": (len(store.task.modalities), *store.crop),
+        "crops/label": store.crop,
+    }
+    for name in ("cases", *CROP_ARRAYS):
         try:
             member: Any = root[name]
         except (ValueError, LookupError) as error:
@@ -170,8 +172,9 @@ def _reason(store: Store, case_id: str, failure: object) -> str:
 def _misplaced(store: Store, case_id: str, record: CaseRecord) -> Iterator[str]:
     if record.case_id != case_id:
         yield f"its record is that of {record.case_id}"
-    if record.parameter_hash != store.written_hash:
-        yield f"made with parameters {record.parameter_hash}, the store's are {store.written_hash}"
+    if record.parameter_hash != store.parameter_hash:
+        made_with, wanted = record.parameter_hash, store.parameter_hash
+        yield f"made with parameters {made_with}, the store's are {wanted}"
 
 
 def _row_of(store: Store, case_id: str) -> int | None:

@@ -10,8 +10,9 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from common.errors import StoreError
+from common.files import replacing
 from common.record import CaseRecord
-from common.store.format import NODE_FILE, UNFINISHED, is_remote
+from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
 from common.store.reader import Store
 
 METADATA = tuple(
@@ -44,7 +45,7 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
     name = f"{path.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
     target = cache_folder() / name
     filesystem, root = url_to_fs(path)
-    records = store.records()
+    records = store.contents().records
     known = _prepared(filesystem, root, target)
     for case_id in set(known) - set(records):
         shutil.rmtree(target / "cases" / case_id)
@@ -66,8 +67,8 @@ def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[s
 def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:
     record_file = f"cases/{record.case_id}/{NODE_FILE}"
     (target / record_file).unlink(missing_ok=True)
-    folders = [f"crops/{array}/c/{record.row}" for array in ("image", "label")]
-    folders += [f"cases/{record.case_id}/{array}" for array in ("image", "label")]
+    folders = [f"{array}/c/{record.row}" for array in CROP_ARRAYS]
+    folders += [f"cases/{record.case_id}/{array}" for array in ("image", "label", "reference")]
     for folder in folders:
         for remote in filesystem.find(f"{root}/{folder}"):
             _fetch(filesystem, remote, target / str(remote)[len(root) :].lstrip("/"))
@@ -77,11 +78,8 @@ def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: 
 
 def _fetch(filesystem: AbstractFileSystem, remote: str, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
-    partial = local.with_name(local.name + UNFINISHED)
     try:
-        filesystem.get_file(remote, str(partial))
-        partial.replace(local)
+        with replacing(local) as partial:
+            filesystem.get_file(remote, str(partial))
     except OSError as error:
         raise StoreError(f"{remote}: could not be copied to {local}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

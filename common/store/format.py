@@ -18,18 +18,32 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.dtype import ZDType, parse_dtype
 
 from common.discovery import LABEL
+from common.geometry import ToLPS
 from common.manifest import Manifest
 from common.record import CaseRecord
-from common.task import MODALITIES, region_voxels
 from common.volume import extract
+
+SCHEMA_VERSION = 2
+"""Raised when older stores can no longer be read."""
 
 PLANES = 16
 """Planes of one inner chunk: what is decoded for one slice."""
 UNWRITTEN_LABEL = 255
-CHANNELS = len(MODALITIES)
+"""Fill value of labels, so that what was never written is no label."""
+
+CROP_ARRAYS = ("crops/image", "crops/label")
+
+VOLUME_DIMENSIONS = {
+    "image": ("modality", "z", "y", "x"),
+    "label": ("z", "y", "x"),
+    "reference": ("k", "j", "i"),
+}
+"""Names of the axes of a case's volumes; a reference's are the file's own, slowest first."""
 
 BLOCK_BYTES = 32 << 10
-"""What Blosc compresses at a time: less than its own choice, it is read faster (decision 11)."""
+"""Bytes that Blosc compresses at a time; smaller than its own choice, so faster to read
+(decision 11).
+"""
 
 IMAGE_CODECS = (
     BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", blocksize=BLOCK_BYTES),
@@ -38,15 +52,12 @@ IMAGE_CODECS = (
 LABEL_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), Crc32cCodec())
 
 NODE_FILE = "zarr.json"
-"""What a group or an array is, stands in this file of its folder."""
-
-UNFINISHED = ".partial"
-"""Suffix of a file whose writing, here, by zarr or as a copy, had only begun when it was killed."""
+"""The file that describes a group or an array, in its folder."""
 
 ZARRS_PIPELINE = "zarrs.ZarrsCodecPipeline"
 
 READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError)
-"""What the two codec pipelines raise on damaged or missing chunks, and zarr on a missing row."""
+"""Raised by the two codec pipelines on damaged or missing chunks, and by zarr on a missing row."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -55,7 +66,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
-    """An array as it is read: by zarrs where the store is local, since it is faster."""
+    """An array to read: by zarrs where the store is local, since that is faster."""
     pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
     with zarr.config.set(pipeline):
         return root[name]
@@ -72,16 +83,18 @@ def create_arrays(path: str, manifest: Manifest) -> None:
     Training crops lie in two arrays, so far without a row: one shard a case.
     """
     root = zarr.open_group(path, mode="a")
+    channels = len(manifest.task.modalities)
     depth, height, width = manifest.crop
     planes = math.gcd(depth, PLANES)
     root.create_array(
         "crops/image",
-        shape=(0, CHANNELS, *manifest.crop),
-        shards=(1, CHANNELS, *manifest.crop),
+        shape=(0, channels, *manifest.crop),
+        shards=(1, channels, *manifest.crop),
         chunks=(1, 1, planes, height, width),
         dtype=manifest.dtype,
         compressors=IMAGE_CODECS,
         fill_value=np.nan,
+        dimension_names=("case", *VOLUME_DIMENSIONS["image"]),
         overwrite=True,
     )
     root.create_array(
@@ -92,16 +105,17 @@ def create_arrays(path: str, manifest: Manifest) -> None:
         dtype="uint8",
         compressors=LABEL_CODECS,
         fill_value=UNWRITTEN_LABEL,
+        dimension_names=("case", *VOLUME_DIMENSIONS["label"]),
         overwrite=True,
     )
     root.require_group("cases")
 
 
-def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
-    """The description of an array with one shard, as zarr would make it.
+def volume_metadata(name: str, array: NDArray[Any]) -> ArrayV3Metadata:
+    """The metadata of one of a case's volumes, an array with one shard, as zarr would make it.
 
     Its inner chunks are whole planes, so that nothing is padded in them. zarr would first look for
-    what may be there, which takes a hundredth of a case.
+    an existing array, which takes a hundredth of the time of a case.
     """
     *channels, depth, height, width = array.shape
     shard = (*channels, -(-depth // PLANES) * PLANES, height, width)
@@ -115,30 +129,32 @@ def volume_metadata(array: NDArray[Any]) -> ArrayV3Metadata:
         fill_value=np.nan if channels else UNWRITTEN_LABEL,
         codecs=(ShardingCodec(chunk_shape=chunk, codecs=codecs),),
         attributes={},
-        dimension_names=None,
+        dimension_names=VOLUME_DIMENSIONS[name],
     )
 
 
-@cache  # zarr asks each of its types in reorient: a third of the time that a description takes
+def group_metadata(attributes: dict[str, Any]) -> GroupMetadata:
+    """The metadata of a group with these attributes."""
+    return GroupMetadata(attributes=attributes)
+
+
+@cache  # zarr tries each of its types in turn: a third of the time that a description takes
 def _zarr_type(dtype: np.dtype[Any]) -> ZDType[Any, Any]:
     return parse_dtype(dtype, zarr_format=3)
 
 
 def described(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
-    """What stands in the `NODE_FILE` of an array or a group."""
+    """The content of the `NODE_FILE` of an array or a group."""
     content: bytes = metadata.to_buffer_dict(default_buffer_prototype())[NODE_FILE].to_bytes()
     return content
 
 
-LARGEST_LABEL = 3
-
-
 Arrays = dict[str, NDArray[Any]]
-"""A case's arrays as `checksums` in its record names them, and its row of `crops/label` always."""
+"""A case's arrays by their names in its record's `checksums`; its row of `crops/label` always."""
 
 
 def case_faults(record: CaseRecord, arrays: Arrays, manifest: Manifest) -> Iterator[str]:
-    """Everything in which a case is not what its record and the store's contract say.
+    """Everything in which a case differs from its record and the store's contract.
 
     Args:
         record: the case's.
@@ -146,34 +162,41 @@ def case_faults(record: CaseRecord, arrays: Arrays, manifest: Manifest) -> Itera
         manifest: the store's.
     """
     yield from _record_faults(record, manifest)
-    yield from _byte_faults(record, arrays)
-    shapes = {"crops": record.crop.shape, "whole": record.box.shape}
-    for name, array in arrays.items():
-        shape = shapes["crops" if name.startswith("crops") else "whole"]
-        if name.endswith("image"):
-            yield from _image_faults(name, array, shape, manifest.dtype)
-        elif record.has_label:
-            yield from _label_faults(name, array, shape, record)
-        elif (array != UNWRITTEN_LABEL).any():  # readers refuse the case by that
-            yield f"{name} holds something, but the case has no label"
-    if "image" in arrays:
-        window = extract(arrays["image"], record.crop.relative_to(record.box))
-        if not np.array_equal(arrays["crops/image"], window):
-            yield "its crop is not the window of the whole volume that its record names"
+    yield from _checksum_faults(record, arrays)
+    counts = record.tumour_voxels
+    for name in ("image", "crops/image"):
+        shape = record.box.shape if name == "image" else record.crop.shape
+        yield from _image_faults(name, arrays[name], shape, manifest)
+    if counts is None:
+        if (arrays["crops/label"] != UNWRITTEN_LABEL).any():  # a reader would take it for a label
+            yield "crops/label holds something, but the case has no label"
+    else:
+        expected: dict[str, tuple[tuple[int, ...], dict[str, int] | None]] = {
+            "label": (record.box.shape, counts.box),
+            "crops/label": (record.crop.shape, counts.crop),
+        }
+        if record.stores_reference:
+            resampled = ToLPS.of(record.geometry).resamples
+            expected["reference"] = (record.geometry.shape, None if resampled else counts.native)
+        for name in expected.keys() & arrays.keys():
+            yield from _label_faults(name, arrays[name], *expected[name], manifest)
+    window = extract(arrays["image"], record.crop.relative_to(record.box))
+    if not np.array_equal(arrays["crops/image"], window):
+        yield "its crop is not the window of the whole volume that its record names"
 
 
 def _record_faults(record: CaseRecord, manifest: Manifest) -> Iterator[str]:
     if record.crop.shape != manifest.crop:
         yield f"its record names a crop of {record.crop.shape}, the store's is {manifest.crop}"
     roles = {source.role for source in record.sources}
-    expected = {*MODALITIES} | ({LABEL} if record.has_label else set())
+    expected = {*manifest.task.modalities} | ({LABEL} if record.has_label else set())
     if roles != expected:
         yield f"its record names files for {sorted(roles)}, not for {sorted(expected)}"
     if record.has_label != (record.tumour_voxels is not None):
         yield "its record contradicts itself on whether the case has a label"
 
 
-def _byte_faults(record: CaseRecord, arrays: Arrays) -> Iterator[str]:
+def _checksum_faults(record: CaseRecord, arrays: Arrays) -> Iterator[str]:
     written = {name for name in arrays if record.has_label or name.endswith("image")}
     if written != set(record.checksums):
         yield f"its record has checksums of {sorted(record.checksums)}, not of {sorted(written)}"
@@ -183,25 +206,30 @@ def _byte_faults(record: CaseRecord, arrays: Arrays) -> Iterator[str]:
 
 
 def _image_faults(
-    name: str, image: NDArray[Any], shape: tuple[int, ...], dtype: str
+    name: str, image: NDArray[Any], window: tuple[int, ...], manifest: Manifest
 ) -> Iterator[str]:
-    if image.shape != (CHANNELS, *shape) or image.dtype != np.dtype(dtype):
-        expected = f"{dtype} {(CHANNELS, *shape)}"
+    shape = (len(manifest.task.modalities), *window)
+    if image.shape != shape or image.dtype != np.dtype(manifest.dtype):
+        expected = f"{manifest.dtype} {shape}"
         yield f"{name} is {image.dtype} {image.shape}, the record says {expected}"
     elif not np.isfinite(image).all():
         yield f"{name} has voxels that are NaN or infinite"
 
 
 def _label_faults(
-    name: str, label: NDArray[Any], shape: tuple[int, ...], record: CaseRecord
+    name: str,
+    label: NDArray[Any],
+    shape: tuple[int, ...],
+    counts: dict[str, int] | None,
+    manifest: Manifest,
 ) -> Iterator[str]:
     if label.shape != shape or label.dtype != np.uint8:
         yield f"{name} is {label.dtype} {label.shape}, the record says uint8 {shape}"
-    elif label.max() > LARGEST_LABEL:
-        yield f"{name} has the value {label.max()}, labels are 0 to {LARGEST_LABEL}"
-    elif record.tumour_voxels is not None:
-        counts = record.tumour_voxels
-        counted = counts.crop if name.startswith("crops") else counts.box
-        found = region_voxels(label)
-        if found != counted:
-            yield f"{name} has {found} voxels of tumour, the record says {counted}"
+        return
+    found = manifest.task.label_voxels(label)
+    if sum(found.values()) != np.count_nonzero(label):
+        values = {0, *manifest.task.labels.values()}
+        unknown = min({*np.unique(label).tolist()} - values)
+        yield f"{name} has the value {unknown}, labels are {sorted(values)}"
+    elif counts is not None and found != counts:
+        yield f"{name} has {found} voxels, the record says {counts}"

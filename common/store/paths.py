@@ -3,11 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import zarr
 from fsspec import AbstractFileSystem
@@ -17,7 +16,8 @@ from zarr.errors import ContainsArrayError
 
 from common import hints
 from common.errors import FMNetError, StoreError
-from common.store.format import NODE_FILE, UNFINISHED, is_remote
+from common.files import UNFINISHED, write_parts
+from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
 
@@ -215,7 +215,6 @@ def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | No
     return f"a folder with {shown}" if names else None
 
 
-ROW_ARRAYS = ("crops/image", "crops/label")
 NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
 
 
@@ -269,7 +268,7 @@ class StoreFiles:
 
     def of_row(self, row: int) -> list[str]:
         """The files of a row of the crops."""
-        return [name for array in ROW_ARRAYS for name in self._below(f"{array}/c/{row}")]
+        return [name for array in CROP_ARRAYS for name in self._below(f"{array}/c/{row}")]
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
@@ -277,24 +276,16 @@ class StoreFiles:
         return content
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
-        """Make a file of these parts, or put them in its place.
+        """Make or replace a file of these parts; it is whole or not there, as with object stores.
 
-        As zarr does it, but without its event loop, and on a disk without joining the parts. There
-        the file is whole or not there at all, as with object stores.
+        Without zarr's event loop, and on a disk without joining the parts (decision 15).
         """
         if not self._is_local:
             self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
             return
         path = Path(self._root, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")
-        try:
-            with unfinished.open("xb") as file:
-                file.writelines(parts)
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        write_parts(path, parts)
 
     def size_bytes(self, folder: str) -> int:
         """What all files below a folder take; here in a third of fsspec's time."""
@@ -308,19 +299,6 @@ class StoreFiles:
         """Take a file away, if it is there."""
         with suppress(FileNotFoundError):
             self._filesystem.rm_file(f"{self._root}/{name}")
-
-    def let_go(self, names: Iterable[str]) -> None:
-        """Have the system write files to the disk, and keep none in memory that is on it already.
-
-        Else a run would fill the memory with what it does not read again. Does nothing where the
-        store is not on a disk, nor where a system takes no such advice.
-        """
-        if not self._is_local or not hasattr(os, "posix_fadvise"):
-            return
-        for name in names:
-            # Advice: where it cannot be given or is refused, nothing is lost.
-            with suppress(OSError), Path(self._root, name).open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def remove_case(self, case_id: str) -> None:
         """Take a case's folder away, whatever is in it: first the record, then the arrays.
@@ -359,7 +337,7 @@ def _size_bytes(folder: str | os.DirEntry[str]) -> int:
 def rows_of(files: list[str]) -> Iterator[tuple[int, str]]:
     """Row and name of each file that holds voxels of a row of the crops."""
     for name in files:
-        for array in ROW_ARRAYS:
+        for array in CROP_ARRAYS:
             row = name.removeprefix(f"{array}/c/").partition("/")[0]
             if name.startswith(f"{array}/c/") and row.isdigit():
                 yield int(row), name

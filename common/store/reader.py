@@ -1,6 +1,7 @@
 """Reading a store."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -14,114 +15,108 @@ from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import Splits, assign, require, shared
+from common.splits import assign, require, shared
 from common.store.format import (
     READ_ERRORS,
+    SCHEMA_VERSION,
     UNWRITTEN_LABEL,
     case_faults,
     checksum,
     open_for_reading,
 )
 from common.store.paths import StoreFiles, damaged, open_store, remedy, translate_io_errors
-from common.task import MODALITIES, Task
+from common.task import Task
 
 M = TypeVar("M", bound=BaseModel)
 
 
+@dataclass(frozen=True)
 class Contents:
-    """A store's cases, from one reading of each case's folder; whatever changes later is not seen.
+    """A store's cases, from one reading of every case's folder; later changes are not seen.
 
-    Attributes:
-        path: where the store is.
-        expected: ids of every case that the last preprocessing run found usable.
+    Whoever needs more than one thing of a store's cases reads them once and hands this on. What
+    is damaged raises a StoreError where it is first asked for.
     """
 
-    def __init__(
-        self,
-        path: str,
-        splits: Splits,
-        parameter_hash: str,
-        expected: tuple[str, ...],
-        attributes: Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        self.path = path
-        self.expected = expected
-        self._rule = splits
-        self._parameter_hash = parameter_hash
-        self._attributes = attributes
+    path: str
+    """Where the store is."""
+    manifest: Manifest
+    parameter_hash: str
+    """Of the parameters that the last preprocessing run gave the store."""
+    expected: tuple[str, ...]
+    """Ids of every case that the last preprocessing run found usable."""
+    attributes: Mapping[str, Mapping[str, Any]]
+    """Case to the attributes of its folder: a record or a failure."""
 
     @cached_property
     def records(self) -> dict[str, CaseRecord]:
-        """The committed cases of the store's own parameters by id, sorted.
-
-        Raises:
-            StoreError: a record is damaged.
-        """
+        """The committed cases of the store's own parameters by id, sorted: what readers use."""
         return {
             case_id: record
             for case_id, record in self.committed.items()
-            if record.parameter_hash == self._parameter_hash
+            if record.parameter_hash == self.parameter_hash
         }
 
     @cached_property
-    def absent(self) -> list[str]:
-        """Ids of the expected cases that no reader finds, whether they failed or were never tried.
-
-        Raises:
-            StoreError: a record is damaged.
-        """
-        return sorted(set(self.expected) - self.records.keys())
-
-    @cached_property
-    def stale(self) -> list[str]:
-        """Ids of committed cases that a run with another manifest left, and none has made again.
-
-        Their labels may mean something else, so that nobody may use them beside the others.
-        """
-        return sorted(self.committed.keys() - self.records.keys())
-
-    @cached_property
     def committed(self) -> dict[str, CaseRecord]:
-        """The committed cases of any parameters by id, sorted.
-
-        Raises:
-            StoreError: a record is damaged.
-        """
+        """The committed cases of any parameters by id, sorted."""
         return {
             case_id: parsed(self.path, CaseRecord, attributes["record"], case_id)
-            for case_id, attributes in self._attributes.items()
+            for case_id, attributes in self.attributes.items()
             if "record" in attributes
         }
 
     @cached_property
     def failures(self) -> dict[str, CaseFailure]:
-        """The cases that were tried and are not in the store, by id, sorted.
-
-        Raises:
-            StoreError: what is kept of one is damaged.
-        """
+        """The cases that were tried and are not in the store, by id, sorted."""
         return {
             case_id: parsed(self.path, CaseFailure, attributes["failure"], case_id)
-            for case_id, attributes in self._attributes.items()
+            for case_id, attributes in self.attributes.items()
             if "failure" in attributes and "record" not in attributes
         }
 
     @cached_property
+    def absent(self) -> list[str]:
+        """Ids of the expected cases without a record, whether they failed or were not tried."""
+        return sorted(set(self.expected) - self.records.keys())
+
+    @cached_property
+    def stale(self) -> list[str]:
+        """Ids of committed cases of another manifest, which no run has made again.
+
+        Their labels may have another meaning, so they must not be used beside the others.
+        """
+        return sorted(self.committed.keys() - self.records.keys())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when anything that training reads changes: cases, parameters or regions."""
+        task = self.manifest.task
+        cases = {case_id: record.checksums for case_id, record in self.records.items()}
+        regions = [list(task.regions.items()), task.painting]
+        return hash_of([parameters(self.manifest), regions, cases])
+
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """Labelled case to patient: what can be divided into splits."""
+        return {c: record.patient for c, record in self.records.items() if record.has_label}
+
+    @cached_property
     def splits(self) -> dict[str, list[str]]:
-        """Labelled cases by split, sorted.
+        """Labelled cases by split as the store's manifest divides them, sorted.
 
         Raises:
             ConfigError: the manifest's lists divide a patient.
         """
-        return assign(self._rule, self._patients)
+        return assign(self.manifest.splits, self.patients)
 
     @cached_property
     def leaks(self) -> list[str]:
-        """What makes a score worthless: an image that is in two splits, a line for each pair."""
+        """One line for each image that is in two splits, which makes scores meaningless."""
+        modalities = self.manifest.task.modalities
         images = {
-            case_id: [source.sha256 for source in record.sources if source.role in MODALITIES]
-            for case_id, record in self.records.items()
-            if record.has_label
+            case_id: [s.sha256 for s in self.records[case_id].sources if s.role in modalities]
+            for case_id in self.patients
         }
         return [
             f"{one} and {other} have the same image: list both in one split, or move one of the "
@@ -133,13 +128,13 @@ class Contents:
         """Ids of the labelled cases of one split, sorted.
 
         Raises:
-            ConfigError: the split is empty, and the message holds lists to paste; or an image is
-                in two splits.
+            ConfigError: the split is empty, and the message has lists to paste; or an image is in
+                two splits.
         """
         if self.leaks:
             raise ConfigError(f"{self.path}: " + "\n".join(self.leaks))
         try:
-            return require(name, self.splits, self._patients)
+            return require(name, self.splits, self.patients)
         except ConfigError as error:
             if not self.absent:
                 raise
@@ -147,11 +142,6 @@ class Contents:
                 f"{self.path}: {len(self.absent)} of {len(self.expected)} expected case(s) are not "
                 f"stored: preprocess again first. As it is, {error}"
             ) from error
-
-    @cached_property
-    def _patients(self) -> dict[str, str]:
-        """Labelled case to patient."""
-        return {c: record.patient for c, record in self.records.items() if record.has_label}
 
 
 def parsed(path: str, model: type[M], value: object, case_id: str) -> M:
@@ -167,33 +157,26 @@ def parsed(path: str, model: type[M], value: object, case_id: str) -> M:
         raise damaged(path, case_id, what) from error
 
 
-SCHEMA_VERSION = 1
-
-
 class Store:
-    """A store at a path or an fsspec URL; picklable, since it opens itself again by its path.
+    """A store at a path or an fsspec URL; pickling keeps only the path.
 
-    Attributes:
-        path: where it is.
-        manifest: the cohort's description, as preprocessing resolved it.
-        expected: ids of every case that the last preprocessing run found usable.
-        written_hash: hash of the parameters that the last run gave the store.
+    Raises:
+        StoreError: there is none, or it is of another schema.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         attributes = self._root.attrs.asdict()
-        if attributes.get("schema_version") != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: schema version {attributes.get('schema_version')}; this program reads "
-                f"version {SCHEMA_VERSION}: preprocess into a new store"
-            )
+        check_schema(self.path, attributes.get("schema_version"))
         try:
             self.manifest = Manifest.model_validate(attributes["manifest"])
+            """As preprocessing resolved it."""
         except ValidationError as error:
             raise StoreError(f"{path}: its manifest is not readable: {explain(error)}") from error
         self.expected = tuple(cast("list[str]", attributes["expected"]))
-        self.written_hash = str(attributes["parameter_hash"])
+        """Ids of every case that the last preprocessing run found usable."""
+        self.parameter_hash = str(attributes["parameter_hash"])
+        """Of the parameters that the last preprocessing run gave the store."""
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.path,)
@@ -217,20 +200,8 @@ class Store:
         """Modalities, labels and regions of the cohort."""
         return self.manifest.task
 
-    @property
-    def parameter_hash(self) -> str:
-        """Of everything that a case's arrays depend on beside its files."""
-        return hash_of(parameters(self.manifest))
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when anything that training sees changes: parameters, cases or splits."""
-        cases = {case_id: record.checksums for case_id, record in self.records().items()}
-        splits = self.manifest.splits.model_dump(mode="json")
-        return hash_of([parameters(self.manifest), splits, cases])
-
     def contents(self) -> Contents:
-        """All cases at this moment, from one reading: for whoever asks more than one thing of them.
+        """All cases at this moment: reads every case's folder, so call it once and hand it on.
 
         Raises:
             StoreError: a case's attributes are damaged, or cannot be read.
@@ -238,16 +209,7 @@ class Store:
         with translate_io_errors(self.path, "read"):
             folders = self.files.case_folders()
         attributes = self.files.attributes(folders)
-        splits, written = self.manifest.splits, self.written_hash
-        return Contents(self.path, splits, written, self.expected, attributes)
-
-    def records(self) -> dict[str, CaseRecord]:
-        """The committed cases of the store's parameters by id, sorted: the only list there is."""
-        return self.contents().records
-
-    def failures(self) -> dict[str, CaseFailure]:
-        """The cases that were tried and are not in the store, by id, sorted."""
-        return self.contents().failures
+        return Contents(self.path, self.manifest, self.parameter_hash, self.expected, attributes)
 
     def record(self, case_id: str) -> CaseRecord:
         """The record of one committed case.
@@ -261,33 +223,20 @@ class Store:
         return parsed(self.path, CaseRecord, attributes["record"], case_id)
 
     def attributes(self, case_id: str) -> dict[str, Any] | None:
-        """What stands in a case's folder, `record` or `failure`; None where nothing does.
+        """A case's folder's attributes, `record` or `failure`; None where there are none.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: they are damaged.
         """
         return self.files.attributes([case_id]).get(case_id)
 
     @cached_property
     def files(self) -> StoreFiles:
-        """The store's files, to list, to write and to take away."""
+        """The store's files, to list, to write and to remove."""
         return StoreFiles(self.path)
 
-    def splits(self) -> dict[str, list[str]]:
-        """Labelled cases by split, sorted."""
-        return self.contents().splits
-
-    def split(self, name: str) -> list[str]:
-        """Ids of the labelled cases of one split, sorted.
-
-        Raises:
-            ConfigError: the split is empty, and the message holds lists to paste; or an image is
-                in two splits.
-        """
-        return self.contents().split(name)
-
     def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-        """A case's training crop: image (4, *crop) and label (*crop).
+        """A case's training crop: image (modalities, *crop) and label (*crop).
 
         Raises:
             StoreError: the case is unknown, unlabelled, damaged, or was never written.
@@ -300,10 +249,10 @@ class Store:
     def read_crop_plane(
         self, case_id: str, plane: int
     ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-        """One axial plane of a case's crop: image (4, H, W) and label (H, W).
+        """One axial plane of a case's crop: image (modalities, H, W) and label (H, W).
 
-        Only the chunks that hold it are read, but these whole: zarrs passes over the checksum of a
-        chunk that it decodes in part.
+        The chunks that hold it are read whole: of a chunk that it decodes in part, zarrs does not
+        compare the checksum.
 
         Raises:
             StoreError: as `read_crop`, of the planes that share its chunks.
@@ -317,7 +266,7 @@ class Store:
         return image[:, within], label[within]
 
     def read_crop_image(self, case_id: str) -> NDArray[np.floating]:
-        """The image (4, *crop) of a case's crop, labelled or not.
+        """The image (modalities, *crop) of a case's crop, labelled or not.
 
         Raises:
             StoreError: the case is unknown, damaged, or was never written.
@@ -327,12 +276,37 @@ class Store:
         return image
 
     def read_volume(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-        """A case's whole brain box: image (4, D, H, W), and label (D, H, W) if it has one.
+        """A case's whole brain box: image (modalities, D, H, W), and label (D, H, W) if any.
 
         Raises:
             StoreError: the case or its volume is not there, or damaged.
         """
-        return self._volume(self.record(case_id))
+        record = self.record(case_id)
+        image = self._read(self._array(f"cases/{case_id}/image"), case_id)
+        label = None
+        if record.has_label:
+            label = self._read(self._array(f"cases/{case_id}/label"), case_id)
+        self._check_written(case_id, image, label)
+        # A volume's last chunk reaches beyond it, so zarrs decodes it in part and does not compare
+        # its checksum.
+        self._compare(record, "image", image)
+        if label is not None:
+            self._compare(record, "label", label)
+        return image, label
+
+    def read_reference(self, case_id: str) -> NDArray[np.uint8]:
+        """A case's canonical label (D, H, W) in its files' own grid, `record.geometry`.
+
+        Raises:
+            StoreError: the case is unknown, unlabelled or damaged.
+        """
+        record = self.record(case_id)
+        if not record.has_label:
+            raise StoreError(f"{self.path}: case {case_id} has no label")
+        name = "reference" if record.stores_reference else "label"
+        label = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+        self._compare(record, name, label)
+        return label if record.stores_reference else record.to_file_grid(label)
 
     def verify(self, case_id: str) -> None:
         """Read everything of one case again and compare it with its record and the contract.
@@ -352,34 +326,17 @@ class Store:
             "crops/image": self._read(image, case_id, row),
             "crops/label": self._read(label, case_id, row),
         }
-        if record.has_volume:
-            for name in ("image", "label") if record.has_label else ("image",):
-                arrays[name] = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+        names = ["image"]
+        names += ["label"] if record.has_label else []
+        names += ["reference"] if record.stores_reference else []
+        for name in names:
+            arrays[name] = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
         for fault in case_faults(record, arrays, self.manifest):
             raise damaged(self.path, case_id, fault)
 
     def _compare(self, record: CaseRecord, name: str, array: NDArray[Any]) -> None:
         if checksum(array) != record.checksums.get(name):
             raise damaged(self.path, record.case_id, f"{name} is not what was written")
-
-    def _volume(self, record: CaseRecord) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-        case_id = record.case_id
-        if not record.has_volume:
-            raise StoreError(
-                f"{self.path}: the whole volume of {case_id} is not stored; set volumes: all in "
-                "the manifest and preprocess again"
-            )
-        image = self._read(self._array(f"cases/{case_id}/image"), case_id)
-        label = None
-        if record.has_label:
-            label = self._read(self._array(f"cases/{case_id}/label"), case_id)
-        self._check_written(case_id, image, label)
-        # Of a volume's last chunk, which reaches beyond it, zarrs decodes a part and passes over
-        # the chunk's own checksum.
-        self._compare(record, "image", image)
-        if label is not None:
-            self._compare(record, "label", label)
-        return image, label
 
     @cached_property
     def _root(self) -> zarr.Group:
@@ -397,7 +354,7 @@ class Store:
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:
-        """Rows looked up so far, so that an epoch does not read every record again."""
+        """Rows by case so far, so that an epoch does not read every record again."""
         return {}
 
     def _row(self, case_id: str) -> int | None:
@@ -414,7 +371,7 @@ class Store:
     def _check_written(
         self, case_id: str, image: NDArray[np.floating], label: NDArray[np.uint8] | None
     ) -> None:
-        """Chunks that were never written read as the fill value; one voxel of a plane tells."""
+        """Chunks that were never written read as the fill value; one voxel of a plane shows it."""
         if np.isnan(image[:, :, 0, 0]).any():
             raise damaged(self.path, case_id, "a part of its image is gone, or was never written")
         if label is None or not (label[:, 0, 0] == UNWRITTEN_LABEL).any():
@@ -424,3 +381,19 @@ class Store:
         raise StoreError(
             f"{self.path}: case {case_id} has no label; cases without one cannot be trained on"
         )
+
+
+def check_schema(path: str, found: object) -> None:
+    """Refuse a store of another schema.
+
+    Raises:
+        StoreError: it is older or newer than this program reads.
+    """
+    if found == SCHEMA_VERSION:
+        return
+    is_older = isinstance(found, int) and found < SCHEMA_VERSION
+    action = "run preprocess again, into a new store" if is_older else "use a newer fm-net"
+    raise StoreError(
+        f"{path}: a store of schema version {found}; this program reads version {SCHEMA_VERSION}: "
+        f"{action}"
+    )

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.files import write_text
 from common.store import Store, is_remote
+from common.store.reader import Contents
 from preprocess.pool import map_in_processes
 from preprocess.quality.measure import measure
 from preprocess.quality.page import render
@@ -30,18 +32,20 @@ def check_writable(path: Path) -> None:
         )
 
 
-def measure_cohort(store: Store, workers: int, on_case: Callable[[], None]) -> Cohort:
+def measure_cohort(
+    store: Store, contents: Contents, workers: int, on_case: Callable[[], None]
+) -> Cohort:
     """Read every case once, several at a time, and say what stands out.
 
     Args:
         store: the store.
+        contents: its cases.
         workers: processes.
         on_case: called after each case.
 
     Raises:
         ConfigError: the manifest's splits divide a patient.
     """
-    contents = store.contents()
     records, failures = contents.records, contents.failures
     placed = {case: name for name, members in contents.splits.items() for case in members}
     cases = []
@@ -49,16 +53,14 @@ def measure_cohort(store: Store, workers: int, on_case: Callable[[], None]) -> C
     for record, seen in zip(records.values(), seen_of_each, strict=True):
         split = placed.get(record.case_id, "")
         if isinstance(seen, str):
-            cases.append(Case(record, split, None, seen))
+            cases.append(Case(record, store.task, split, None, seen))
         else:
-            cases.append(Case(record, split, seen))
+            cases.append(Case(record, store.task, split, seen))
         on_case()
     missing = [case_id for case_id in contents.absent if case_id not in failures]
     return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)
 
 
 def write(cohort: Cohort, path: Path) -> None:
-    """Write the page in one piece: one file, which needs nothing else and no network."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(render(cohort), "utf-8")
-    unfinished.replace(path)
+    """Write the page: one file, which needs nothing else and no network."""
+    write_text(path, render(cohort))

@@ -84,7 +84,7 @@ class Measures:
 
 
 def measure(store: Store, record: CaseRecord) -> Measures | str:
-    """Look at a case's whole volume, or its crop where that is all there is; both must be sound.
+    """Look at a case's whole volume; its crop must be sound too.
 
     Returns:
         What was measured; or, if the store cannot give the voxels, its own words why not.
@@ -99,16 +99,17 @@ def measure(store: Store, record: CaseRecord) -> Measures | str:
 def _read(
     store: Store, record: CaseRecord
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-    # The crop in any case: it is what training streams, and the volume may be whole without it.
-    case_id = record.case_id
-    crop = store.read_crop(case_id) if record.has_label else (store.read_crop_image(case_id), None)
-    return store.read_volume(case_id) if record.has_volume else crop
+    # Training streams the crop, which may be damaged while the volume is sound.
+    if record.has_label:
+        store.read_crop(record.case_id)
+    else:
+        store.read_crop_image(record.case_id)
+    return store.read_volume(record.case_id)
 
 
 def _measured(
     image: NDArray[np.floating], label: NDArray[np.uint8] | None, record: CaseRecord, task: Task
 ) -> Measures:
-    window = record.box if record.has_volume else record.crop
     foreground = image != 0
     brain = foreground.any(axis=0)
     box = bounding_box(brain)
@@ -130,7 +131,7 @@ def _measured(
     return Measures(
         thumbnail(image, label, task),
         modalities,
-        _on_border(brain, box, window, record.grid_shape),
+        _on_border(brain, box, record.box, record.grid_shape),
         0.0 if tumour is None or not tumour.any() else float((~brain)[tumour].mean()),
         None if tumour is None else _flair_in_mask(inner[0], extract(tumour, box)),
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.splits import SPLITS
-from common.task import GLIOMA, MODALITIES, REGION_COLOURS, REGIONS
+from common.task import MODALITIES, REGION_COLOURS, REGIONS
 from preprocess.quality import charts
 from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
 from preprocess.quality.rules import FLAGS, NAMES, Case, Cohort
@@ -98,7 +98,6 @@ def _rounded(values: NDArray[np.floating]) -> list[float]:
 
 def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, Any]:
     record, voxels = case.record, case.record.tumour_voxels
-    stored = record.box if record.has_volume else record.crop
     return {
         "id": record.case_id,
         "patient": record.patient,
@@ -111,8 +110,7 @@ def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, 
         "centred": None if voxels is None else round(voxels.lost("centred_crop"), 5),
         "grid": list(record.geometry.shape),
         "spacing": [round(mm, 4) for mm in record.geometry.spacing_mm],
-        "stored": list(stored.shape),
-        "whole": record.has_volume,
+        "stored": list(record.box.shape),
         "flags": [[flag.key, flag.detail] for flag in cohort.flags[record.case_id]],
         "statistics": {
             name: [round(record.mean[name], 2), round(record.std[name], 2)] for name in MODALITIES
@@ -122,7 +120,7 @@ def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, 
             [source.role, source.file, source.size_bytes, source.sha256]
             for source in record.sources
         ],
-        "notes": [[note.file, note.found, note.action] for note in record.notes],
+        "notes": [[note.file, note.found, note.action] for note in record.warnings],
     }
 
 
@@ -169,7 +167,7 @@ def render(cohort: Cohort) -> str:
         failures=cohort.failures,
         missing=cohort.missing,
         splits=_splits(cohort),
-        conventions=_conventions(cohort.cases),
+        conventions=_conventions(cohort),
         volumes=_volume_charts(cohort.cases),
         lost=_lost_chart(cohort.cases),
         intensities=_intensity_charts(cohort.cases),
@@ -255,16 +253,17 @@ def _medians(cases: list[Case]) -> list[str]:
     return [f"{statistics.median(ml[region] for ml in volumes):.1f}" for region in REGIONS]
 
 
-def _conventions(cases: list[Case]) -> list[dict[str, Any]]:
+def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
     counts = Counter(
         (case.record.convention, case.record.convention_from)
-        for case in cases
+        for case in cohort.cases
         if case.record.has_label
     )
+    written = cohort.store.task.conventions
     return [
         {
             "name": convention,
-            "enhancing": GLIOMA.conventions.get(convention, {}).get("et"),
+            "enhancing": written[convention].get("et", "–"),
             "decided": DECIDED[decided],
             "cases": count,
         }

@@ -10,7 +10,7 @@ from statistics import median
 from common.geometry import ToLPS
 from common.record import CaseFailure, CaseRecord
 from common.store import Store
-from common.task import MODALITIES
+from common.task import MODALITIES, Task
 from preprocess.quality.measure import Measures, Modality
 
 
@@ -195,12 +195,14 @@ class Case:
 
     Attributes:
         record: its record.
+        task: the store's.
         split: the split it is in; empty if in none.
         measures: None if its voxels could not be read.
         problem: why they could not be.
     """
 
     record: CaseRecord
+    task: Task
     split: str
     measures: Measures | None
     problem: str = ""
@@ -210,7 +212,10 @@ class Case:
         """Volume of each region, of the whole tumour; None without a label."""
         voxels = self.record.tumour_voxels
         # Voxels are counted in the 1 mm grid: a thousand of them are a millilitre.
-        return None if voxels is None else {r: n / 1000 for r, n in voxels.native.items()}
+        if voxels is None:
+            return None
+        counts = self.task.region_voxels(voxels.native)
+        return {region: count / 1000 for region, count in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -395,8 +400,8 @@ def _left_out(cases: list[Case]) -> Found:
             continue
         if voxels.lost("crop") > LOST:
             yield case, "lost", f"{voxels.lost('crop'):.1%} of the tumour"
-        if voxels.missed["wt"]:
-            yield case, "outside", f"{voxels.missed['wt'] / 1000:.3g} ml"
+        if missed := sum(voxels.missed.values()):
+            yield case, "outside", f"{missed / 1000:.3g} ml"
 
 
 def _unlike_most(cases: list[Case]) -> Found:

@@ -135,7 +135,9 @@ def test_table_1_quotes_the_best_dataloader_first(table1: Table1) -> None:
 
 
 def stream_of(store: Store, batch_size: int) -> Stream:
-    return Stream(store, tuple(store.split("train")), MODALITIES, AugmentConfig(), 0, batch_size)
+    return Stream(
+        store, tuple(store.contents().split("train")), MODALITIES, AugmentConfig(), 0, batch_size
+    )
 
 
 @pytest.mark.parametrize(("batch_size", "cases"), [(1, 5), (2, 4), (5, 5), (6, 5)])
@@ -145,7 +147,7 @@ def test_only_whole_batches_are_measured(five: Store, batch_size: int, cases: in
 
 def test_monais_window_gives_the_same_of_a_volume(store: Store) -> None:
     pytest.importorskip("monai")
-    image, _ = store.read_volume(store.split("val")[0])
+    image, _ = store.read_volume(store.contents().split("val")[0])
     image = np.ascontiguousarray(image[..., :24, :24])  # at most two windows an axis
 
     def predicting(trained: LoadedRun, overlap: float) -> LoadedRun:

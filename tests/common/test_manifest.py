@@ -25,7 +25,6 @@ def test_it_comes_back_from_yaml(tmp_path: Path) -> None:
     manifest = Manifest(
         name="x",
         crop=(64, 96, 96),
-        volumes=("val", "test"),
         label_convention="brats2023",
         splits=FoldSplits(kind="folds", folds=3, fold=1),
     )
@@ -63,7 +62,6 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("stacked: {labels: [imagesTr]}", "folders of images and of labels: imagesTr"),
         ("patient_pattern: 'BraTS-(.*)'", "no group"),
         ("patient_pattern: '(?P<patient>BraTS'", "no regular expression"),
-        ("volumes: some", "volumes"),
         ("splits: {kind: halves}", "splits: expected kind: fractions, folds or lists"),
         ("splits: {kind: fractions, train: 0.5, val: 0.1, test: 0.1}", "must be 1"),
         ("cluster: {walltime: long}", "cluster.walltime"),
@@ -143,7 +141,7 @@ def test_what_the_arrays_depend_on() -> None:
     same = [
         Manifest(name="other", store="elsewhere.zarr"),
         Manifest(splits=FoldSplits(kind="folds")),
-        Manifest(volumes=("test",), companions=("mask", "x")),
+        Manifest(companions=("mask", "x")),
     ]
     assert {hash_of(parameters(manifest)) for manifest in same} == {base}
     other = [

@@ -95,7 +95,9 @@ def filled(disk: Path) -> Iterator[None]:
 
 def content(path: Path, *but: str) -> dict[str, str]:
     """Checksums of the files of the committed cases, but some."""
-    records = {case: r for case, r in Store.open(path).records().items() if case not in but}
+    records = {
+        case: r for case, r in Store.open(path).contents().records.items() if case not in but
+    }
     folders = [f"cases/{case}" for case in records]
     folders += [f"crops/{name}/c/{r.row}" for r in records.values() for name in ("image", "label")]
     return {
@@ -122,7 +124,7 @@ def assert_sound(path: Path, cases: int) -> None:
 def stored(path: Path) -> int:
     """How many cases the store has by now, if there is one."""
     try:
-        return len(Store.open(path).records())
+        return len(Store.open(path).contents().records)
     except StoreError:
         return 0
 
@@ -177,7 +179,7 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
     before = content(path, VICTIM)
     ran = command("run", data, "--store", path, env=kills("crops/image/c/4", 2))
     assert ran.returncode == 1
-    failure = Store.open(path).failures()[VICTIM]
+    failure = Store.open(path).contents().failures[VICTIM]
     assert failure.peak_memory_mb is not None
     assert failure.peak_memory_mb > 10
     assert f"✗ {VICTIM}  failed at {failure.stage}, {failure.peak_memory_mb:.0f} MB" in ran.stdout
@@ -247,7 +249,7 @@ def test_a_worker_that_takes_too_much_memory_is_named_with_what_it_took(
         ran = command("run", data, "--store", path, *at)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     store = Store.open(path)
-    failure = store.failures()[VICTIM]
+    failure = store.contents().failures[VICTIM]
     assert failure.stage == "read"
     assert failure.reason.startswith("memory: 2 workers died")
     assert "limit of 450 MB" in failure.reason
@@ -275,7 +277,7 @@ def test_a_full_disk(cohort: Cohort, command: Command, small_disk: Callable[[str
     for line in failed:
         assert "failed at store, " in line
         assert "No space left on device" in line
-    assert len(Store.open(path).records()) == 6 - len(failed)
+    assert len(Store.open(path).contents().records) == 6 - len(failed)
     assert command("status", path).returncode == 1
     before = content(path)
     small_disk("size=64m")
@@ -380,8 +382,8 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
 
 def damage_each(path: Path) -> dict[str, str]:
     """Damage every case but one, each in another way; case id to what `verify` must say."""
-    ids = list(Store.open(path).records())
-    rows = {case: record.row for case, record in Store.open(path).records().items()}
+    ids = list(Store.open(path).contents().records)
+    rows = {case: record.row for case, record in Store.open(path).contents().records.items()}
     noise, empty, bare, lost, torn = ids[:5]
     (shard,) = (file for file in (path / f"cases/{noise}/image/c").rglob("*") if file.is_file())
     size = shard.stat().st_size

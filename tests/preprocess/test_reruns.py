@@ -38,18 +38,18 @@ def test_a_case_that_discovery_refuses_is_known_to_the_store(
     t1 = file_of(data, FOUR, "t1")
     t1.rename(tmp_path / "aside")
     store = preprocess(data, path)
-    assert list(store.failures()) == [FOUR]
+    assert list(store.contents().failures) == [FOUR]
     status = command("status", path)
     assert status.returncode == 1
     assert "4 done, 1 failed" in status.stdout
     assert f"{FOUR}  failed at read, memory unknown: {FOUR}: has flair, t1ce, t2" in status.stdout
     (tmp_path / "aside").rename(t1)
     store = preprocess(data, path)
-    assert store.failures() == {}
+    assert store.contents().failures == {}
     t1.unlink()  # now that the case is stored, it is not lost for what its folder has become
     store = preprocess(data, path)
-    assert list(store.records()) == [ONE, TWO, THREE, FOUR, FIVE]
-    assert store.failures() == {}
+    assert list(store.contents().records) == [ONE, TWO, THREE, FOUR, FIVE]
+    assert store.contents().failures == {}
 
 
 def test_stored_cases_that_were_moved_away_are_said_and_dropped_when_asked(
@@ -65,14 +65,14 @@ def test_stored_cases_that_were_moved_away_are_said_and_dropped_when_asked(
     assert f"1 stored case(s) are not in {data} and were kept: {FOUR}" in rerun.stdout
     assert "have the same image" in rerun.stderr
     assert "--drop-absent" in rerun.stderr
-    assert FOUR in Store.open(path).records()
+    assert FOUR in Store.open(path).contents().records
     dropped = command("run", data, "--store", path, "--drop-absent")
     assert dropped.returncode == 0, dropped.stdout + dropped.stderr
     assert f"removed 1 stored case(s) that are not in {data}: {FOUR}" in dropped.stdout
     store = Store.open(path)
-    assert list(store.records()) == [ONE, TWO, THREE, FIVE]
+    assert list(store.contents().records) == [ONE, TWO, THREE, FIVE]
     assert store.expected == (ONE, TWO, THREE, FIVE)
-    assert store.split("val") == [ONE, TWO]
+    assert store.contents().split("val") == [ONE, TWO]
     assert not [file for file in (path / "crops/image/c/3").rglob("*") if file.is_file()]
 
 
@@ -90,7 +90,7 @@ def test_a_run_on_a_part_of_the_data_forgets_nothing(
     assert f"4 stored case(s) are not in {data / ONE}" in done.stdout
     reopened = Store.open(path)
     assert reopened.expected == (ONE, TWO, THREE, FOUR, FIVE)
-    assert list(reopened.failures()) == [FOUR]
+    assert list(reopened.contents().failures) == [FOUR]
     status = command("status", path)
     assert status.returncode == 1
     assert "3 done, 1 failed" in status.stdout
@@ -111,7 +111,7 @@ def test_a_stored_case_whose_file_cannot_be_read_stays_and_the_file_is_named(
     assert "0 case(s) to do, 5 done before" in rerun.stdout
     shown = f"{TWO}/{t1.name}: unreadable file (No such file or directory)"
     assert f"{TWO}  {shown}" in rerun.stdout
-    assert TWO in Store.open(path).records()
+    assert TWO in Store.open(path).contents().records
 
 
 def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path:
     preprocess(data, path)
     (data / FOUR).rename(tmp_path / "aside")
     store = preprocess(data, path)
-    assert (list(store.failures()), FOUR in store.expected) == ([FOUR], True)
+    assert (list(store.contents().failures), FOUR in store.expected) == ([FOUR], True)
     manifest = load_manifest(data / "data_manifest.yaml")
     store = begin(plan(data, str(path), manifest, drop_absent=True))
-    assert (list(store.failures()), FOUR in store.expected) == ([], False)
+    assert (list(store.contents().failures), FOUR in store.expected) == ([], False)
 
 
 def test_workers_are_given_the_path_that_was_named(cohort: Cohort, tmp_path: Path) -> None:

@@ -42,12 +42,12 @@ def test_a_cohort_becomes_a_store_and_comes_back(
     assert "6 new, 0 kept" in done.stdout
     assert "train 3, val 2, test 1" in done.stdout
     store = Store.open(path)
-    assert list(store.records()) == [f"BraTS2021_{index:05d}" for index in range(6)]
-    for case_id, record in store.records().items():
+    assert list(store.contents().records) == [f"BraTS2021_{index:05d}" for index in range(6)]
+    for case_id, record in store.contents().records.items():
         store.verify(case_id)
         _, label = store.read_volume(case_id)
         assert label is not None
-        restored, geometry = restore(label, record)
+        restored, geometry = restore(label, record, store.task)
         original = nifti.read(data / case_id / f"{case_id}_seg.nii.gz")
         assert np.array_equal(restored, original.voxels)
         assert geometry.matches(original.geometry)
@@ -58,7 +58,7 @@ def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(
 ) -> None:
     data, path = cohort(4), tmp_path / "s.zarr"
     assert command("run", data, "--store", path).returncode == 0
-    before = Store.open(path).records()
+    before = Store.open(path).contents().records
     again = command("run", data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout
     assert re.search(r"comparing.*4/4.*cases/s", again.stdout)
@@ -69,7 +69,7 @@ def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(
     nifti.write(flair, voxels * 2, geometry)
     changed = command("run", data, "--store", path)
     assert "1 case(s) to do, 3 done before" in changed.stdout
-    after = Store.open(path).records()
+    after = Store.open(path).contents().records
     assert [c for c in before if before[c] != after[c]] == ["BraTS2021_00003"]
     Store.open(path).verify("BraTS2021_00003")
 
@@ -85,7 +85,7 @@ def test_one_task_a_case_on_two_processes(
         recorded = client.get_task_stream(count=1000)
     tasks = [task for task in recorded if task["key"].startswith("case-")]
     assert sorted(task["key"] for task in tasks) == [
-        f"case-{c}" for c in Store.open(path).records()
+        f"case-{c}" for c in Store.open(path).contents().records
     ]
     assert len({task["worker"] for task in tasks}) == 2
     assert len({outcome.process for outcome in outcomes} - {os.getpid()}) == 2
@@ -97,7 +97,7 @@ def test_a_scheduler_at_an_address(
     address = cluster.scheduler_address
     done = command("run", cohort(4), "--store", tmp_path / "s.zarr", "--cluster", address)
     assert done.returncode == 0, done.stderr
-    assert len(Store.open(tmp_path / "s.zarr").records()) == 4
+    assert len(Store.open(tmp_path / "s.zarr").contents().records) == 4
 
 
 def test_a_cluster_that_outlives_a_run_takes_the_next_manifest(
@@ -151,13 +151,13 @@ def test_an_interrupted_run_goes_on(cohort: Cohort, tmp_path: Path, command: Com
     told = re.search(r"interrupted: (\d+) of 120 case\(s\) are stored", errors)
     assert told is not None, errors
     assert "Traceback" not in errors
-    done = len(Store.open(path).records())
+    done = len(Store.open(path).contents().records)
     assert 3 <= done < 120
     assert not Path(f"{path}.lock").exists()
     rerun = command("run", data, "--store", path)
     assert f"{120 - done} case(s) to do, {done} done before" in rerun.stdout
     assert rerun.returncode == 0
-    assert len(Store.open(path).records()) == 120
+    assert len(Store.open(path).contents().records) == 120
 
 
 def test_cases_from_before_a_change_of_the_manifest_are_not_called_done(
@@ -173,7 +173,7 @@ def test_cases_from_before_a_change_of_the_manifest_are_not_called_done(
     assert "to be made again" in status.stdout
     assert "3: made with other parameters" in status.stdout
     with pytest.raises(ConfigError, match="split 'train' is empty"):
-        Store.open(path).split("train")
+        Store.open(path).contents().split("train")
     unchanged = plan(data, str(path), load_manifest(data / "data_manifest.yaml"))
     assert len(unchanged.kept) == 3
     again = command("run", data, "--store", path, "--set", "margin=6")
@@ -195,8 +195,12 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     assert "add t1, or move the files away" in done.stdout
     assert "git-LFS pointer" in done.stdout
     store = Store.open(path)
-    assert list(store.records()) == ["BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002"]
-    failure = store.failures()["BraTS2021_00004"]
+    assert list(store.contents().records) == [
+        "BraTS2021_00000",
+        "BraTS2021_00001",
+        "BraTS2021_00002",
+    ]
+    failure = store.contents().failures["BraTS2021_00004"]
     assert failure.stage == "read"
     assert failure.reason.startswith(f"BraTS2021_00004/{flair.name}: damaged: incomplete")
     assert failure.peak_memory_mb is not None
@@ -216,7 +220,7 @@ def test_an_image_in_two_splits_is_said(cohort: Cohort, tmp_path: Path, command:
     line = "BraTS2021_00003 (train) and BraTS2021_00000 (val) have the same image"
     assert line in done.stderr
     assert line in command("status", path).stderr
-    assert len(Store.open(path).records()) == 4
+    assert len(Store.open(path).contents().records) == 4
 
 
 def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort, command: Command) -> None:

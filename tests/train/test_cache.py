@@ -36,7 +36,7 @@ WAYS = (
 
 def stream_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
     augment = AugmentConfig.model_validate({f"{kind}_probability": probability for kind in ALL})
-    cases = tuple(store.split("train"))
+    cases = tuple(store.contents().split("train"))
     return replace(Stream(store, cases, MODALITIES, augment, seed=3, batch_size=3), **changes)
 
 
@@ -91,7 +91,7 @@ def test_a_cache_changes_no_sample(
 
 def test_float32_crops_stay_what_they_are(make_store: MakeStore) -> None:
     store = make_store(dtype="float32")
-    cases = tuple(store.split("train"))
+    cases = tuple(store.contents().split("train"))
     with shared_crops(store, cases) as crops:
         for _ in range(2):
             for case_id in cases:
@@ -104,7 +104,7 @@ def test_float32_crops_stay_what_they_are(make_store: MakeStore) -> None:
 
 def test_a_second_cache_does_not_hold_what_the_first_did(make_store: MakeStore) -> None:
     for stores in (make_store(), make_store(dtype="float32")):
-        cases = tuple(stores.split("train"))
+        cases = tuple(stores.contents().split("train"))
         with shared_crops(stores, cases) as crops:
             image, _ = crops.read(cases[0])
             assert (image == stores.read_crop(cases[0])[0]).all()
@@ -203,7 +203,7 @@ from train.data.augment import AugmentConfig
 from train.data.loader import open_feed
 from train.data.stream import Stream
 store = Store.open(sys.argv[2])
-stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)
+stream = Stream(store, tuple(store.contents().split("train")), ("flair",), AugmentConfig(), 0, 1)
 with open_feed(sys.argv[1], stream, torch.device("cpu"), 2, "ram") as feed:
     for n in range(10**9):
         next(feed)

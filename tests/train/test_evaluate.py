@@ -109,7 +109,7 @@ def test_tumour_outside_the_stored_volume_counts_as_missed(
 def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
-    case_id = store.split("test")[0]
+    case_id = store.contents().split("test")[0]
     image, reference = store.read_volume(case_id)
     logits = loaded.logits(image)
     expected = RegionLoss(loaded.config.loss)(logits[None], torch.from_numpy(reference)[None])
@@ -123,7 +123,7 @@ def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
     told = []
     loaded = load_run(tmp_path / "run")
-    scores = score_cases(loaded, store, store.split("train"), told.append)
+    scores = score_cases(loaded, store, store.contents().split("train"), told.append)
     assert [scored.score for scored in told] == scores
     assert len(scores) == 4
     mean = mean_scores(scores)
@@ -145,7 +145,7 @@ def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: 
     written = json.loads(evaluation.json_file.read_text(), parse_constant=refuse)
     assert evaluation.json_file == tmp_path / "run" / "evaluation-train.json"
     assert (written["checkpoint"], written["epochs"], written["split"]) == ("best", 1, "train")
-    assert written["store_fingerprint"] == store.fingerprint
+    assert written["store_fingerprint"] == store.contents().fingerprint
     assert written["mean"]["dice"] == evaluation.mean.dice
     for case, score in zip(written["cases"], evaluation.scores, strict=True):
         assert case["case_id"] == score.case_id
@@ -195,14 +195,15 @@ def test_scores_on_another_store_say_so(
 ) -> None:
     run_of(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
-    ids = sorted(store.records())
+    ids = sorted(store.contents().records)
     moved = {"kind": "lists", "train": ids[2:], "val": [ids[0]], "test": [ids[1]]}
     other = make_store(splits=moved, margin=4)
     warnings = evaluate(loaded, other, "test").warnings
     assert any(store.path in warning and other.path in warning for warning in warnings)
     assert any("margin 4, the run's store with 2" in warning for warning in warnings)
     assert any("1 of the 1 case(s)" in each and ids[1] in each for each in warnings)
-    name = f"evaluation-test-{other.fingerprint[:8]}.json"  # beside those on the run's own store
+    # Beside those on the run's own store.
+    name = f"evaluation-test-{other.contents().fingerprint[:8]}.json"
     written = json.loads((tmp_path / "run" / name).read_text())
     assert tuple(written["warnings"]) == warnings
 
@@ -249,7 +250,7 @@ def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path
     arguments = ["predict", str(tmp_path / "run"), str(store.path), "--out", str(masks)]
     first, again = (CliRunner().invoke(app, arguments) for _ in range(2))
     assert first.exit_code == again.exit_code == 0, first.output + again.output
-    count = len(store.records())
+    count = len(store.contents().records)
     assert first.stdout.endswith(f"{count} mask(s) in {masks}\n")
     assert again.stdout.endswith(f"{count} mask(s) in {masks}, {count} in place of earlier ones\n")
 

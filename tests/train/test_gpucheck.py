@@ -24,7 +24,7 @@ from train.cli import app
 from train.data.feed import Batch
 from train.data.stream import Stream
 from train.gpucheck import resume
-from train.gpucheck.augmentation import ALL, CHECKED, Case, check, compare, stream_of
+from train.gpucheck.augmentation import ALL, CHECKED, Case, compare, stream_of
 from train.gpucheck.learning import TINY
 from train.gpucheck.precision import Curve, judge, judge_float32
 from train.gpucheck.rows import Checked, Row, attempt, judged, why_not
@@ -36,7 +36,7 @@ MakeStore = Callable[..., Store]
 
 
 def stream(store: Store, case: Case) -> Stream:
-    return stream_of(case, store, tuple(store.split("train")))
+    return stream_of(case, store, tuple(store.contents().split("train")))
 
 
 def torches(of: Stream) -> list[Batch]:
@@ -144,13 +144,6 @@ def test_nan_does_not_pass(store: Store) -> None:
     made = torches(of)
     made[0].image[0, 0, 0, 0, 0] = math.nan
     assert statuses(compare(case, of, made, torches(of)))["image"] == "FAILED"
-
-
-def test_a_store_without_volumes_has_no_random_windows(make_store: MakeStore) -> None:
-    (case,) = (case for case in CHECKED if case.window == "random")
-    rows = check(case, make_store(volumes=()), CPU)
-    assert [row.status for row in rows] == ["not run"]
-    assert "no whole volumes" in rows[0].why
 
 
 # Learning

@@ -34,7 +34,7 @@ def augment(probability: float) -> AugmentConfig:
 
 
 def stream_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
-    cases = tuple(store.split("train"))
+    cases = tuple(store.contents().split("train"))
     stream = Stream(store, cases, MODALITIES, augment(probability), seed=3, batch_size=3)
     return replace(stream, **changes)
 
@@ -197,7 +197,7 @@ def test_float32_stores_and_some_of_the_modalities(make_store: MakeStore) -> Non
 @both
 def test_a_damaged_case_is_named(make_store: MakeStore, kind: LoaderKind) -> None:
     store = make_store()
-    damaged = store.split("train")[2]
+    damaged = store.contents().split("train")[2]
     row = store.record(damaged).row
     shard = Path(store.path) / f"crops/image/c/{row}/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-100])

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,7 +197,13 @@ def stored(data: Path, path: Path, manifest: Manifest) -> Store:
 def write_run_file(run_dir: Path, store: Store) -> None:
     run_dir.mkdir()
     (run_dir / "run.json").write_text(
-        f'{{"store": "here", "store_fingerprint": "{store.fingerprint}", "cases": {{"train": []}}}}'
+        json.dumps(
+            {
+                "store": "here",
+                "store_fingerprint": store.contents().fingerprint,
+                "cases": {"train": []},
+            }
+        )
     )
 
 

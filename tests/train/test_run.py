@@ -37,7 +37,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
         *("best.json", "best.safetensors", "last.json", "last.safetensors", "previous.safetensors"),
     }
     run = json.loads((at_once / "run.json").read_text())
-    assert run["store_fingerprint"] == five.fingerprint
+    assert run["store_fingerprint"] == five.contents().fingerprint
     assert run["cases"] == {"train": IDS[:5], "val": [IDS[5]]}
     assert run["sessions"][0]["versions"]["torch"] == torch.__version__
     assert yaml.safe_load((at_once / "config.yaml").read_text())["batch_size"] == 2
@@ -125,12 +125,6 @@ def test_a_cache_that_cannot_be_leaves_no_run_behind(five: Store, tmp_path: Path
     for settings in (("cache=ram", "window=random"), ("cache=device", "loader=torch")):
         with pytest.raises(ConfigError, match=settings[0]):
             begun(five, tmp_path / "run", *settings)
-    assert not (tmp_path / "run").exists()
-
-
-def test_random_windows_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps none of 4 of 4 cases"):
-        begun(make_store(volumes=("val", "test")), tmp_path / "run", "window=random")
     assert not (tmp_path / "run").exists()
 
 
@@ -324,11 +318,6 @@ def test_checkpoints_within_an_epoch_come_by_the_clock(
     assert_equal_runs(at_once, folder)
 
 
-def test_cases_to_validate_need_whole_volumes(make_store: MakeStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps no whole volume of 1 case"):
-        begun(make_store(volumes=("test",)), tmp_path / "run")
-
-
 def test_a_checkpoint_without_a_scale_goes_on_in_half_precision(
     five: Store, tmp_path: Path
 ) -> None:
@@ -342,7 +331,7 @@ def test_a_checkpoint_without_a_scale_goes_on_in_half_precision(
 
 def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store()
-    gone = store.split("train")[0]
+    gone = store.contents().split("train")[0]
     StoreWriter(store.path).remove(gone)
     command = [sys.executable, "-m", "train", "run", "demo", "--store", store.path]
     command += [
@@ -357,6 +346,6 @@ def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: P
     assert f"1 of 6 expected case(s) are not in the store, such as {gone}" in ran.stderr
     again = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
     assert "nothing is left to train" in again.stdout
-    StoreWriter(store.path).remove(store.split("val")[0])
+    StoreWriter(store.path).remove(store.contents().split("val")[0])
     with pytest.raises(ConfigError, match=r"2 of 6 expected case\(s\) are not stored: preprocess"):
-        Store.open(store.path).split("val")
+        Store.open(store.path).contents().split("val")

@@ -58,7 +58,7 @@ def away(path: Path) -> Iterator[None]:
 def test_a_shard_that_is_damaged_under_training_is_named_and_nothing_learnt_is_lost(
     at_once: Path, own: Store, tmp_path: Path
 ) -> None:
-    last = own.split("train")[-1]
+    last = own.contents().split("train")[-1]
     shard = Path(own.path, "crops", "image", "c", str(own.record(last).row), "0", "0", "0", "0")
     whole = shard.read_bytes()
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(
 def test_a_stuck_loader_ends_the_run_with_its_stacks(
     at_once: Path, own: Store, tmp_path: Path
 ) -> None:
-    folder, last = tmp_path / "run", own.split("train")[-1]
+    folder, last = tmp_path / "run", own.contents().split("train")[-1]
     shard = Path(own.path, "crops", "image", "c", str(own.record(last).row), "0", "0", "0", "0")
     with away(shard):
         os.mkfifo(shard)  # who reads it waits for ever

@@ -32,7 +32,7 @@ def augment(probability: float) -> AugmentConfig:
 
 
 def stream_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
-    cases = tuple(store.split("train"))
+    cases = tuple(store.contents().split("train"))
     stream = Stream(store, cases, MODALITIES, augment(probability), seed=3, batch_size=12, dims=2)
     return replace(stream, **changes)
 
@@ -72,7 +72,7 @@ def test_an_epoch_is_every_plane_of_every_case_fully_shuffled(store: Store) -> N
     assert stream.samples == 4 * DEPTH
     for epoch in (1, 2):
         keys = stream.order(epoch)
-        cases = store.split("train")
+        cases = store.contents().split("train")
         assert sorted(keys) == [(case, plane) for case in cases for plane in range(DEPTH)]
         # Planes of one case do not come together: a shuffle has 63/4 neighbours of one case.
         together = sum(one.case_id == other.case_id for one, other in pairwise(keys))
@@ -133,7 +133,7 @@ def draw_of(stream: Stream, epoch: int, case_id: str, plane: int) -> Draw:
 
 def test_only_the_chunk_of_a_plane_is_read(make_store: MakeStore) -> None:
     store = make_store(crop=(32, 16, 16))
-    case_id = store.split("train")[0]
+    case_id = store.contents().split("train")[0]
     image, label = store.read_crop(case_id)
     row = store.record(case_id).row
     for name in ("image/c/{}/0/0/0/0", "label/c/{}/0/0/0"):

@@ -36,7 +36,7 @@ SOON = 60.0
 
 
 def stream_of(store: Store, batch_size: int = 1) -> Stream:
-    cases = tuple(store.split("train"))
+    cases = tuple(store.contents().split("train"))
     return Stream(store, cases, MODALITIES, AugmentConfig(), seed=3, batch_size=batch_size)
 
 
@@ -246,7 +246,7 @@ from train.data.loader import open_feed
 from train.data.stream import Stream
 kind, path, batches = sys.argv[1:]
 store = Store.open(path)
-stream = Stream(store, tuple(store.split("train")), ("flair",), AugmentConfig(), 0, 1)
+stream = Stream(store, tuple(store.contents().split("train")), ("flair",), AugmentConfig(), 0, 1)
 with open_feed(kind, stream, torch.device("cpu"), 2) as feed:
     for n in range(int(batches)):
         next(feed)

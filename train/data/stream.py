@@ -181,13 +181,6 @@ class Stream:
     def _check_windows(self) -> None:
         if self.dims == 2:
             raise ConfigError("window=random cuts volumes; with model.dims=2 take window=crop")
-        without = [case for case in self._cases if not self.store.record(case).has_volume]
-        if without:
-            raise ConfigError(
-                f"window=random cuts from whole volumes, and {self.store.path} keeps none of "
-                f"{len(without)} of {len(self._cases)} cases, such as {without[0]}: preprocess "
-                "again with `volumes: all`, or with train in the list, or take window=crop"
-            )
 
     def step(self, index: int) -> Step:
         """The batch `index`, counted from 0 where the stream begins."""

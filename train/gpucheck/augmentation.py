@@ -6,7 +6,7 @@ Where the device is a CPU, the other side is the torch loader's arithmetic.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -181,8 +181,5 @@ def _largest(stream: Stream, batches: int) -> float:
 
 def _cases(store: Store, window: str) -> Iterator[str]:
     """Cases that samples can be cut from."""
-    if window == "crop":
-        yield from store.split("train")
-    else:
-        cases = chain.from_iterable(store.splits().values())
-        yield from (case for case in cases if store.record(case).has_volume)
+    contents = store.contents()
+    yield from contents.split("train") if window == "crop" else contents.patients

@@ -34,7 +34,7 @@ def measure(bench: Bench) -> Checked:
 
 
 def _measure(bench: Bench) -> Sequence[Row]:
-    samples = len(bench.store.split("train"))
+    samples = len(bench.store.contents().split("train"))
     if samples < 2:
         return [Row("resume", "not run", "an epoch of one case has no middle to stop in")]
     stop = STOP if STOP % samples else STOP - 1

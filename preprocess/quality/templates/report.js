@@ -274,7 +274,7 @@
 
   const facts = (entry) => {
     const list = make("dl", "facts");
-    const box = `${entry.stored.join(" × ")}, ${entry.whole ? "whole volume" : "crop only"}`;
+    const box = entry.stored.join(" × ");
     const found = [
       ["Patient", entry.patient],
       ["Split", entry.split || "none"],

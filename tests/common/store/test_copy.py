@@ -61,8 +61,8 @@ def test_a_remote_store_is_written_read_and_copied(
     store, told = copied()
     assert Path(store.path).is_relative_to(tmp_path / "cache")
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert store.records() == remote.records()
-    assert store.fingerprint == remote.fingerprint
+    assert store.contents().records == remote.contents().records
+    assert store.contents().fingerprint == remote.contents().fingerprint
     for case_id in ("one", "three", "unlabelled"):
         store.verify(case_id)
     assert np.array_equal(store.read_crop("one")[0], cases["one"].crop_image)
@@ -82,8 +82,8 @@ def test_a_copy_goes_on_and_follows_the_remote_store(
     written.remove("three")
     store, told = copied()
     assert told == [(0, 1), (1, 1)]
-    assert list(store.records()) == ["one", "two"]
-    for case_id in store.records():
+    assert list(store.contents().records) == ["one", "two"]
+    for case_id in store.contents().records:
         store.verify(case_id)
 
 
@@ -99,7 +99,7 @@ def test_a_case_that_arrives_damaged_does_not_count(
     with pytest.raises(StoreError, match=r"case three: .*(damaged|not what was written)"):
         copied()
     (cache,) = (tmp_path / "cache").iterdir()
-    assert list(Store.open(cache).records()) == ["one"]
+    assert list(Store.open(cache).contents().records) == ["one"]
 
 
 @pytest.mark.slow

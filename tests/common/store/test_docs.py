@@ -9,16 +9,21 @@ from pydantic import BaseModel
 
 from common.geometry import Geometry
 from common.manifest import Manifest
-from common.record import CaseFailure, CaseRecord, Note, Source, TumourVoxels
+from common.record import CaseFailure, CaseRecord, CaseWarning, Source, TumourVoxels
 from common.store import StoreWriter
-from common.store.format import IMAGE_CODECS, LABEL_CODECS, PLANES, UNWRITTEN_LABEL
-from common.store.reader import SCHEMA_VERSION
+from common.store.format import (
+    IMAGE_CODECS,
+    LABEL_CODECS,
+    PLANES,
+    SCHEMA_VERSION,
+    UNWRITTEN_LABEL,
+)
 from preprocess.lock import STALE_SECONDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "store.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("model", [CaseRecord, Source, TumourVoxels, CaseFailure, Note])
+@pytest.mark.parametrize("model", [CaseRecord, Source, TumourVoxels, CaseFailure, CaseWarning])
 def test_every_field_of_a_record_is_described(model: type[BaseModel]) -> None:
     missing = [name for name in model.model_fields if f"`{name}`" not in PAGE]
     assert not missing

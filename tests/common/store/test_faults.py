@@ -201,7 +201,7 @@ def test_a_record_of_another_form_is_said(make_store: MakeStore) -> None:
     group = zarr.open_group(store.path, mode="r+")["cases/one"]
     group.attrs.update({"record": {"case_id": "one"}})
     with pytest.raises(StoreError, match=r"case one: its record .*: patient: Field .*--repair"):
-        store.records()
+        _ = store.contents().records
 
 
 def test_without_its_record_a_case_is_not_there(make_store: MakeStore, cases: Cases) -> None:
@@ -212,8 +212,8 @@ def test_without_its_record_a_case_is_not_there(make_store: MakeStore, cases: Ca
     del content["attributes"]["record"]
     metadata.write_text(json.dumps(content))
     reader = Store.open(store.path)
-    assert list(reader.records()) == ["two"]
-    assert reader.splits()["train"] == ["two"]
+    assert list(reader.contents().records) == ["two"]
+    assert reader.contents().splits["train"] == ["two"]
     with pytest.raises(StoreError, match="case one is not in this store"):
         reader.read_crop("one")
     writer = StoreWriter(store.path)
@@ -231,11 +231,11 @@ def test_a_case_half_removed_or_begun_can_be_written_again(
     begun.mkdir()
     (begun / "zarr.0123.partial").write_bytes(b"{")
     reader = Store.open(store.path)
-    assert list(reader.records()) == ["three"]
+    assert list(reader.contents().records) == ["three"]
     writer = StoreWriter.create(store.path, store.manifest)
     for case_id, row in zip(("one", "two"), writer.allocate(2), strict=True):
         writer.write(cases[case_id], row)
-    assert list(Store.open(store.path).records()) == ["one", "three", "two"]
+    assert list(Store.open(store.path).contents().records) == ["one", "three", "two"]
     for case_id in ("one", "two", "three"):
         Store.open(store.path).verify(case_id)
 
@@ -291,7 +291,7 @@ def test_kills_at_any_instant_leave_whole_cases_only(
             os.kill(writer.pid, signal.SIGKILL)
             writer.wait(timeout=60)
         store = Store.open(path)
-        for case_id in store.records():
+        for case_id in store.contents().records:
             store.verify(case_id)
             seen += 1
         if kill >= 10 and seen > 5:
@@ -299,7 +299,7 @@ def test_kills_at_any_instant_leave_whole_cases_only(
     store = StoreWriter.create(path, manifest)
     for case, row in zip(cases.values(), store.allocate(len(cases)), strict=True):
         store.write(case, row)
-    assert list(Store.open(path).records()) == sorted(cases)
+    assert list(Store.open(path).contents().records) == sorted(cases)
 
 
 def audit(path: str) -> Audit:
@@ -330,8 +330,8 @@ def test_a_kill_before_each_file_of_a_case_costs_that_case_at_most(
             ended = int(writer.stdout.readline())
             found = audit(store.path)
             assert not found.of("damaged", "unreadable")
-            assert "two" in Store.open(store.path).records()
-            there.append("one" in Store.open(store.path).records())
+            assert "two" in Store.open(store.path).contents().records
+            there.append("one" in Store.open(store.path).contents().records)
             list(repair(store, found))
             store.write(cases["one"], store.allocate(1)[0])
             found = audit(store.path)

@@ -15,6 +15,7 @@ from common.store.format import (
     IMAGE_CODECS,
     LABEL_CODECS,
     PLANES,
+    VOLUME_DIMENSIONS,
     ZARRS_PIPELINE,
     described,
     volume_metadata,
@@ -25,7 +26,13 @@ from common.store.shard import write_shard
 SIDES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 
 
-def make(path: Path, shape: tuple[int, ...], kind: str, planes: int) -> Any:
+def make(
+    path: Path,
+    shape: tuple[int, ...],
+    kind: str,
+    planes: int,
+    dimensions: tuple[str, ...] | None = None,
+) -> Any:
     """A volume as the store has it: its one shard reaches beyond its last plane."""
     *channels, depth, height, width = shape
     return zarr.create_array(
@@ -36,6 +43,7 @@ def make(path: Path, shape: tuple[int, ...], kind: str, planes: int) -> Any:
         dtype=kind,
         compressors=LABEL_CODECS if kind == "uint8" else IMAGE_CODECS,
         fill_value=255 if kind == "uint8" else np.nan,
+        dimension_names=dimensions,
     )
 
 
@@ -80,8 +88,9 @@ def test_the_same_chunks_as_zarr_python_and_both_readers_agree(
 def test_a_volume_is_described_as_zarr_would(
     tmp_path: Path, shape: tuple[int, ...], kind: str
 ) -> None:
-    make(tmp_path / "theirs", shape, kind, PLANES)
-    ours = described(volume_metadata(np.zeros(shape, kind)))
+    name = "label" if kind == "uint8" else "image"
+    make(tmp_path / "theirs", shape, kind, PLANES, VOLUME_DIMENSIONS[name])
+    ours = described(volume_metadata(name, np.zeros(shape, kind)))
     assert ours == (tmp_path / "theirs" / "zarr.json").read_bytes()
 
 

@@ -1,10 +1,7 @@
 """Writing a store and reading it back."""
 
-import json
-import os
 import pickle
 import shutil
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -15,14 +12,18 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
 
-from common.case import PreparedCase
+from common.case import PreparedCase, prepare
+from common.discovery import case_files
 from common.errors import ConfigError, StoreError
+from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
 from common.record import CaseFailure
 from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter, is_current
 from common.store.paths import StoreFiles
+from common.task import GLIOMA
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -51,49 +52,76 @@ def test_what_is_written_is_read(scheme: str, make_store: MakeStore, cases: Case
     """A URL is read by zarr-python, a path by zarrs."""
     written = make_store()
     store = Store.open(f"{scheme}{written.path}")
-    assert list(store.records()) == sorted(cases)
+    assert list(store.contents().records) == sorted(cases)
     for case in cases.values():
         assert_holds(store, case)
 
 
-def in_memory(*files: Path) -> int:
-    """Bytes of files that the system keeps in memory."""
-    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", *map(str, files)]
-    told = subprocess.run(command, capture_output=True, check=True).stdout
-    return sum(map(int, told.split()))
+RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+PERMUTED = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+PLAIN_MM = (1.0, 1.0, 1.0)
 
 
-@pytest.mark.skipif(not shutil.which("fincore"), reason="needs fincore, of util-linux")
-def test_what_is_on_the_disk_does_not_fill_the_memory(
-    make_store: MakeStore, cases: Cases, tmp_path: Path
+@pytest.mark.parametrize("stray", [False, True])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        (IDENTITY, PLAIN_MM),
+        (RAS, PLAIN_MM),
+        (PERMUTED, PLAIN_MM),
+        (RAS, (3.0, 1.0, 1.25)),
+        (PERMUTED, (0.6, 0.9, 0.7)),
+        (IDENTITY, (0.5, 2.0, 1.0)),
+    ],
+)
+def test_the_reference_is_the_files_label(
+    files: dict[str, NDArray[np.generic]],
+    write: Callable[..., Path],
+    tmp_path: Path,
+    grid: tuple[tuple[float, ...], tuple[float, float, float]],
+    stray: bool,
 ) -> None:
-    store = make_store("one", "two", "three", "four")
-    probe = tmp_path / "probe"
-    probe.write_bytes(bytes(1 << 20))
-    os.sync()
-    assert in_memory(probe)
-    with probe.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if in_memory(probe):
-        pytest.skip("this file system has no disk")
-    store.write(cases["four"], 3)  # of the cases before it, the disk has all
-    for case_id in ("two", "three"):
-        names = store.files.of_case(case_id, store.record(case_id).row)
-        shards = [Path(store.path, name) for name in names if "/c/" in name]
-        assert len(shards) == 4
-        assert not in_memory(*shards)
+    if stray:
+        files["seg"][0, 0, :3] = 2  # a corner far from the brain
+    direction, spacing_mm = grid
+    geometry = Geometry(files["seg"].shape, spacing_mm, (5.0, -30.0, 12.0), direction)
+    folder, manifest = write(files, "one", geometry=geometry), Manifest(crop=(16, 16, 16))
+    case = prepare(case_files(folder, manifest), manifest)
+    writer = StoreWriter.create(tmp_path / "s.zarr", manifest)
+    writer.write(case, writer.allocate(1)[0])
+    for store in (Store.open(writer.path), Store.open(f"file://{writer.path}")):
+        store.verify("one")
+        reference = store.read_reference("one")
+        assert reference.dtype == np.uint8
+        assert np.array_equal(reference, GLIOMA.to_canonical(files["seg"], "brats2021"))
+        assert reference.shape == store.record("one").geometry.shape
+        stored = Path(writer.path, "cases/one/reference").exists()
+        assert stored == ("reference" in store.record("one").checksums)
+        assert stored == (stray or spacing_mm != PLAIN_MM)
 
 
-def test_a_case_is_stored_where_the_system_takes_no_advice(
-    make_store: MakeStore, cases: Cases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
+def test_a_case_without_a_label_has_no_reference(make_store: MakeStore) -> None:
+    with pytest.raises(StoreError, match="case unlabelled has no label"):
+        make_store("unlabelled").read_reference("unlabelled")
 
-    monkeypatch.setattr(os, "posix_fadvise", refuse)
-    store = make_store()
-    for case in cases.values():
-        assert_holds(store, case)
+
+def test_every_axis_has_a_name(make_store: MakeStore) -> None:
+    root = zarr.open_group(make_store("one").path, mode="r")
+    for name, names in {
+        "crops/image": ("case", "modality", "z", "y", "x"),
+        "crops/label": ("case", "z", "y", "x"),
+        "cases/one/image": ("modality", "z", "y", "x"),
+        "cases/one/label": ("z", "y", "x"),
+    }.items():
+        assert root[name].metadata.dimension_names == names
+
+
+def test_xarray_opens_the_crops(make_store: MakeStore, cases: Cases) -> None:
+    xarray = pytest.importorskip("xarray")
+    store = make_store("one", "two")
+    with xarray.open_zarr(store.path, group="crops", consolidated=False) as crops:
+        assert crops.image.sizes == {"case": 2, "modality": 4, "z": 24, "y": 16, "x": 16}
+        assert np.array_equal(crops.image.isel(case=1), cases["two"].crop_image)
 
 
 def test_what_a_store_takes_here_and_elsewhere(make_store: MakeStore, tmp_path: Path) -> None:
@@ -124,10 +152,9 @@ def test_a_record_says_what_was_prepared(make_store: MakeStore, cases: Cases) ->
     for row, (case_id, case) in enumerate(cases.items()):
         record = store.record(case_id)
         assert record.row == row
-        assert record.has_volume
         names = {"crops/image", "image"} | ({"crops/label", "label"} if record.has_label else set())
         assert set(record.checksums) == names
-        unchanged = record.model_copy(update={"row": None, "has_volume": False, "checksums": {}})
+        unchanged = record.model_copy(update={"row": None, "checksums": {}})
         assert unchanged == case.record
         assert record.parameter_hash == store.parameter_hash
 
@@ -189,20 +216,9 @@ def test_an_unlabelled_case(make_store: MakeStore, cases: Cases) -> None:
     assert_holds(store, cases["unlabelled"])
     with pytest.raises(StoreError, match="case unlabelled has no label"):
         store.read_crop("unlabelled")
-    assert "unlabelled" not in [case for split in store.splits().values() for case in split]
-
-
-def test_whole_volumes_for_some_splits(make_store: MakeStore, cases: Cases) -> None:
-    store = make_store("one", "three", volumes=("val", "test"))
-    assert not store.record("one").has_volume
-    assert store.record("three").has_volume
-    store.verify("one")
-    with pytest.raises(StoreError, match="set volumes: all"):
-        store.read_volume("one")
-    hashes = {s.role: s.sha256 for s in cases["one"].record.sources}
-    assert is_current(store.record("one"), hashes, store.manifest)
-    again = StoreWriter.create(store.path, store.manifest.model_copy(update={"volumes": "all"}))
-    assert not is_current(again.record("one"), hashes, again.manifest)
+    assert "unlabelled" not in [
+        case for split in store.contents().splits.values() for case in split
+    ]
 
 
 def test_what_makes_a_case_stale(make_store: MakeStore, cases: Cases) -> None:
@@ -236,14 +252,14 @@ def test_a_failure_is_kept_until_the_case_is_stored(make_store: MakeStore, cases
     store = make_store("one")
     failure = CaseFailure(case_id="two", stage="read", reason="no", peak_memory_mb=3.5)
     store.set_aside(failure)
-    assert Store.open(store.path).failures() == {"two": failure}
-    assert list(store.records()) == ["one"]
+    assert Store.open(store.path).contents().failures == {"two": failure}
+    assert list(store.contents().records) == ["one"]
     store.write(cases["two"], store.allocate(1)[0])
-    assert store.failures() == {}
+    assert store.contents().failures == {}
     store.set_aside(failure)  # changed since, and failed
-    assert list(store.records()) == ["one"]
+    assert list(store.contents().records) == ["one"]
     store.remove("two")
-    assert store.failures() == {}
+    assert store.contents().failures == {}
 
 
 @pytest.mark.parametrize("case_id", ["", ".", "..", "../cases", "one/../two", "zarr.json"])
@@ -282,36 +298,26 @@ def test_cases_of_other_parameters_than_the_stores_are_not_there_until_made_agai
     make_store: MakeStore, cases: Cases
 ) -> None:
     store = make_store("one", "three")
-    before, fingerprint = store.records(), store.fingerprint
+    before, fingerprint = store.contents().records, store.contents().fingerprint
     StoreWriter.create(store.path, store.manifest.model_copy(update={"margin": 7}), ("one",))
     changed = Store.open(store.path)
     contents = changed.contents()
     assert contents.records == {}
     assert contents.stale == ["one", "three"]
     assert contents.committed == before
-    assert changed.fingerprint != fingerprint
+    assert changed.contents().fingerprint != fingerprint
     with pytest.raises(ConfigError, match="split 'train' is empty"):
-        changed.split("train")
+        changed.contents().split("train")
     StoreWriter.create(store.path, store.manifest)  # thought better of
-    assert Store.open(store.path).records() == before
-
-
-def test_a_record_from_before_there_were_notes_is_read(make_store: MakeStore) -> None:
-    store = make_store("one")
-    metadata = Path(store.path, "cases/one/zarr.json")
-    content = json.loads(metadata.read_text())
-    assert content["attributes"]["record"].pop("notes") == []
-    metadata.write_text(json.dumps(content))
-    assert store.record("one").notes == ()
-    store.verify("one")
+    assert Store.open(store.path).contents().records == before
 
 
 def test_splits_are_of_the_labelled_cases_stored(make_store: MakeStore) -> None:
     store = make_store("one", "three", "unlabelled")
-    assert store.splits() == {"train": ["one"], "val": ["three"], "test": []}
-    assert store.split("train") == ["one"]
+    assert store.contents().splits == {"train": ["one"], "val": ["three"], "test": []}
+    assert store.contents().split("train") == ["one"]
     with pytest.raises(ConfigError, match="split 'test' is empty"):
-        store.split("test")
+        store.contents().split("test")
 
 
 def test_an_image_in_two_splits_is_refused(make_store: MakeStore, cases: Cases) -> None:
@@ -323,22 +329,22 @@ def test_an_image_in_two_splits_is_refused(make_store: MakeStore, cases: Cases) 
         PreparedCase(twin, image.image, image.label, image.crop_image, image.crop_label),
         store.allocate(1)[0],
     )
-    assert store.splits()["val"] == ["three"]  # still told, for the report
+    assert store.contents().splits["val"] == ["three"]  # still told, for the report
     with pytest.raises(ConfigError, match=r"one \(train\) and three \(val\) have the same image"):
-        store.split("train")
+        store.contents().split("train")
 
 
 def test_the_fingerprint_follows_what_training_sees(make_store: MakeStore, cases: Cases) -> None:
     store = make_store("one", "three")
-    before = store.fingerprint
-    assert Store.open(store.path).fingerprint == before
+    before = store.contents().fingerprint
+    assert Store.open(store.path).contents().fingerprint == before
     named = StoreWriter.create(store.path, store.manifest.model_copy(update={"name": "x"}))
-    assert named.fingerprint == before
+    assert named.contents().fingerprint == before
     lists = ListSplits(kind="lists", train=("three",), val=("one",))
     other = StoreWriter.create(store.path, store.manifest.model_copy(update={"splits": lists}))
-    assert other.fingerprint != before
+    assert other.contents().fingerprint == before  # splits belong to training
     named.write(cases["two"], named.allocate(1)[0])
-    assert named.fingerprint != before
+    assert named.contents().fingerprint != before
 
 
 @pytest.mark.parametrize("change", [{"crop": (16, 16, 16)}, {"dtype": "float32"}])
@@ -380,9 +386,10 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused(make_store: MakeStore) -> None:
     store = make_store("one")
-    zarr.open_group(store.path, mode="r+").attrs.update({"schema_version": 99})
-    with pytest.raises(StoreError, match="schema version 99; this program reads version 1"):
-        Store.open(store.path)
+    for version, action in ((1, "run preprocess again"), (99, "newer fm-net")):
+        zarr.open_group(store.path, mode="r+").attrs.update({"schema_version": version})
+        with pytest.raises(StoreError, match=rf"version {version}; .* version 2: .*{action}"):
+            Store.open(store.path)
 
 
 def test_no_such_case(make_store: MakeStore) -> None:

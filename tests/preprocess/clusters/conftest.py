@@ -214,9 +214,9 @@ class Run:
     def verified(self) -> int:
         """How many cases are stored, each as it was written."""
         store = Store.open(self._store)
-        for case_id in store.records():
+        for case_id in store.contents().records:
             store.verify(case_id)
-        return len(store.records())
+        return len(store.contents().records)
 
     def interrupt(self) -> int:
         """As Ctrl-C does: every process of the terminal; its exit code."""

@@ -180,7 +180,7 @@ def preprocess(hosts: dict[str, Host], run: Maker) -> Maker:
 
 
 def records(folder: Path) -> dict[str, CaseRecord]:
-    return Store.open(folder / "s.zarr").records()
+    return Store.open(folder / "s.zarr").contents().records
 
 
 def error_of(folder: Path) -> str:

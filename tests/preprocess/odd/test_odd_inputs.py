@@ -84,7 +84,7 @@ def test_a_case_with_a_warning_is_prepared(warning: tuple[Build, str], tmp_path:
     for files in discover(tmp_path, COHORT).cases:
         case = prepare(files, COHORT)
         assert np.isfinite(case.image).all()
-        kept = [(note.found, note.action) for note in case.record.notes]
+        kept = [(note.found, note.action) for note in case.record.warnings]
         assert kept == [(f.found, f.action) for f in check_case(COHORT, files).findings]
 
 
@@ -165,8 +165,10 @@ def test_a_run_refuses_what_check_refuses_and_no_more(
     assert answer.returncode == run.returncode == 1, run.stderr
     findings = json.loads(answer.stdout)["findings"]
     errors = [finding for finding in findings if finding["severity"] == "error"]
-    reasons = {case: failure.reason for case, failure in Store.open(store).failures().items()}
-    stored = Store.open(store).records()
+    reasons = {
+        case: failure.reason for case, failure in Store.open(store).contents().failures.items()
+    }
+    stored = Store.open(store).contents().records
     assert len(reasons) > len(keeps_out)  # those that are refused by the names of their files too
     refused = [finding for finding in errors if finding["case"] not in {"-", *stored}]
     assert {finding["case"] for finding in refused} == set(reasons)

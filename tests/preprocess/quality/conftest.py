@@ -159,7 +159,7 @@ def store(
 
 @pytest.fixture(scope="session")
 def cohort(store: Store) -> Cohort:
-    return quality.measure_cohort(store, workers=2, on_case=lambda: None)
+    return quality.measure_cohort(store, store.contents(), workers=2, on_case=lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -54,23 +54,6 @@ def test_the_picture_is_head_up_with_the_patients_right_on_the_left() -> None:
         assert columns.mean() < TILE / 2
 
 
-def test_where_only_crops_are_stored_crops_are_shown(
-    data: Path, tmp_path: Path, make_store: Callable[..., StoreWriter]
-) -> None:
-    chosen = tmp_path / "data"
-    for case_id in ("plain-00", "plain-01", "unlabelled"):
-        shutil.copytree(data / case_id, chosen / case_id)
-    splits = ListSplits(kind="lists", train=("plain-00",), val=("plain-01",))
-    store = make_store(chosen, tmp_path / "s.zarr", splits=splits, volumes=("val",))
-    for case_id, whole in (("plain-00", False), ("plain-01", True), ("unlabelled", False)):
-        record = store.record(case_id)
-        assert record.has_volume is whole
-        seen = measure(store, record)
-        assert isinstance(seen, Measures)
-        assert Image.open(io.BytesIO(seen.thumbnail)).size == (3 * TILE, TILE)
-        assert seen.border == {}
-
-
 @pytest.mark.parametrize("array", ["crops/image", "crops/label"])
 def test_a_crop_that_is_gone_is_told_though_the_volume_is_whole(
     array: str, data: Path, tmp_path: Path, make_store: Callable[..., StoreWriter]

@@ -32,12 +32,13 @@ def test_the_page_holds_every_case(page: str, cohort: Cohort) -> None:
     shown = block(page, "data")
     assert isinstance(shown, dict)
     cases = {case["id"]: case for case in shown["cases"]}
-    assert set(cases) == set(cohort.store.records())
-    for case_id, record in cohort.store.records().items():
-        counts = record.tumour_voxels
-        assert cases[case_id]["ml"] == (
-            None if counts is None else {r: n / 1000 for r, n in counts.native.items()}
-        )
+    assert set(cases) == set(cohort.store.contents().records)
+    for case_id, record in cohort.store.contents().records.items():
+        if record.tumour_voxels is None:
+            assert cases[case_id]["ml"] is None
+            continue
+        counts = cohort.store.task.region_voxels(record.tumour_voxels.native)
+        assert cases[case_id]["ml"] == {region: n / 1000 for region, n in counts.items()}
     assert cases["plain-00"]["split"] == "train"
     assert cases["unlabelled"]["labelled"] is False
     pictures = block(page, "pictures")
@@ -112,7 +113,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 
 def test_a_store_without_cases_is_reported_too(tmp_path: Path) -> None:
     empty = StoreWriter.create(tmp_path / "e.zarr", Manifest(), ("one",))
-    cohort = quality.measure_cohort(empty, workers=1, on_case=lambda: None)
+    cohort = quality.measure_cohort(empty, empty.contents(), workers=1, on_case=lambda: None)
     quality.write(cohort, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "No case is stored yet" in text
