@@ -5,7 +5,7 @@ iterate over that tuple.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import fsum, nan
 
 import numpy as np
@@ -61,10 +61,6 @@ class RegionScore:
     """Voxels of the predicted mask."""
     intersection: int
     """Voxels in both."""
-
-    def voxels(self) -> dict[str, int]:
-        """The counts by name."""
-        return {key: value for key, value in asdict(self).items() if key != "values"}
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def evaluate(
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case)
     out.print(case_table(evaluation, opened.task))
+    out.print()
     out.print(mean_table(evaluation, opened.task))
     _warn(evaluation.warnings)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)

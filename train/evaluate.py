@@ -282,6 +282,10 @@ def _count(cases: int) -> str:
     return f"{cases} case" if cases == 1 else f"{cases} cases"
 
 
+def _counts(found: RegionScore | RegionSummary) -> dict[str, int]:
+    return {key: value for key, value in asdict(found).items() if isinstance(value, int)}
+
+
 def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[str, Any]:
     mean = evaluation.mean
     return {
@@ -299,7 +303,7 @@ def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[st
         | {
             "mean_dice": mean.mean_dice,
             "loss": mean.loss,
-            "regions": {region: asdict(summary) for region, summary in mean.regions.items()},
+            "regions": {region: _counts(each) for region, each in mean.regions.items()},
         },
         "cases": [
             {
@@ -307,7 +311,7 @@ def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[st
                 **{metric.name: found.of(metric.name) for metric in METRICS},
                 "mean_dice": found.mean_dice,
                 "loss": found.loss,
-                "voxels": {region: each.voxels() for region, each in found.regions.items()},
+                "voxels": {region: _counts(each) for region, each in found.regions.items()},
                 "seconds": round(found.seconds, 3),
             }
             for found in evaluation.scores

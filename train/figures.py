@@ -21,7 +21,7 @@ DOTS_PER_INCH = 160
 
 # Sizes in inches.
 PANEL, GAP, GROUP_GAP, MARGIN = 1.5, 0.06, 0.2, 0.28
-LABEL_WIDTH, HEAD, COLUMN_HEAD, FOOT = 1.72, 0.66, 0.5, 0.36
+LABEL_WIDTH, HEAD, COLUMN_HEAD, FOOT = 1.72, 0.66, 0.5, 0.46
 
 DIMMED = 0.55
 """Brightness of the image under a mask."""
