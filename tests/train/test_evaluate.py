@@ -2,6 +2,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from common import nifti
 from common.case import prepare
 from common.discovery import discover
 from common.errors import CheckpointError, ConfigError, InferenceError, RunError, StoreError
@@ -32,6 +34,7 @@ from train.evaluate import (
 )
 from train.loaded_run import LoadedRun, label_of, load_run
 from train.loss import RegionLoss
+from train.predict import predict
 from train.run import begin
 from train.trainer import Session
 
@@ -52,15 +55,21 @@ def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
     return session
 
 
-def coded_store(path: Path, write: Callable, labels: dict[str, np.ndarray], **kept: bool) -> Store:
+def coded_store(
+    path: Path,
+    write: Callable,
+    labels: dict[str, np.ndarray],
+    grid: Geometry | None = None,
+    **kept: bool,
+) -> Store:
     """A store of cases whose images say their label."""
     shape = (21, 25, 23)
     z, y, x = np.indices(shape)
     brain = ((z - 10) / 8) ** 2 + ((y - 12) / 10) ** 2 + ((x - 11) / 9) ** 2 < 1
     data = path.with_suffix(".data")
     for case_id, label in labels.items():
-        geometry = Geometry(shape, (1.0, 1.0, 1.0), (0.0, -24.0, 0.0))
-        write(data / case_id, label, brain, geometry, **kept)
+        one_mm = Geometry(shape, (1.0, 1.0, 1.0), (0.0, -24.0, 0.0))
+        write(data / case_id, label, brain, grid or one_mm, **kept)
     splits = {"kind": "lists", "test": sorted(labels)}
     manifest = Manifest.model_validate({"crop": (16, 16, 16), "margin": 0, "splits": splits})
     writer = StoreWriter.create(path, manifest)
@@ -104,6 +113,35 @@ def test_tumour_outside_the_stored_volume_counts_as_missed(
     dice = score_case(copying(), store, "case").score.dice
     assert dice["wt"] == 2 * whole / (2 * whole + 8)
     assert dice["et"] == 2 * enhancing / (2 * enhancing + 3)
+
+
+RAS = (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.5, 0.9, 1.2)])
+def test_a_case_is_scored_as_its_written_mask_against_its_label_file(
+    tmp_path: Path,
+    write_coded_case: Callable,
+    copying: Copying,
+    spacing_mm: tuple[float, float, float],
+) -> None:
+    """In the files' own grid, whatever the network saw."""
+    label = tumour()
+    label[0, 0, :5] = 2  # a corner without brain
+    grid = Geometry(label.shape, spacing_mm, (3.0, -24.0, 0.0), RAS)
+    store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": label}, grid)
+    loaded = replace(copying(), run_dir=tmp_path / "run")
+    loaded.run_dir.mkdir()
+    run = {"store": "", "store_fingerprint": store.fingerprint, "cases": {}}
+    (loaded.run_dir / "run.json").write_text(json.dumps(run))
+    predict(loaded, store.path, tmp_path / "out")
+    written = nifti.read(tmp_path / "out" / "case.nii.gz").voxels
+    original = nifti.read(tmp_path / "a.data" / "case" / "case_seg.nii.gz").voxels
+    regions = score_case(loaded, store, "case").score.regions
+    for region, values in {"wt": (1, 2, 4), "tc": (1, 4), "et": (4,)}.items():
+        a, b = np.isin(written, values), np.isin(original, values)
+        assert regions[region].reference == b.sum()
+        assert regions[region].values["dice"] == 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.4
 
 
 def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_path: Path) -> None:
@@ -206,6 +244,24 @@ def test_scores_on_another_store_say_so(
     name = f"evaluation-test-{other.contents().fingerprint[:8]}.json"
     written = json.loads((tmp_path / "run" / name).read_text())
     assert tuple(written["warnings"]) == warnings
+
+
+def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    run = json.loads(file.read_text())
+    chosen = sorted(store.records())[:2]
+    file.write_text(json.dumps(run | {"cases": run["cases"] | {"test": chosen}}))
+    evaluation = evaluate(load_run(tmp_path / "run"), store, "test")
+    assert [score.case_id for score in evaluation.scores] == chosen
+
+
+def test_a_store_of_another_task_is_refused(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": tumour()})
+    with pytest.raises(ConfigError, match=r"a\.zarr: task glioma has labels"):
+        evaluate(copying(task="pediatric"), store, "test")
 
 
 def test_cases_that_cannot_be_scored_are_clear_errors(
