@@ -116,18 +116,18 @@ predict: need-INPUT $(READY)  ## Predict masks as NIfTI files
 	$(TRAIN) predict "$(RUN)" "$(INPUT)" --out "$(OUT)"$(settings)
 
 bench: $(READY)  ## Measure how fast training is here
-	$(PY) -m train bench $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store)$(settings) \
-		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),docs/benchmarks/)")
+	$(PY) -m benchmarks training $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store)$(settings) \
+		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(or $(call given,OUT),docs/benchmarks/)")
 
 gpu-check: $(READY)  ## Check that training on this GPU is right
-	$(PY) -m train gpu-check $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
-		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(if $(filter command environment,$(firstword $(origin OUT))),$(OUT),runs/gpu-check/)")
+	$(PY) -m pytest --quiet --no-header --tb=short -m gpu $(or $(foreach item,$(ONLY),tests/gpu/test_$(item).py),tests/gpu) --device $(DEVICE) --minutes $(MINUTES) $(or $(call if-given,STORE,--store),$(if $(DRY),,$(if $(wildcard $(STORE)),--store "$(STORE)"))) \
+		$(if $(DRY),--dry $(call if-given,OUT,--out),--out "$(or $(call given,OUT),runs/gpu-check/)")
 
 test: $(READY)  ## Run the quick tests, in under 15 minutes on two cores
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the slow tests: clusters, faults, experiments
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not gpu"
 
 lint: $(READY)  ## Check style, types and imports
 	$(VENV)/bin/ruff check .

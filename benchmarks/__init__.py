@@ -1,1 +1,1 @@
-"""Measurements; nothing of the product imports them."""
+"""Everything that only measures; `python -m benchmarks --help` lists it. Nothing imports it."""

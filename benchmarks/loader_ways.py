@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.training.timing import spend
+from benchmarks.timing import spend
 
 SIDE = 128
 RARELY, WINDOW, NOISE, BLUR, FACTOR = 0.15, (0.7, 1.0), (0.0, 0.33), (0.5, 1.5), (0.7, 1.3)
@@ -52,12 +52,16 @@ def fm_net_torch(folder: Path, workers: int) -> Batches:
 
 def fm_net(kind: str, folder: Path, workers: int, cache: str = "none") -> Batches:
     import torch
-    from loader import stream_of
 
+    from common.store import Store
+    from common.task import MODALITIES
     from train.data.augment import AugmentConfig
     from train.data.loader import open_feed
+    from train.data.stream import Stream
 
-    stream = stream_of(folder / "store.zarr", AugmentConfig())
+    store = Store.open(folder / "store.zarr")
+    labelled = tuple(store.contents().patients)
+    stream = Stream(store, labelled, MODALITIES, AugmentConfig(), seed=0, batch_size=1)
     with open_feed(kind, stream, torch.device("cpu"), workers, cache) as feed:
         yield from feed
 

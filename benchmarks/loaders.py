@@ -1,8 +1,6 @@
 """FM-Net's loaders and those of others, side by side on the same crops, on a CPU.
 
-python benchmarks/loaders.py STORE --out loaders.json [--processes N] [--samples K] [--turns T]
-
-Each way is a process of its own, in an environment of its own below --cache, with N worker
+Each way is a process of its own, in an environment of its own below the cache, with its worker
 processes (NVIDIA's: threads), batches of one, the same augmentations at the same probabilities
 (`loader_ways.py`), and nothing that learns. The ways take turns; of each figure the best stands,
 for whatever else runs on the machine only ever spoils one.
@@ -18,21 +16,23 @@ says cache=ram. FM-Net's and plain torch give float16, the others float32. Only 
 are the same in every run, whatever the batches and the number of workers.
 """
 
-import argparse
 import json
 import os
-import re
+import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from peers import ENVIRONMENT, ROOT, install, output, versions
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.preprocessing import ENVIRONMENT, ROOT, install, versions
+from benchmarks.sections import commit, processor
+from benchmarks.timing import Spent
 from common.case import PreparedCase
 from common.store import Store, StoreWriter
 
@@ -53,50 +53,44 @@ PINS = {
 SCRIPT = Path(__file__).with_name("loader_ways.py")
 
 
-def main() -> None:
-    arguments = parse()
-    cache = arguments.cache.resolve()
+Turn = dict[str, Spent]
+"""The first epoch, and later ones."""
+
+
+def compare(  # noqa: PLR0913, PLR0917 - as many as the command has options
+    store: Path, json_file: Path, processes: int, epoch: int, samples: int, turns: int, cache: Path
+) -> None:
+    """Measure all ways in turns, print the table and write the JSON file."""
     pythons = dict.fromkeys(WAYS, sys.executable)
     pythons |= {way: install(cache, f"loader-{way}", pins) for way, pins in PINS.items()}
-    turns: dict[str, list[dict[str, object]]] = {way: [] for way in WAYS}
+    found: dict[str, list[Turn]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        lay_out(Store.open(arguments.store), Path(folder), arguments.epoch)
+        lay_out(Store.open(store), Path(folder), epoch)
         run(pythons["nnunet"], "prepare", folder)
-        for number in range(arguments.turns):
+        for number in range(turns):
             for way, name in WAYS.items():
-                numbers = (str(arguments.processes), str(arguments.samples))
-                told = json.loads(run(pythons[way], way, folder, *numbers).splitlines()[-1])
-                turns[way].append(told)
+                printed = run(pythons[way], way, folder, str(processes), str(samples))
+                last = json.loads(printed.splitlines()[-1])
+                found[way].append({part: Spent(**spent) for part, spent in last.items()})
                 print(f"turn {number + 1}: {name}", flush=True)
-    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-        "commit": output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "cpu": processor[1] if processor else "unknown",
+        "command": shlex.join(sys.orig_argv),
+        "commit": commit(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "processes": arguments.processes,
-        "epoch": arguments.epoch,
-        "samples": arguments.samples,
+        "processes": processes,
+        "epoch": epoch,
+        "samples": samples,
         "versions": {way: versions(python) for way, python in pythons.items()},
-        "turns": turns,
+        "turns": {
+            way: [{part: asdict(spent) for part, spent in turn.items()} for turn in each]
+            for way, each in found.items()
+        },
     }
-    arguments.out.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    title = f"{about['cpu']}: {about['cores']} core(s), {arguments.processes} worker(s), on the CPU"
-    Console(width=110).print(table(turns, title))
-
-
-def parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("store", type=Path, help="a store with crops of 128³")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--epoch", type=int, default=24, help="cases; the store's come repeatedly")
-    parser.add_argument("--samples", type=int, default=96, help="of later epochs, in each turn")
-    parser.add_argument("--turns", type=int, default=3, help="of each way")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "peers"))
-    return parser.parse_args()
+    json_file.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    title = f"{about['cpu']}: {about['cores']} core(s), {processes} worker(s), on the CPU"
+    Console(width=110).print(table(found, title))
 
 
 def run(python: str, *arguments: str) -> str:
@@ -130,29 +124,25 @@ def lay_out(store: Store, folder: Path, epoch: int) -> None:
             np.save(folder / kind / f"{case_id}-label.npy", label[np.newaxis])
 
 
-def rate(spent: dict[str, object]) -> float:
-    """Volumes a second."""
-    return spent["samples"] / sum(spent["batch_seconds"])
-
-
-def table(turns: dict[str, list[dict[str, object]]], title: str) -> Table:
+def table(turns: dict[str, list[Turn]], title: str) -> Table:
+    """The best turn of each figure."""
     drawn = Table(title=title, title_justify="left", box=None)
     drawn.caption = (
         "volumes a second, and CPU time of all processes together; ×: times FM-Net, DALI"
     )
     for heading in ("", "first epoch", "×", "later", "×", "CPU ms a sample", "×"):
         drawn.add_column(heading, justify="right" if heading else "left")
-    figures = {}
-    for way, told in turns.items():
-        cpu = min(1e3 * t["later"]["cpu_seconds"] / t["later"]["samples"] for t in told)
-        figures[way] = [max(rate(t[part]) for t in told) for part in ("first", "later")] + [cpu]
+    figures = {
+        way: (
+            max(turn["first"].volumes_per_second for turn in each),
+            max(turn["later"].volumes_per_second for turn in each),
+            min(turn["later"].cpu_ms for turn in each),
+        )
+        for way, each in turns.items()
+    }
     for way, mine in figures.items():
         cells = []
         for figure, ours in zip(mine, figures[OURS], strict=True):
             cells += [f"{figure:.0f}" if figure > 20 else f"{figure:.1f}", f"{figure / ours:.2f}"]
         drawn.add_row(WAYS[way], *cells)
     return drawn
-
-
-if __name__ == "__main__":
-    main()

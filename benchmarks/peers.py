@@ -1,302 +1,88 @@
-"""Preprocessing by FM-Net, nnU-Net v2 and NVIDIA's nnU-Net, side by side on one folder of cases.
+"""Section `peers`: networks of others in the same training step."""
 
-python benchmarks/peers.py DATA --out peers.json [--processes N] [--cases K] [--copies M]
+from collections.abc import Iterator
+from dataclasses import replace
 
-A turn takes some 130 MB a case below --cache, which go at the end.
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-The peers run as published, in environments of their own below --cache: nnU-Net from PyPI, NVIDIA's
-as its BraTS21 notebook says, the cell that stacks, then preprocess.py. Laying the cases out is not
-counted. The tools take turns; a step's least time stands, for whatever else runs only ever adds.
+from benchmarks.racing import Entry, race, rows_table
+from benchmarks.sections import DRY_NETWORK, Bench, Result
+from common.errors import ConfigError
+from common.volume import Triple
+from train.config import load_config
+from train.networks import parameter_count
 
-"whole" is a command from start to end. "further" is what a case takes beyond a few, on which each
-turn is run too. It leaves out what a large cohort does not feel: imports, starting processes, the
-fixed number of voxels that nnU-Net draws for its fingerprint; with a small folder it needs --copies
-to stand out of the noise. "own" is what a tool prints once it thinks that it has begun. The floor
-is SimpleITK reading the five files of each case.
-"""
-
-import argparse
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-import numpy as np
-import psutil
-from rich.console import Console
-from rich.table import Table
-
-from common.discovery import discover
-from common.manifest import load_manifest, manifest_path
-from common.nifti import read, write
-from common.task import MODALITIES
-
-ROOT = Path(__file__).resolve().parents[1]
-FLOOR, OURS, NNUNET, NVIDIA = "floor", "FM-Net", "nnU-Net v2", "NVIDIA nnU-Net"
-
-# Torch and SimpleITK are those of constraints.txt. NVIDIA's own pins need Python 3.8.
-PINS = {
-    NNUNET: "nnunetv2==2.8.1",
-    NVIDIA: "torch monai==1.6.1 nibabel==5.4.2 joblib==1.6.0 scikit-image==0.26.0 "
-    "pytorch-lightning==2.6.6",
+DYNUNET = {
+    False: ("model.kind=dynunet", "model.widths=[64,96,128,192,256,384,512]", "model.heads=2"),
+    True: ("model.kind=dynunet", "model.heads=1"),
 }
-REPOSITORY = "https://github.com/NVIDIA/DeepLearningExamples"
-COMMIT = "729963dd47e7c8bd462ad10bfac7a7b0b604e6dd"
-FOLDER = "PyTorch/Segmentation/nnUNet"
-
-ENVIRONMENT = {
-    # The processes are to be the only ones who share the cores.
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "nnUNet_raw": "../nnunet",
-    "nnUNet_preprocessed": "nnunet",
-    "nnUNet_results": "results",
-}
-
-READER = """
-import sys, time
-from multiprocessing import Pool
-from pathlib import Path
-import SimpleITK
-def read(path):
-    SimpleITK.ReadImage(str(path))
-if __name__ == "__main__":
-    with Pool(int(sys.argv[1])) as pool:
-        began = time.perf_counter()
-        pool.map(read, Path("../cohort").glob("*/*"), chunksize=1)
-        print(f"{time.perf_counter() - began:.2f} s")
-"""
+"""By whether it is a dry run: DynUNet as NVIDIA's nnU-Net trains it for BraTS 2021 (its notebook;
+arXiv:2110.03352)."""
+PLAIN_CONV_UNET = "model.kind=plain_conv_unet"
+TITLE = (
+    "batches of 2, one loop, loss and optimiser; × is volumes/s relative to the first, in turns; "
+    "beside the names weights, and a forward pass of one volume"
+)
 
 
-@dataclass
-class Step:
-    """One command of a tool, run in a new folder beside the laid out cases, and what it took.
+def networks(*, dry: bool) -> Iterator[Entry]:
+    """What is measured: those of equal width beside the U-Net, then those with heads."""
+    for name, preset, changes in (
+        ("U-Net", "unet", ()),
+        ("DynUNet, equal width", "unet", ("model.kind=dynunet", "model.heads=0")),
+        ("PlainConvUNet, equal width", "unet", (PLAIN_CONV_UNET, "model.supervised=false")),
+        ("FM-Net", "fm_net", ()),
+        ("DynUNet, NVIDIA's BraTS", "fm_net", DYNUNET[dry]),
+        ("PlainConvUNet, supervised", "fm_net", (PLAIN_CONV_UNET,)),
+    ):
+        yield Entry(name, preset, "channels last", overrides=changes)
 
-    `output` is the folder whose size counts, `prints` matches the seconds that it prints itself.
-    Times are in seconds, one a turn: on all cases, on a few, and as printed on all.
+
+def measure(bench: Bench) -> Result:
+    """Measure each network channels last, then each channels first."""
+    chosen = list(networks(dry=bench.dry))
+    turned = [
+        replace(entry, way="channels first", overrides=(*entry.overrides, "channels_last=false"))
+        for entry in chosen
+    ]
+    rows = race(bench, [*chosen, *turned])
+    order = [entry.network for entry in chosen]
+    rows.sort(key=lambda row: order.index(row.group))
+    sizes = {entry.network: _size(entry, bench) for entry in chosen}
+
+    def network(name: str) -> str:
+        if not sizes[name]:
+            return name
+        weights, gflop = sizes[name]["parameters"] / 1e6, sizes[name]["forward_gflop"]
+        return f"{name}: {weights:.1f} M, {gflop:.0f} GFLOP"
+
+    raw = [row.to_json() | sizes[row.group] for row in rows]
+    return Result(rows_table(TITLE, rows, network), {"rows": raw})
+
+
+def _size(entry: Entry, bench: Bench) -> dict[str, float]:
+    """How many numbers it learns, and GFLOP of a volume's forward pass in training."""
+    dry = (DRY_NETWORK,) if bench.dry else ()
+    config = load_config(entry.preset, (*dry, *entry.overrides))
+    try:
+        with torch.device("meta"):
+            network = config.build_network(bench.store.task, torch.device("meta"))
+    except ConfigError:  # not installed, as its row says
+        return {}
+    gflop = forward_flop(network, len(config.modalities), bench.store.crop) / 1e9
+    return {"parameters": parameter_count(network.parameters()), "forward_gflop": gflop}
+
+
+def forward_flop(network: nn.Module, channels: int, crop: Triple) -> int:
+    """Of convolutions, two for a multiplication with its addition, for one volume in training.
+
+    Args:
+        network: on the device `meta`, where shapes are known and nothing is computed.
+        channels: that it sees.
+        crop: (D, H, W).
     """
-
-    tool: str
-    name: str
-    command: list[str]
-    output: str | None = None
-    prints: str | None = None
-    whole: list[float] = field(default_factory=list)
-    few: list[float] = field(default_factory=list)
-    own: list[float] = field(default_factory=list)
-    peak_rss_mb: float = 0
-    disk_mb: float = 0
-
-
-def main() -> None:
-    arguments = parse()
-    cache, processes = arguments.cache.resolve(), arguments.processes
-    pythons = {OURS: sys.executable} | {tool: install(cache, tool, PINS[tool]) for tool in PINS}
-    commit = output("git", "-C", str(ROOT), "describe", "--always", "--dirty")
-    nvidia = clone(arguments.nvidia, cache / "DeepLearningExamples")
-    cases = labelled(arguments.data)[: arguments.cases] * arguments.copies
-    cases = cases[: len(cases) // processes * processes]  # the processes end together
-    few = cases[: 2 * processes]
-    if len(few) == len(cases):
-        sys.exit(f"{len(cases)} labelled cases: expected over two a process; --copies takes more")
-    steps = [*our_steps(processes), *nnunet_steps(pythons[NNUNET], processes)]
-    steps += nvidia_steps(pythons[NVIDIA], nvidia, processes)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        lay_out(few, Path(folder, "few"))
-        lay_out(cases, Path(folder, "whole"))
-        for turn in range(arguments.repeats):
-            for name in ("few", "whole"):
-                take_turns(steps, Path(folder, name), turn)
-    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
-    about = {
-        "cpu": processor[1] if processor else "unknown",
-        "processes": processes,
-        "cases": {"whole": len(cases), "few": len(few)},
-        "versions": {tool: versions(python) for tool, python in pythons.items()},
-        "commits": {OURS: commit, NVIDIA: COMMIT},
-        "steps": [asdict(step) for step in steps],
-    }
-    arguments.out.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    title = f"{about['cpu']}: {processes} process(es), {len(cases)} cases, {len(few)} few"
-    Console(width=110).print(table(steps, len(cases), len(few), title))
-
-
-def parse() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("data", type=Path, help="a folder of BraTS cases")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--cases", type=int, help="only the first so many with a label")
-    parser.add_argument("--copies", type=int, default=1, help="take each case so many times")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each tool")
-    parser.add_argument("--nvidia", default=REPOSITORY, help="where to clone NVIDIA's code from")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "peers"))
-    return parser.parse_args()
-
-
-def install(cache: Path, tool: str, packages: str) -> str:
-    """The Python of a peer's environment, which is made where it is not there."""
-    python = cache / tool.replace(" ", "-") / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-    pip = f"-m pip install --quiet {packages} -c constraints.txt".split()
-    subprocess.run([python, *pip], check=True, cwd=ROOT)
-    return str(python)
-
-
-def clone(source: str, target: Path) -> Path:
-    """NVIDIA's preprocessing as published, without the rest of its repository."""
-    if not target.exists():
-        sparse = ("--quiet", "--filter=blob:none", "--no-checkout")
-        output("git", "clone", *sparse, source, str(target))
-    here = ("git", "-C", str(target))
-    # Without its folder `triton`, which torch would take for the package of that name.
-    needed = [f"{FOLDER}/{name}" for name in ("data_preprocessing", "notebooks", "utils")]
-    output(*here, "sparse-checkout", "set", *needed)
-    output(*here, "checkout", "--quiet", COMMIT)
-    return target / FOLDER
-
-
-def versions(python: str) -> list[str]:
-    return output(python, "-m", "pip", "list", "--format=freeze").split("\n")
-
-
-def output(*command: str) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def labelled(data: Path) -> list[list[Path]]:
-    """Each case's files: the modalities in the order of MODALITIES, then the label."""
-    found = discover(data, load_manifest(manifest_path(None, data))).cases
-    return [[*(case.images[m] for m in MODALITIES), case.label] for case in found if case.label]
-
-
-def lay_out(cases: list[list[Path]], root: Path) -> None:
-    """Links to the cases under BraTS 2021's names, which NVIDIA's notebook demands, for nnU-Net
-    under numbered channels, with labels that have no gap (3 for 4).
-    """
-    dataset = root / "nnunet" / "Dataset001_BraTS"
-    (dataset / "imagesTr").mkdir(parents=True)
-    (dataset / "labelsTr").mkdir()
-    for number, (*images, label) in enumerate(cases):
-        case_id = f"BraTS2021_{number:05d}"
-        folder = root / "cohort" / case_id
-        folder.mkdir(parents=True)
-        (folder / f"{case_id}_seg.nii.gz").symlink_to(label.resolve())
-        for channel, source in enumerate(images):
-            (folder / f"{case_id}_{MODALITIES[channel]}.nii.gz").symlink_to(source.resolve())
-            numbered = dataset / "imagesTr" / f"{case_id}_{channel:04d}.nii.gz"
-            numbered.symlink_to(source.resolve())
-        volume = read(label)
-        values = np.where(volume.voxels == 4, 3, volume.voxels).astype(np.uint8)
-        write(dataset / "labelsTr" / f"{case_id}.nii.gz", values, volume.geometry)
-    classes = ("background", "necrosis", "oedema", "enhancing")
-    description = {"channel_names": dict(enumerate(MODALITIES)), "numTraining": len(cases)}
-    description |= {"labels": {c: i for i, c in enumerate(classes)}, "file_ending": ".nii.gz"}
-    (dataset / "dataset.json").write_text(json.dumps(description), "utf-8")
-
-
-def our_steps(processes: int) -> list[Step]:
-    # No splits: a few cases may leave one empty, which FM-Net refuses.
-    run = f"-m preprocess run ../cohort --store our.zarr --workers {processes} --set".split()
-    command = [sys.executable, *run, "splits={kind: fractions, train: 1, val: 0, test: 0}"]
-    return [
-        Step(FLOOR, "read", [sys.executable, "-c", READER, str(processes)], prints=r"([\d.]+) s"),
-        Step(OURS, "run", command, "our.zarr", r"time +([\d.]+) s"),
-    ]
-
-
-def nnunet_steps(python: str, processes: int) -> list[Step]:
-    prefix = f"{Path(python).parent}/nnUNetv2_"
-    preprocess = f"{prefix}preprocess -d 1 -c 3d_fullres -np {processes}"
-    return [
-        Step(NNUNET, "fingerprint", f"{prefix}extract_fingerprint -d 1 -np {processes}".split()),
-        Step(NNUNET, "plan", f"{prefix}plan_experiment -d 1".split()),
-        Step(NNUNET, "preprocess", preprocess.split(), "nnunet"),
-    ]
-
-
-def nvidia_steps(python: str, code: Path, processes: int) -> list[Step]:
-    notebook = json.loads((code / "notebooks" / "BraTS21.ipynb").read_text("utf-8"))
-    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
-    (cell,) = (cell for cell in cells if "def prepare_dataset(" in cell)
-    definitions = cell.partition("\nprepare_dataset(")[0].replace("os.cpu_count()", str(processes))
-    # It tells files apart by what their whole path contains, so that must be relative.
-    stack = f'{definitions}\nprepare_dataset("BraTS2021_train", True)\n'
-    options = f"--task 11 --ohe --n_jobs {processes} --data . --results arrays".split()
-    preprocess = [python, str(code / "preprocess.py"), *options]
-    return [
-        Step(NVIDIA, "stack", [python, "-c", stack], "BraTS2021_train", r"Preparing time: (.+)"),
-        Step(NVIDIA, "preprocess.py", preprocess, "arrays", r"Pre-processing time: (.+)"),
-    ]
-
-
-def take_turns(steps: list[Step], root: Path, turn: int) -> None:
-    # A new one, and the old ones stay: for a minute ext4 passes over inodes that became free, which
-    # took 3 % of FM-Net's time.
-    folder = root / f"turn-{turn}"
-    # NVIDIA's notebook overwrites labels and deletes the rest: it gets copies.
-    shutil.copytree(root / "cohort", folder / "BraTS2021_train")
-    for step in steps:
-        with tempfile.TemporaryFile("w+") as log:
-            env, began = os.environ | ENVIRONMENT, time.perf_counter()
-            with psutil.Popen(step.command, cwd=folder, env=env, stdout=log, stderr=log) as run:
-                step.peak_rss_mb = max(step.peak_rss_mb, watch(run))
-            seconds = time.perf_counter() - began
-            log.seek(0)
-            said = log.read()
-        print(f"{root.name}: {step.tool}, {step.name}: {seconds:.2f} s", flush=True)
-        found = re.search(step.prints or "", said)
-        if run.returncode or found is None:
-            sys.exit(f"exit code {run.returncode}\n{said[-5000:]}")
-        getattr(step, root.name).append(seconds)
-        if step.prints and root.name == "whole":
-            step.own.append(float(found[1]))
-        if step.output:
-            files = [path for path in (folder / step.output).rglob("*") if path.is_file()]
-            step.disk_mb = sum(path.stat().st_size for path in files) / 1e6
-
-
-def watch(process: psutil.Popen) -> float:
-    """Wait for a process; the most memory in MB that it and its children held together."""
-    peak = 0
-    while psutil.wait_procs([process], timeout=0.2)[1]:
-        with suppress(psutil.NoSuchProcess):  # one ended since it was listed: look again
-            tree = [process, *process.children(recursive=True)]
-            peak = max(peak, sum(each.memory_info().rss for each in tree))
-    return peak / 1e6
-
-
-def table(steps: list[Step], cases: int, few: int, title: str) -> Table:
-    """A row a step, and one for a tool's steps one after the other: by their least times."""
-    drawn = Table(title=title, title_justify="left", box=None)
-    drawn.caption = "seconds a case; ×: times FM-Net's; peak MB: of all processes together"
-    for heading in ("", " ", "whole", "×", "further", "×", "own", "peak MB", "MB a case"):
-        drawn.add_column(heading, justify="right" if heading.strip() else "left")
-
-    def rates(row: list[Step]) -> tuple[float, float]:
-        whole, start = sum(min(s.whole) for s in row), sum(min(s.few) for s in row)
-        return whole / cases, (whole - start) / (cases - few)
-
-    ours = rates([step for step in steps if step.tool == OURS])
-    for tool in (FLOOR, OURS, NNUNET, NVIDIA):
-        single = [step for step in steps if step.tool == tool]
-        for row in [[step] for step in single] + ([single] if len(single) > 1 else []):
-            cells = ["all" if len(row) > 1 else row[0].name]
-            for mine, theirs in zip(rates(row), ours, strict=True):
-                cells += [f"{mine:.3f}", f"{mine / theirs:.2f}" if mine > 0 < theirs else "noise"]
-            own = sum(min(s.own) for s in row) if all(s.own for s in row) else 0
-            cells += [f"{own / cases:.3f}" if own else "", f"{max(s.peak_rss_mb for s in row):.0f}"]
-            drawn.add_row(tool, *cells, f"{row[-1].disk_mb / cases:.1f}" if row[-1].output else "")
-    return drawn
-
-
-if __name__ == "__main__":
-    main()
+    with FlopCounterMode(display=False) as counter:
+        network.train()(torch.empty(1, channels, *crop, device="meta"))
+    return int(counter.get_total_flops())

@@ -1,12 +1,9 @@
-"""How preprocessing behaves as a cohort grows, on phantoms so small that all but voxels shows.
+"""How preprocessing behaves as a cohort grows, on cases so small that all but voxels shows.
 
-python benchmarks/scale.py FOLDER [--cases 250 500 1000 2000] [--workers 2] [--json FILE]
-
-FOLDER is new or empty, and holds some 20 kB of phantoms and 60 kB of stores a case afterwards. The
-manifest lists every case in a split by its name, which is the most that it can have to say.
+The folder is new or empty, and holds about 20 kB of cases and 60 kB of stores a case afterwards.
+The manifest lists every case in a split by its name, the most that it can have to say.
 """
 
-import argparse
 import json
 import os
 import re
@@ -20,16 +17,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from common import nifti
+from benchmarks.sections import processor
+from benchmarks.synthetic import write_case
 from common.discovery import discover
-from common.geometry import Geometry
 from common.manifest import DEFAULT_NAME, load_manifest
-from common.task import MODALITIES, Convention, from_canonical
 from preprocess.cluster import connect
 from preprocess.lock import hold
 from preprocess.pipeline import execute, peak_memory_mb
@@ -37,7 +32,6 @@ from preprocess.plan import plan
 from preprocess.pool import available_cores, map_in_processes
 
 SHAPE = (16, 18, 20)
-GEOMETRY = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -17.0, 0.0))
 CROP = [8, 8, 8]
 TOUCHED = 10
 """One case in so many is touched, and then changed."""
@@ -71,55 +65,37 @@ class Run(NamedTuple):
     workers: int
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cases", type=int, nargs="+", default=[250, 500, 1000, 2000])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    sizes = sorted(given.cases)
-    phantoms = given.folder / "phantoms"
+def measure_sizes(
+    folder: Path, sizes: list[int], workers: int, json_file: Path | None = None
+) -> None:
+    """Measure each size, the smallest first, print the table and write the JSON file."""
+    phantoms = folder / "phantoms"
     phantoms.mkdir(parents=True)
-    for _ in map_in_processes(write_case, phantoms, range(sizes[-1]), available_cores()):
+    for _ in map_in_processes(write_tiny, phantoms, range(sizes[-1]), available_cores()):
         pass
     rows = []
     for cases in sizes:
-        data = cohort(phantoms, given.folder / f"cohort-{cases}", cases)
-        rows.append(measure(Run(data, given.folder / f"{cases}.zarr", given.workers), cases))
+        data = cohort(phantoms, folder / f"cohort-{cases}", cases)
+        rows.append(measure(Run(data, folder / f"{cases}.zarr", workers), cases))
         print(json.dumps(rows[-1]), flush=True)
     Console().print(table(rows))
-    if given.json:
+    if json_file:
         measured = {
-            "command": shlex.join(["python", *sys.argv]),
-            "machine": machine(),
-            "workers": given.workers,
+            "command": shlex.join(sys.orig_argv),
+            "machine": f"{available_cores()} cores of {processor()}",
+            "workers": workers,
             "phantoms": f"{' × '.join(map(str, SHAPE))} voxels, crops of {CROP[0]}³",
             "sizes": rows,
         }
-        given.json.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+        json_file.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
 
 
 def case_id(index: int) -> str:
     return f"BraTS-PHANTOM-{index:05d}-000"
 
 
-def write_case(phantoms: Path, index: int, version: int = 0) -> None:
-    """An ellipsoid of noise with a tumour of all three tissues; no two cases are alike."""
-    generator = np.random.default_rng([index, version])
-    z, y, x = (
-        axis - (side - 1) / 2 for axis, side in zip(np.ogrid[:16, :18, :20], SHAPE, strict=True)
-    )
-    brain = (z / 7) ** 2 + (y / 8) ** 2 + (x / 9) ** 2 < 1
-    distance = z**2 + y**2 + (x + 3) ** 2
-    canonical = np.select([distance < 2, distance < 5, distance < 9 + index % 5], [1, 3, 2], 0)
-    folder = phantoms / case_id(index)
-    folder.mkdir(exist_ok=True)
-    for ending in ("t2f", "t1n", "t1c", "t2w")[: len(MODALITIES)]:
-        image = (generator.integers(50, 900, SHAPE) * brain).astype(np.int16)
-        nifti.write(folder / f"{folder.name}-{ending}.nii.gz", image, GEOMETRY)
-    label = from_canonical(canonical.astype(np.uint8), Convention.BRATS_2023)
-    nifti.write(folder / f"{folder.name}-seg.nii.gz", label, GEOMETRY)
+def write_tiny(phantoms: Path, index: int, version: int = 0) -> None:
+    write_case(phantoms / case_id(index), SHAPE, [index, version], ".nii.gz")
 
 
 def cohort(phantoms: Path, folder: Path, cases: int) -> Path:
@@ -153,19 +129,19 @@ def measure(run: Run, cases: int) -> Row:
         row |= timed(name, [name, str(run.store)])
     page = run.store.with_name(f"{run.store.stem}-quality.html")
     row["report_mb"] = page.stat().st_size / 1e6
-    row |= timed("nothing_to_do", again, said(0, cases))
+    row |= timed("nothing_to_do", again, plan_line(0, cases))
     some = range(0, cases, TOUCHED)
     for index in some:
         for path in (run.data / case_id(index)).iterdir():
             os.utime(path)
-    row |= timed("touched", again, said(0, cases))
+    row |= timed("touched", again, plan_line(0, cases))
     for index in some:
-        write_case(run.data, index, version=cases)
-    return row | timed("changed", again, said(len(some), cases - len(some)))
+        write_tiny(run.data, index, version=cases)
+    return row | timed("changed", again, plan_line(len(some), cases - len(some)))
 
 
-def said(todo: int, kept: int) -> str:
-    """What a run says of its plan, as a pattern."""
+def plan_line(todo: int, kept: int) -> str:
+    """What a run prints of its plan, as a pattern."""
     return rf"\b{todo} case\(s\) to do, {kept} done before"
 
 
@@ -192,8 +168,8 @@ def preprocess(run: Run) -> Row:
     }
 
 
-def timed(name: str, command: list[str], told: str = "") -> Row:
-    """What a command takes, start and imports included; it must succeed and say what is `told`.
+def timed(name: str, command: list[str], expected: str = "") -> Row:
+    """What a command takes, start and imports included; it must print what is expected.
 
     CPU seconds, which are its processes' together, do not depend on what else the machine does.
     """
@@ -207,17 +183,11 @@ def timed(name: str, command: list[str], told: str = "") -> Row:
         check=False,
     )
     seconds, now = time.perf_counter() - began, os.times()
-    if done.returncode or not re.search(told, done.stdout):
+    if done.returncode or not re.search(expected, done.stdout):
         sys.exit(f"{shlex.join(command)}: exit code {done.returncode}\n{done.stdout[-5000:]}")
     cpu_seconds = now.children_user + now.children_system
     cpu_seconds -= used.children_user + used.children_system
     return {f"{name}_seconds": seconds, f"{name}_cpu_seconds": cpu_seconds}
-
-
-def machine() -> str:
-    """The processor that this ran on."""
-    known = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return f"{available_cores()} cores of {known[1].strip() if known else 'an unknown processor'}"
 
 
 def table(rows: list[Row]) -> Table:
@@ -237,7 +207,3 @@ def table(rows: list[Row]) -> Table:
             cells.append(f"{1e3 * added:.2f}")
         drawn.add_row(name, *cells)
     return drawn
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,4 @@
-"""The measurements behind docs/decisions/0001 to 0003, 0007 and 0008, on a cohort of one's own.
-
-python benchmarks/store.py crop STORE          what a crop loses, placed with and without the label
-python benchmarks/store.py dtype DATA          float16 against float32: error, disk, time to read
-python benchmarks/store.py pipelines STORE     reading by zarrs and by zarr-python
-python benchmarks/store.py writing STORE       a case's arrays by zarr-python and by our own encoder
-python benchmarks/store.py gunzip DATA         a case's files by libdeflate and by ISA-L
-python benchmarks/store.py kills STORE         torn shards after kills, writing by each of three
-"""
+"""The measurements behind docs/decisions 1, 2, 3, 7 and 8, on a cohort of one's own."""
 
 import gzip
 import os
@@ -15,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,6 +28,9 @@ from common.store.format import NODE_FILE, ZARRS_PIPELINE, described, volume_met
 from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 from common.volume import bounding_box
+
+Way = Callable[[Any, NDArray[Any]], object]
+"""Writes values into an array of a store."""
 
 KILLS = 60
 
@@ -80,8 +77,8 @@ def crop(path: Path) -> None:
         margin = 2 * store.manifest.margin
         sizes.append([side - margin for side in record.box.shape])
         _, label = store.read_volume(case_id)
-        tumour = bounding_box(label)
-        tumours.append(tumour.shape)
+        if label is not None and (tumour := bounding_box(label)):
+            tumours.append(tumour.shape)
         counts = record.tumour_voxels
         lost.append((counts.lost("crop"), counts.lost("centred_crop")))
         # The best Dice over the whole volume of a prediction that sees the centred crop alone.
@@ -102,68 +99,54 @@ def _kept(kept: dict[str, int], native: dict[str, int]) -> list[tuple[int, int]]
 
 def dtype(data: Path) -> None:
     cases = discover(data, load_manifest()).cases
+    stores, errors = dict[str, Store](), []
     with tempfile.TemporaryDirectory() as folder:
-        reads, disks, errors = {}, {}, []
         for name in ("float16", "float32"):
             manifest = load_manifest(None, [f"dtype={name}"])
-            store = StoreWriter.create(Path(folder, name), manifest)
-            for files, row in zip(cases, store.allocate(len(cases)), strict=True):
-                store.write(prepare(files, manifest), row)
-            files = [p for p in Path(folder, name).rglob("*") if p.is_file()]
-            disks[name] = sum(p.stat().st_size for p in files) / len(cases) / 1e6
-            opened = Store.open(Path(folder, name))
-            reads[name] = fmean(
-                milliseconds(lambda c=c, s=opened: s.read_crop_image(c))
-                for c in store.contents().records
-            )
-        half, single = (Store.open(Path(folder, name)) for name in ("float16", "float32"))
-        for case_id in half.contents().records:
-            a, b = half.read_volume(case_id)[0], single.read_volume(case_id)[0]
-            inside = b != 0
-            errors.append((np.abs(a[inside] - b[inside]).max(), np.abs(b).max()))
-    print(f"{len(cases)} cases; MB a case {disks}; ms to read a crop {reads}")
+            writer = StoreWriter.create(Path(folder, name), manifest)
+            for case, row in zip(cases, writer.allocate(len(cases)), strict=True):
+                writer.write(prepare(case, manifest), row)
+            stores[name] = Store.open(Path(folder, name))
+            files = [path for path in Path(folder, name).rglob("*") if path.is_file()]
+            disk_mb = sum(path.stat().st_size for path in files) / len(cases) / 1e6
+            read = stores[name].read_crop_image
+            read_ms = fmean(milliseconds(partial(read, c)) for c in stores[name].contents().records)
+            print(f"{name}: {disk_mb:.1f} MB a case, {read_ms:.1f} ms CPU to read a crop")
+        for case_id in stores["float16"].contents().records:
+            half, single = (store.read_volume(case_id)[0] for store in stores.values())
+            inside = single != 0
+            errors.append((np.abs(half[inside] - single[inside]).max(), np.abs(single).max()))
     largest, value = (max(column) for column in zip(*errors, strict=True))
-    print(f"largest error {largest:.1e}, at values up to {value:.1f}")
+    print(f"{len(cases)} cases; largest error {largest:.1e}, at values up to {value:.1f}")
 
 
 def pipelines(path: Path) -> None:
-    store = Store.open(path)
-    for name, reader in (("zarrs", store), ("zarr-python", Store.open(f"file://{path.resolve()}"))):
-        for what in ("read_crop_image", "read_volume"):
-            times = [
-                milliseconds(lambda c=c, r=reader, w=what: getattr(r, w)(c))
-                for c in store.contents().records
-            ]
-            print(f"{name}, {what}: {median(times):.1f} ms CPU a case")
+    for name, address in (("zarrs", str(path)), ("zarr-python", f"file://{path.resolve()}")):
+        store = Store.open(address)
+        for read in (store.read_crop_image, store.read_volume):
+            times = [milliseconds(partial(read, case_id)) for case_id in store.contents().records]
+            print(f"{name}, {read.__name__}: {median(times):.1f} ms CPU a case")
 
 
 def writing(path: Path) -> None:
-    store = Store.open(path)
-    ways: dict[str, Callable[[zarr.Array, NDArray[Any]], object]] = {
+    store, times = Store.open(path), defaultdict[str, list[float]](list)
+    ways: dict[str, Way] = {
         "zarr-python": _write_whole,
         "zarr-python, empty chunks not looked for": _write_all_chunks,
-        "common.store.shard": _write_shard,
+        OURS: _write_shard,
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
     for case_id in store.contents().records:
-        arrays = [*store.read_crop(case_id), *store.read_volume(case_id)]
+        arrays: list[Any] = [*store.read_crop(case_id), *store.read_volume(case_id)]
         for name, way in ways.items():
-            spent = milliseconds(lambda a=arrays, w=way: _write(store.manifest, a, w))
-            times[name].append(spent)
-    for name, spent in times.items():
-        print(f"{name}: {median(spent):.0f} ms CPU a case")
+            times[name].append(milliseconds(partial(_write, store.manifest, arrays, way)))
+    _print_medians(times)
 
 
-def _write(
-    manifest: Manifest,
-    arrays: list[NDArray[Any]],
-    way: Callable[[zarr.Array, NDArray[Any]], object],
-) -> None:
+def _write(manifest: Manifest, arrays: list[NDArray[Any]], way: Way) -> None:
     """A store of one case: crop image and label, volume image and label."""
     with tempfile.TemporaryDirectory() as folder:
         StoreWriter.create(folder, manifest).allocate(1)
-        root = zarr.open_group(folder, mode="r+")
-        files = StoreFiles(folder)
+        root, files = zarr.open_group(folder, mode="r+"), StoreFiles(folder)
         way(root["crops/image"], arrays[0][None])
         way(root["crops/label"], arrays[1][None])
         for name, volume in (("image", arrays[2]), ("label", arrays[3])):
@@ -172,34 +155,43 @@ def _write(
             way(root[f"cases/one/{name}"], volume)
 
 
-def _write_shard(array: zarr.Array, values: NDArray[Any]) -> None:
+def _write_shard(array: Any, values: NDArray[Any]) -> None:  # noqa: ANN401 - zarr's
     files = StoreFiles(str(array.store_path.store.root))
     write_shard(files, array.path, array.metadata, 0, values)
 
 
-def _write_whole(array: zarr.Array, values: NDArray[Any]) -> None:
+def _write_whole(array: Any, values: NDArray[Any]) -> None:  # noqa: ANN401
     array[...] = values
 
 
-def _write_all_chunks(array: zarr.Array, values: NDArray[Any]) -> None:
+def _write_all_chunks(array: Any, values: NDArray[Any]) -> None:  # noqa: ANN401
     with zarr.config.set({"array.write_empty_chunks": True}):
         zarr.open_array(array.store_path, mode="r+")[...] = values
 
 
 def gunzip(data: Path) -> None:
+    times = defaultdict[str, list[float]](list)
     ways: dict[str, Callable[[bytes], object]] = {
         "libdeflate": deflate.gzip_decompress,
         "ISA-L": lambda content: isal_zlib.decompressobj(31).decompress(content),
         "zlib": gzip.decompress,
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
     for case in discover(data, load_manifest()).cases:
         paths = [*case.images.values(), *([case.label] if case.label else [])]
         files = [path.read_bytes() for path in paths]
         for name, way in ways.items():
-            times[name].append(milliseconds(lambda f=files, w=way: [w(file) for file in f]))
-    for name, spent in times.items():
-        print(f"{name}: {median(spent):.0f} ms CPU a case")
+            times[name].append(milliseconds(partial(_each, way, files)))
+    _print_medians(times)
+
+
+def _each(way: Callable[[bytes], object], files: list[bytes]) -> None:
+    for file in files:
+        way(file)
+
+
+def _print_medians(times: dict[str, list[float]]) -> None:
+    for name, milliseconds_a_case in times.items():
+        print(f"{name}: {median(milliseconds_a_case):.0f} ms CPU a case")
 
 
 def kills(path: Path) -> None:
@@ -219,10 +211,11 @@ def _killed(path: Path, target: Path, way: str, seconds: float) -> int:
     """Torn shards that one kill leaves: neither absent nor readable as what was written."""
     command = [sys.executable, "-c", WRITER, str(path), str(target), way]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
+        if process.stdout:
+            process.stdout.readline()
         time.sleep(seconds)
         os.kill(process.pid, signal.SIGKILL)
-    array = zarr.open_group(str(target), mode="r")["crops/image"]
+    array: Any = zarr.open_group(str(target), mode="r")["crops/image"]
     store = Store.open(path)
     image = store.read_crop_image(next(iter(store.contents().records)))
     torn = 0
@@ -235,15 +228,13 @@ def _killed(path: Path, target: Path, way: str, seconds: float) -> int:
     return torn
 
 
-if __name__ == "__main__":
-    COMMANDS = {
-        "crop": crop,
-        "dtype": dtype,
-        "pipelines": pipelines,
-        "writing": writing,
-        "gunzip": gunzip,
-        "kills": kills,
-    }
-    if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
-        sys.exit(__doc__)
-    COMMANDS[sys.argv[1]](Path(sys.argv[2]))
+MEASUREMENTS: dict[str, Callable[[Path], None]] = {
+    "crop": crop,
+    "dtype": dtype,
+    "pipelines": pipelines,
+    "writing": writing,
+    "gunzip": gunzip,
+    "kills": kills,
+}
+"""What each needs and shows: a store's crops with and without the label; float16 against float32 of
+a folder; reading and writing a store by each way; a folder's files by each gunzip; torn shards."""

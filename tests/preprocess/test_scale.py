@@ -20,9 +20,9 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Row, Row]:
     """What the benchmark measured with few cases and with many."""
     folder = tmp_path_factory.mktemp("scale")
     measured = folder / "scale.json"
-    command = [sys.executable, "benchmarks/scale.py", folder / "work", "--json", measured]
+    command = [sys.executable, "-m", "benchmarks", "scale", folder / "work", "--out", measured]
     done = subprocess.run(
-        [*command, "--cases", str(FEW), str(MANY)],
+        [*command, "--cases", str(FEW), "--cases", str(MANY)],
         cwd=ROOT,
         capture_output=True,
         text=True,

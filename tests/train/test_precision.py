@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.training.store import synthetic_store
-from benchmarks.training.suite import Bench
+from benchmarks.sections import Bench
+from benchmarks.synthetic import synthetic_store
 from common.errors import ConfigError
 from common.store import Store
 from train import trainer
@@ -147,7 +147,7 @@ def test_two_planes_at_the_deepest_are_not_left_to_bfloat16_on_a_cpu() -> None:
 
 def test_a_run_on_such_crops_says_so(tmp_path: Path) -> None:
     small = synthetic_store(tmp_path, side=16)
-    bench = Bench("demo", (), CPU, small, True, 0.0, print)
+    bench = Bench(CPU, small, dry=True)
     with bench.begun("demo", "precision=bf16", "model.widths=[4,8,12,16]") as session:
         assert session.compute.precision == "fp32"
         assert "two planes" in session.compute.note

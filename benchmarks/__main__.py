@@ -1,0 +1,158 @@
+"""`python -m benchmarks`, from a checkout: everything that only measures."""
+
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common import console
+from common.console import err, out
+from common.store import Store, is_remote, local_copy
+
+app = typer.Typer(
+    cls=console.Commands,
+    help="Measure training, preprocessing, the store and the loaders on this machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+CORES = len(os.sched_getaffinity(0))
+DEFAULT_CACHE = Path(tempfile.gettempdir(), "peers")
+
+Processes = Annotated[int, typer.Option(min=1, help="Worker processes of each tool.")]
+Cache = Annotated[Path, typer.Option(help="Holds the other tools' environments.")]
+JsonFile = Annotated[Path, typer.Option("--out", help="The JSON file to write.")]
+
+
+@app.command()
+def training(
+    preset: Annotated[
+        str, typer.Argument(metavar="[PRESET]", help="Of the section pipeline, or a YAML file.")
+    ] = "fm_net",
+    store: Annotated[
+        str | None, typer.Option(help="Path or URL; without it synthetic cases are generated.")
+    ] = None,
+    crop: Annotated[int, typer.Option(min=16, help="Side of synthetic crops, in voxels.")] = 128,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key of the preset, as in workers=4."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A section; repeatable. Default: all for the device.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Time for all sections.")] = 20.0,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Try every section on tiny networks.")
+    ] = False,
+    out_path: Annotated[
+        str | None, typer.Option("--out", help="A JSON file for raw timings, or a folder/.")
+    ] = None,
+) -> None:
+    """Measure training: steps, loaders, both together, peers, inference (make bench)."""
+    from benchmarks import sections
+    from benchmarks.synthetic import synthetic_store
+    from train.precision import choose_compute
+
+    where = choose_compute(device, "auto").device
+    chosen = sections.choose(only or (), where, dry=dry)
+    made = nullcontext("") if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
+    with made as folder:
+        side = sections.DRY_CROP if dry else crop
+        opened = _store(store) if store else synthetic_store(Path(folder), side)
+        content = sections.about(where, opened, dry=dry) | {"minutes": minutes}
+        file = sections.figures_file(out_path, content["device"])
+        out.print(sections.headline(content), soft_wrap=True)
+
+        def bench(until: float) -> sections.Bench:
+            tell = lambda what: err.print(f"measuring {what} …")  # noqa: E731
+            changes = tuple(overrides or ())
+            return sections.Bench(where, opened, until, dry, tell, preset, changes)
+
+        figures = sections.Figures(file, content)
+        clean = sections.run_sections(chosen, minutes, bench, figures)
+    if file:
+        out.print(f"figures: {file}", soft_wrap=True)
+    if not clean:
+        raise typer.Exit(1)
+
+
+@app.command()
+def preprocessing(
+    data: Annotated[Path, typer.Argument(help="A folder of BraTS cases.")],
+    out_path: JsonFile,
+    processes: Processes = CORES,
+    cases: Annotated[int | None, typer.Option(help="Only the first so many with a label.")] = None,
+    copies: Annotated[int, typer.Option(help="Take each case so many times.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Turns of each tool.")] = 3,
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Measure preprocessing by FM-Net, nnU-Net v2 and NVIDIA's nnU-Net."""
+    from benchmarks.preprocessing import compare
+
+    compare(data, out_path, processes, cases, copies, repeats, cache.resolve())
+
+
+@app.command()
+def loaders(
+    store: Annotated[Path, typer.Argument(help="A store with crops of 128³.")],
+    out_path: JsonFile,
+    processes: Processes = CORES,
+    epoch: Annotated[int, typer.Option(help="Cases; the store's, repeatedly.")] = 24,
+    samples: Annotated[int, typer.Option(help="Of later epochs, in each turn.")] = 96,
+    turns: Annotated[int, typer.Option(help="Of each loader.")] = 3,
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Measure FM-Net's loaders and those of others, on a CPU."""
+    from benchmarks.loaders import compare
+
+    compare(store, out_path, processes, epoch, samples, turns, cache.resolve())
+
+
+@app.command()
+def scale(
+    folder: Annotated[Path, typer.Argument(help="New or empty; takes about 80 kB a case.")],
+    cases: Annotated[list[int] | None, typer.Option(help="A cohort's size; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Of each run.")] = 2,
+    out_path: Annotated[Path | None, typer.Option("--out", help="A JSON file.")] = None,
+) -> None:
+    """Measure preprocessing as a cohort grows; default 250, 500, 1000 and 2000 cases."""
+    from benchmarks.scale import measure_sizes
+
+    measure_sizes(folder, sorted(cases or (250, 500, 1000, 2000)), workers, out_path)
+
+
+@app.command("store")
+def decisions(
+    what: Annotated[str, typer.Argument(help="crop, dtype, pipelines, writing, gunzip or kills.")],
+    path: Annotated[Path, typer.Argument(help="A store; for dtype and gunzip a folder of cases.")],
+) -> None:
+    """Repeat a measurement of docs/decisions 1, 2, 3, 7 or 8 on cases of your own."""
+    from benchmarks.store import MEASUREMENTS
+
+    if what not in MEASUREMENTS:
+        raise typer.BadParameter(f"expected one of {', '.join(MEASUREMENTS)}")
+    MEASUREMENTS[what](path)
+
+
+def _store(path: str) -> Store:
+    """The store to read, brought to this machine if it is elsewhere."""
+    if not is_remote(path):
+        return Store.open(path)
+    with console.progress("cases") as bar:
+        task = bar.add_task("copying the store", total=None)
+        return local_copy(path, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as fmnet-train; before torch is imported
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()
