@@ -1,12 +1,12 @@
-"""Who is in which split: seeded hashes of patients, explicit lists, or folds.
+"""Training, validation and test cases: by seeded hashes of patients, in folds, or as lists.
 
-A patient's cases always stay together, and a patient's place depends on nothing but the seed
-and the patient, so adding cases moves nobody.
+All cases of a patient are in one split.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -21,7 +21,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class FractionSplits(BaseModel):
-    """Each patient falls by a seeded hash into a split of about this share."""
+    """Each patient falls into a split of about this share, by a seeded hash.
+
+    A patient's split depends on the seed and the patient alone, so adding patients moves nobody,
+    except out of a split that was filled because it would have been empty (`resolve`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,14 +48,24 @@ class FractionSplits(BaseModel):
             return "train"
         return "val" if u < self.train + self.val else "test"
 
+    def distance(self, patient: str, name: str) -> float:
+        """How far a patient's hash is from the range of a split."""
+        below = {"train": 0.0, "val": self.train, "test": self.train + self.val}[name]
+        u = uniform(self.seed, patient)
+        return max(below - u, u - below - float(getattr(self, name)), 0.0)
+
     @property
     def requested(self) -> tuple[str, ...]:
-        """Splits that should hold somebody."""
+        """Splits that need a patient."""
         return tuple(name for name in SPLITS if getattr(self, name) > 0)
 
 
 class FoldSplits(BaseModel):
-    """k folds by a seeded hash: fold `fold` is val, a share of all patients is test first."""
+    """k-fold cross-validation: fold `fold` is val, and a share of all patients is test before that.
+
+    Patients in the order of a seeded hash are cut into k groups whose sizes differ by at most one.
+    So one patient more can move patients near a group's border, and only to the neighbouring fold.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,16 +81,9 @@ class FoldSplits(BaseModel):
             raise ValueError(f"fold must be below folds ({self.folds})")
         return self
 
-    def place(self, patient: str) -> SplitName:
-        """The split of one patient."""
-        if uniform(self.seed, f"test/{patient}") < self.test:
-            return "test"
-        fold = int(uniform(self.seed, patient) * self.folds)
-        return "val" if fold == self.fold else "train"
-
     @property
     def requested(self) -> tuple[str, ...]:
-        """Splits that should hold somebody."""
+        """Splits that need a patient."""
         return ("train", "val", "test") if self.test > 0 else ("train", "val")
 
 
@@ -100,7 +107,7 @@ class ListSplits(BaseModel):
 
     @property
     def requested(self) -> tuple[str, ...]:
-        """Splits that should hold somebody."""
+        """Splits that need a patient."""
         return tuple(name for name in SPLITS if getattr(self, name))
 
 
@@ -122,36 +129,132 @@ def uniform(seed: int, patient: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def assign(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
-    """Case ids by split, sorted.
+@dataclass(frozen=True)
+class SplitAssignment:
+    """The cases of every split."""
+
+    cases: dict[str, list[str]]
+    """Split to sorted case ids; `train`, `val` and `test` are always there."""
+    messages: tuple[str, ...] = ()
+    """Which patients are in another split than the one of their hash, and why."""
+
+
+def resolve(splits: Splits, patients: Mapping[str, str]) -> SplitAssignment:
+    """Divide cases, with a patient in every split that the rule asks for.
+
+    Where hashing leaves a split empty, the patient with the nearest hash fills it.
 
     Args:
-        splits: the manifest's rule.
-        patients: case id to patient, of the cases to divide.
+        splits: the rule.
+        patients: case id to patient, of the labelled cases.
 
     Raises:
-        ConfigError: explicit lists put cases of one patient into two splits.
+        ConfigError: there are too few patients, lists name no case that is there, or cases of one
+            patient are in two lists.
     """
+    _check_enough(splits, len(set(patients.values())))
+    found = _divide(splits, patients)
+    _check_undivided(found.cases, patients)
+    for name in splits.requested:
+        require(name, found.cases, patients)
+    return found
+
+
+def assign(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """As `resolve`, for display: splits may be empty, and lists may divide a patient."""
+    return _divide(splits, patients).cases
+
+
+def _divide(splits: Splits, patients: Mapping[str, str]) -> SplitAssignment:
     if isinstance(splits, ListSplits):
-        placed = {name: sorted(set(getattr(splits, name)) & set(patients)) for name in SPLITS}
-        _check_undivided(placed, patients)
-        return placed
+        return SplitAssignment(
+            {name: sorted(set(getattr(splits, name)) & set(patients)) for name in SPLITS}
+        )
+    by_rule = _by_fractions if isinstance(splits, FractionSplits) else _by_folds
+    home, messages = by_rule(splits, set(patients.values()))  # type: ignore[arg-type]  # its own
     placed = {name: list[str]() for name in SPLITS}
     for case_id in sorted(patients):
-        placed[splits.place(patients[case_id])].append(case_id)
-    return placed
+        placed[home[patients[case_id]]].append(case_id)
+    return SplitAssignment(placed, tuple(messages))
 
 
-def fill(splits: Splits, patients: Mapping[str, str]) -> dict[str, list[str]]:
-    """As `assign`, with somebody in every split that the rule asks for, if there is anybody.
+def _by_fractions(splits: FractionSplits, patients: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Patient to split, and messages."""
+    home: dict[str, str] = {patient: splits.place(patient) for patient in patients}
+    messages = list[str]()
+    for name in splits.requested if len(patients) >= len(splits.requested) else ():
+        counts = Counter(home.values())
+        if not counts[name]:
+            movable = [patient for patient in patients if counts[home[patient]] > 1]
+            nearest = min(movable, key=lambda p: (splits.distance(p, name), p))
+            messages.append(
+                f"{name} would be empty by hash: patient {nearest} of {home[nearest]} fills it"
+            )
+            home[nearest] = name
+    return home, messages
+
+
+def _by_folds(splits: FoldSplits, patients: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Patient to split, and messages."""
+
+    def by_hash(prefix: str, some: Iterable[str]) -> list[str]:
+        return sorted(some, key=lambda p: (uniform(splits.seed, f"{prefix}{p}"), p))
+
+    by_test = by_hash("test/", patients)
+    share = sum(uniform(splits.seed, f"test/{patient}") < splits.test for patient in patients)
+    held_out = min(max(share, int(splits.test > 0)), max(0, len(patients) - splits.folds))
+    messages = []
+    if held_out != share:
+        messages.append(
+            f"test has {held_out} patient(s) and not the {share} of its hash, so that test and "
+            f"{splits.folds} folds have one each"
+        )
+    home = dict.fromkeys(by_test[:held_out], "test")
+    rest = by_hash("", by_test[held_out:])
+    for index, patient in enumerate(rest):
+        fold = index * splits.folds // len(rest)
+        home[patient] = "val" if fold == splits.fold else "train"
+    return home, messages
+
+
+def with_fold(splits: Splits, fold: int) -> FoldSplits:
+    """A rule with fold number `fold` as val; fractions become 5 folds with the same test share.
 
     Raises:
-        ConfigError: one would be empty, or a patient is in two.
+        ConfigError: the rule has no such fold, or is lists.
     """
-    placed = assign(splits, patients)
-    for name in splits.requested if patients else ():
-        require(name, placed, patients)
-    return placed
+    if isinstance(splits, ListSplits):
+        raise ConfigError(
+            "fold: the splits are lists of cases; leave fold out, or set splits to {kind: folds}"
+        )
+    if isinstance(splits, FractionSplits):
+        splits = FoldSplits(kind="folds", test=splits.test, seed=splits.seed)
+    if not 0 <= fold < splits.folds:
+        raise ConfigError(f"fold: {fold} is out of range; folds are 0 to {splits.folds - 1}")
+    return splits.model_copy(update={"fold": fold})
+
+
+def _check_enough(splits: Splits, count: int) -> None:
+    """Check that there are patients for every split, or fold, that a rule asks for."""
+    if isinstance(splits, ListSplits):
+        return
+    if isinstance(splits, FoldSplits):
+        other = int(splits.test > 0)
+        if count < splits.folds + other:
+            test = " and test" if other else ""
+            least = f"set splits.folds to {count - other}" if count - other > 1 else "add cases"
+            raise ConfigError(
+                f"splits: {splits.folds} folds{test} need {splits.folds + other} labelled "
+                f"patients, there are {count}: {least}"
+            )
+    elif count < len(splits.requested):
+        advice = "add cases"
+        if count == 2:
+            advice += ", or set splits to {kind: fractions, train: 0.5, val: 0.5, test: 0}"
+        raise ConfigError(
+            f"splits: {', '.join(splits.requested)} need a labelled patient each, there are "
+            f"{count}: {advice}"
+        )
 
 
 def _check_undivided(placed: Mapping[str, Iterable[str]], patients: Mapping[str, str]) -> None:
@@ -190,39 +293,14 @@ def require(name: str, placed: Mapping[str, list[str]], patients: Mapping[str, s
     """The cases of one split.
 
     Raises:
-        ConfigError: nobody is in it; the message holds lists to paste into the manifest.
+        ConfigError: it is empty, or there is none of this name.
     """
     if name not in SPLITS:
         raise ConfigError(f"no split is called {name!r}; there are {', '.join(SPLITS)}")
     if placed[name]:
         return placed[name]
+    others = ", ".join(f"{len(placed[other])} in {other}" for other in SPLITS)
     raise ConfigError(
-        f"split '{name}' is empty: {len(patients)} labelled case(s), of which "
-        + ", ".join(f"{len(placed[other])} in {other}" for other in SPLITS)
-        + ".\n"
-        + _suggestion(patients)
+        f"split '{name}' is empty: {len(patients)} labelled case(s), of which {others}; add cases, "
+        "or set splits"
     )
-
-
-def _suggestion(patients: Mapping[str, str]) -> str:
-    """Explicit lists for the manifest in which every split holds a patient, if there are 3."""
-    groups: dict[str, list[str]] = {}
-    for case_id in sorted(patients):
-        groups.setdefault(patients[case_id], []).append(case_id)
-    if len(groups) < 3:
-        return (
-            f"There are {len(groups)} labelled patient(s); train, val and test need one each. "
-            "To store them all the same: splits: {kind: fractions, train: 1, val: 0, test: 0}"
-        )
-    order = sorted(groups.values(), key=lambda cases: uniform(0, cases[0]))
-    held = max(1, len(order) // 10)
-    lists = {
-        "train": order[2 * held :],
-        "val": order[:held],
-        "test": order[held : 2 * held],
-    }
-    lines = [
-        f"  {name}: [{', '.join(case for cases in chosen for case in cases)}]"
-        for name, chosen in lists.items()
-    ]
-    return "Lists to paste into the manifest:\nsplits:\n  kind: lists\n" + "\n".join(lines)

@@ -10,7 +10,7 @@ from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
-from common.splits import SPLITS, ListSplits, Splits, assign, fill
+from common.splits import SPLITS, ListSplits, assign, resolve
 from common.validate import LoadedCase, load_case
 from preprocess.pool import available_cores, map_in_processes
 
@@ -101,7 +101,7 @@ def _relative(finding: Finding, data: Path) -> Finding:
 
 
 WHOLE = "(the cohort)"
-EXPECTED_OF_SPLITS = "a labelled patient in every split, and in one alone"
+EXPECTED_OF_SPLITS = "labelled patients for every split, each in one alone"
 
 
 def cohort_findings(
@@ -174,16 +174,16 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
-    """What `run` refuses, which has not read a case yet; else what it will leave unfilled."""
-    found = _patients(case for case in cases if case.files.label)
+    """What the manifest's rule says of the usable labelled cases; training may name another."""
     usable = _patients(case for case in cases if case.convention)
-    action = "set splits in the manifest: `run` refuses the whole cohort"
-    if why := _why_not_filled(manifest.splits, found):
-        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action)]
-    action = "put the damaged cases right, or set splits in the manifest: training needs each"
-    if why := _why_not_filled(manifest.splits, usable):
-        return [Finding(WHOLE, why, EXPECTED_OF_SPLITS, action, severity="warning")]
-    return []
+    if not usable:
+        return []
+    action = "nothing to store the cases; to train, add cases or name other splits"
+    try:
+        found = list(resolve(manifest.splits, usable).messages)
+    except ConfigError as error:
+        found = [str(error)]
+    return [Finding(WHOLE, line, EXPECTED_OF_SPLITS, action, severity="warning") for line in found]
 
 
 def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -207,18 +207,7 @@ def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     return findings
 
 
-def _why_not_filled(splits: Splits, patients: dict[str, str]) -> str | None:
-    try:
-        fill(splits, patients)
-    except ConfigError as error:
-        return str(error).splitlines()[0]
-    return None
-
-
 def _places(usable: Sequence[CheckedCase], manifest: Manifest) -> dict[str, str]:
-    """Labelled case to its split; of none where the manifest's lists divide a patient."""
-    try:
-        placed = assign(manifest.splits, _patients(case for case in usable if case.convention))
-    except ConfigError:  # which is a finding already
-        return {}
+    """Labelled case to its split."""
+    placed = assign(manifest.splits, _patients(case for case in usable if case.convention))
     return {case: name for name in placed for case in placed[name]}

@@ -391,6 +391,7 @@ def _print_lines(lines: Iterator["Text"]) -> None:
 
 def _print_leaks(contents: "Contents") -> bool:
     """Print a line for each image that is in two splits; returns whether there was one."""
-    for leak in contents.leaks:
+    leaks = contents.leaks(contents.splits)
+    for leak in leaks:
         err.print(f"✗ {leak}", soft_wrap=True)
-    return bool(contents.leaks)
+    return bool(leaks)

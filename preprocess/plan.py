@@ -11,7 +11,6 @@ from common.discovery import LABEL, NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
-from common.splits import fill
 from common.store import Store, is_current
 from common.store.paths import is_taken, resolved, translate_io_errors
 from common.store.writer import check_same_arrays
@@ -67,7 +66,6 @@ def plan(
 
     Raises:
         InputError: there is no usable case.
-        ConfigError: a split that the manifest asks for would be empty.
         StoreError: the path cannot be this cohort's store.
     """
     # The workers may stand in another folder than this process; they follow its links themselves.
@@ -75,8 +73,6 @@ def plan(
     discovery = discover(data, manifest)
     if not discovery.cases:
         raise InputError(Finding(str(data), *NO_CASE), *discovery.findings)
-    # Before hours of work, not after; a cohort without labels is divided by nobody.
-    fill(manifest.splits, {case.case_id: case.patient for case in discovery.cases if case.label})
     store = _existing(store_path, manifest)
     contents = store.contents() if store else None
     committed = contents.committed if contents else {}

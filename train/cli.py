@@ -187,6 +187,8 @@ def _announce(session: "Session", folder: Path) -> None:
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )
+    for message in session.splits.messages:
+        err.print(f"warning: {message}", soft_wrap=True)
     if absent := store.contents().absent:
         err.print(
             f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "

@@ -17,6 +17,7 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.settings import did_you_mean, parse, read_yaml
+from common.splits import Splits
 from common.task import Task
 from train.data.augment import AugmentConfig
 from train.data.cache import CacheKind
@@ -54,6 +55,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         modalities: the images that the network sees, in this order.
+        splits: how the store's cases are divided; null is the rule of the store's manifest.
+        fold: the fold that is validated; the rule's folds, or 5 where it is of fractions.
         window: where a sample is cut: `crop`, the stored one that holds the tumour, or `random`,
             a window of its size anywhere in the whole volume, another in each epoch.
         epochs: passes over the training cases.
@@ -96,6 +99,8 @@ class TrainConfig(BaseModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     inference: InferenceConfig = InferenceConfig()
     modalities: tuple[Modality, ...] = get_args(Modality)
+    splits: Splits | None = None
+    fold: int | None = Field(default=None, ge=0)
     window: Literal["crop", "random"] = "crop"
     epochs: Count = 70
     batch_size: Count = 1

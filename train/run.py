@@ -19,6 +19,7 @@ import torch
 from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
+from common.splits import SplitAssignment, require, resolve, with_fold
 from common.store import Store
 from train import trainer
 from train.checkpoint import write_json, write_text
@@ -59,8 +60,9 @@ def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
     """
     config = load_config(preset, overrides)
-    _check_store(config, store)
-    session = _session(run_dir, config, store)
+    splits = assign_cases(config, store)
+    _check_store(config, store, splits)
+    session = _session(run_dir, config, store, splits)
     check_cache(config.loader, session.epoch_stream(), config.cache)
     return session
 
@@ -110,11 +112,10 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     if run["store_fingerprint"] != store.contents().fingerprint:
         raise RunError(
             f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
-            "cases, splits or parameters: begin a new run with another "
-            f"{_other_folder()}"
+            f"cases or parameters: begin a new run with another {_other_folder()}"
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
-    session = _session(run_dir, config, store)
+    session = _session(run_dir, config, store, SplitAssignment(run["cases"]))
     check_cache(config.loader, session.epoch_stream(), config.cache)
     restore(session)
     before = run["sessions"][-1]["compute"]
@@ -158,15 +159,40 @@ def execute(session: Session) -> trainer.End:
         return trainer.train(session, batches, monitor, stopping)
 
 
-def _session(run_dir: Path, config: TrainConfig, store: Store) -> Session:
+def assign_cases(config: TrainConfig, store: Store) -> SplitAssignment:
+    """A store's cases for training, validation and test.
+
+    Raises:
+        ConfigError: a split that is needed is empty, or an image is in two splits.
+    """
+    contents, rule = store.contents(), config.splits or store.manifest.splits
+    if config.fold is not None:
+        rule = with_fold(rule, config.fold)
+    try:
+        found = resolve(rule, contents.patients)
+        for name in ("train", "val"):
+            require(name, found.cases, contents.patients)
+    except ConfigError as error:
+        if not contents.absent:
+            raise
+        raise ConfigError(
+            f"{store.path}: {len(contents.absent)} of {len(contents.expected)} expected case(s) "
+            f"are not stored: preprocess again first. As it is, {error}"
+        ) from error
+    if leaks := contents.leaks(found.cases):
+        raise ConfigError(f"{store.path}: " + "\n".join(leaks))
+    return found
+
+
+def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssignment) -> Session:
     compute = choose_compute(config.device, config.precision)
     if config.model.dims == 3:
         compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
     configure_backends(compute, deterministic=config.deterministic)
-    return new_session(run_dir, config, compute, store, store.contents().split("val"))
+    return new_session(run_dir, config, compute, store, splits)
 
 
-def _check_store(config: TrainConfig, store: Store) -> None:
+def _check_store(config: TrainConfig, store: Store, splits: SplitAssignment) -> None:
     """A network that cannot take the store's crops."""
     stride = config.model.stride
     sides = store.crop[-config.model.dims :]
@@ -240,7 +266,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
             "seed": config.seed,
             "store": store.path,
             "store_fingerprint": store.contents().fingerprint,
-            "cases": {"train": list(session.training), "val": session.validation},
+            "cases": session.splits.cases,
             "sessions": [*before, now],
         },
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from common.console import err
 from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
 from common.metrics import METRICS as SCORES
 from common.metrics import mean_over_regions
+from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
 from train.checkpoint import Checkpoint, Which
@@ -96,7 +96,7 @@ class Session:
         config: the run's configuration.
         compute: device and precision.
         store: where cases are read from.
-        validation: ids of the cases that are scored.
+        splits: its cases for training, validation and test.
         model: the network, on the device.
         forward: the network as a step calls it: itself, or compiled.
         loss: of logits and labels.
@@ -109,7 +109,7 @@ class Session:
     config: TrainConfig
     compute: Compute
     store: Store
-    validation: list[str]
+    splits: SplitAssignment
     model: nn.Module
     forward: Callable[[Tensor], tuple[Tensor, ...]]
     loss: RegionLoss
@@ -117,10 +117,15 @@ class Session:
     scaler: GradScaler
     at: Position = field(default_factory=Position)
 
-    @cached_property
+    @property
     def training(self) -> tuple[str, ...]:
-        """Ids of the cases to learn from; every record of the store is read for them, once."""
-        return tuple(self.store.contents().split("train"))
+        """Ids of the cases to train on."""
+        return tuple(self.splits.cases["train"])
+
+    @property
+    def validation(self) -> list[str]:
+        """Ids of the cases that are scored after an epoch."""
+        return self.splits.cases["val"]
 
     def epoch_stream(self) -> Stream:
         """The samples from the first epoch's first on.
@@ -163,7 +168,7 @@ class Session:
 
 
 def new_session(
-    run_dir: Path, config: TrainConfig, compute: Compute, store: Store, validation: list[str]
+    run_dir: Path, config: TrainConfig, compute: Compute, store: Store, splits: SplitAssignment
 ) -> Session:
     """A session at its beginning: fresh weights from the configured seed."""
     torch.manual_seed(config.seed)
@@ -180,7 +185,7 @@ def new_session(
         config,
         compute,
         store,
-        validation,
+        splits,
         model,
         model,
         RegionLoss(config.loss),

@@ -1,6 +1,6 @@
 """Reading a store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,15 +103,10 @@ class Contents:
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
-        """Labelled cases by split as the store's manifest divides them, sorted.
-
-        Raises:
-            ConfigError: the manifest's lists divide a patient.
-        """
+        """Labelled cases by split as the store's manifest divides them, sorted."""
         return assign(self.manifest.splits, self.patients)
 
-    @cached_property
-    def leaks(self) -> list[str]:
+    def leaks(self, splits: Mapping[str, Iterable[str]]) -> list[str]:
         """One line for each image that is in two splits, which makes scores meaningless."""
         modalities = self.manifest.task.modalities
         images = {
@@ -121,7 +116,7 @@ class Contents:
         return [
             f"{one} and {other} have the same image: list both in one split, or move one of the "
             "cases away and preprocess with --drop-absent"
-            for one, other in shared(self.splits, images)
+            for one, other in shared(splits, images)
         ]
 
     def split(self, name: str) -> list[str]:
@@ -131,8 +126,8 @@ class Contents:
             ConfigError: the split is empty, and the message has lists to paste; or an image is in
                 two splits.
         """
-        if self.leaks:
-            raise ConfigError(f"{self.path}: " + "\n".join(self.leaks))
+        if leaks := self.leaks(self.splits):
+            raise ConfigError(f"{self.path}: " + "\n".join(leaks))
         try:
             return require(name, self.splits, self.patients)
         except ConfigError as error:

@@ -42,9 +42,6 @@ def measure_cohort(
         contents: its cases.
         workers: processes.
         on_case: called after each case.
-
-    Raises:
-        ConfigError: the manifest's splits divide a patient.
     """
     records, failures = contents.records, contents.failures
     placed = {case: name for name, members in contents.splits.items() for case in members}

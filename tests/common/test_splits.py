@@ -1,11 +1,10 @@
-"""Who is in which split."""
+"""Which case is in which split."""
 
-import re
 from collections.abc import Mapping
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -18,15 +17,30 @@ from common.splits import (
     ListSplits,
     assign,
     require,
+    resolve,
     shared,
     uniform,
+    with_fold,
 )
 
-rules = st.builds(FractionSplits, seed=st.integers(0, 99)) | st.builds(
-    FoldSplits, kind=st.just("folds"), fold=st.integers(0, 4), test=st.sampled_from([0.0, 0.2])
+fractions = st.builds(
+    lambda train, val, seed: FractionSplits(
+        train=train, val=val, test=max(0, 1 - train - val), seed=seed
+    ),
+    st.sampled_from([0.5, 0.8]),
+    st.sampled_from([0.0, 0.1, 0.2]),
+    st.integers(0, 99),
+)
+folds = st.builds(
+    FoldSplits,
+    kind=st.just("folds"),
+    folds=st.integers(2, 5),
+    fold=st.integers(0, 1),
+    test=st.sampled_from([0.0, 0.2, 0.9]),
+    seed=st.integers(0, 99),
 )
 cohorts = st.dictionaries(
-    st.text("abcdef", min_size=1, max_size=6), st.sampled_from([f"p{n}" for n in range(9)])
+    st.text("abcdef", min_size=1, max_size=6), st.sampled_from([f"p{n}" for n in range(12)])
 )
 """Case id to patient: some patients with several cases."""
 
@@ -35,8 +49,8 @@ def where(placed: Mapping[str, list[str]]) -> dict[str, str]:
     return {case: name for name, cases in placed.items() for case in cases}
 
 
-@given(rules, cohorts)
-def test_each_case_is_in_one_split_and_patients_stay_together(
+@given(fractions | folds, cohorts)
+def test_every_patient_is_in_exactly_one_split(
     rule: FractionSplits | FoldSplits, patients: dict[str, str]
 ) -> None:
     placed = assign(rule, patients)
@@ -47,13 +61,96 @@ def test_each_case_is_in_one_split_and_patients_stay_together(
         assert len({homes[case] for case in patients if patients[case] == patient}) == 1
 
 
-@given(rules, cohorts, cohorts)
-def test_adding_cases_moves_nobody(
-    rule: FractionSplits | FoldSplits, patients: dict[str, str], more: dict[str, str]
+@given(fractions | folds, cohorts)
+def test_no_requested_split_is_empty_unless_there_are_too_few_patients(
+    rule: FractionSplits | FoldSplits, patients: dict[str, str]
 ) -> None:
-    before = where(assign(rule, patients))
-    after = where(assign(rule, more | patients))
-    assert {case: after[case] for case in before} == before
+    count = len(set(patients.values()))
+    least = len(rule.requested)
+    if isinstance(rule, FoldSplits):
+        least = rule.folds + (rule.test > 0)
+    if count < least:
+        with pytest.raises(ConfigError, match=f"there are {count}"):
+            resolve(rule, patients)
+    else:
+        found = resolve(rule, patients)
+        assert all(found.cases[name] for name in rule.requested)
+        assert found == resolve(rule, dict(reversed(patients.items())))
+
+
+@pytest.mark.parametrize("count", [3, 4, 8, 20])
+def test_small_cohorts_are_divided_and_what_was_filled_is_reported(count: int) -> None:
+    filled = 0
+    for seed in range(50):
+        patients = {f"case{n}": f"p{n}" for n in range(count)}
+        found = resolve(FractionSplits(seed=seed), patients)
+        assert all(found.cases.values())
+        by_hash = {case: FractionSplits(seed=seed).place(p) for case, p in patients.items()}
+        moved = [case for case, name in where(found.cases).items() if name != by_hash[case]]
+        assert len(moved) == len(found.messages)
+        assert all(patients[case] in " ".join(found.messages) for case in moved)
+        filled += bool(moved)
+    assert filled
+
+
+@given(fractions, cohorts, cohorts)
+def test_adding_patients_moves_nobody_by_hash(
+    rule: FractionSplits, patients: dict[str, str], more: dict[str, str]
+) -> None:
+    before, after = resolve_all(rule, patients), resolve_all(rule, more | patients)
+    assume(before is not None and after is not None)
+    assert before is not None
+    assert after is not None
+    filled = " ".join((*before.messages, *after.messages)).split()
+    for case, name in where(before.cases).items():
+        if patients[case] not in filled:
+            assert where(after.cases)[case] == name
+
+
+def resolve_all(rule: FractionSplits, patients: dict[str, str]):
+    return resolve(rule, patients) if len(set(patients.values())) >= 3 else None
+
+
+def fold_of_each(rule: FoldSplits, patients: dict[str, str]) -> dict[str, int]:
+    return {
+        case: k
+        for k in range(rule.folds)
+        for case in resolve(rule.model_copy(update={"fold": k}), patients).cases["val"]
+    }
+
+
+@given(folds, st.integers(8, 40))
+def test_folds_are_balanced_and_hold_everybody_once(rule: FoldSplits, count: int) -> None:
+    patients = {f"case{n}": f"p{n}" for n in range(count)}
+    each = [resolve(rule.model_copy(update={"fold": k}), patients).cases for k in range(rule.folds)]
+    sizes = [len(cases["val"]) for cases in each]
+    assert max(sizes) - min(sizes) <= 1
+    held = [case for cases in each for case in cases["val"]]
+    assert sorted(held + each[0]["test"]) == sorted(patients)
+    for cases in each:
+        assert cases["test"] == each[0]["test"]
+
+
+@given(st.integers(2, 5), st.integers(0, 99), st.integers(8, 40))
+def test_one_patient_more_moves_others_to_the_neighbouring_fold_at_most(
+    k: int, seed: int, count: int
+) -> None:
+    rule = FoldSplits(kind="folds", folds=k, seed=seed)
+    patients = {f"case{n}": f"p{n}" for n in range(count)}
+    before, after = (fold_of_each(rule, some) for some in (patients, patients | {"new": "new"}))
+    assert all(abs(after[case] - fold) <= 1 for case, fold in before.items())
+
+
+def test_a_fold_of_a_rule() -> None:
+    assert with_fold(FractionSplits(seed=3), 2) == FoldSplits(
+        kind="folds", folds=5, fold=2, test=0.1, seed=3
+    )
+    three = FoldSplits(kind="folds", folds=3, test=0.2)
+    assert with_fold(three, 1) == three.model_copy(update={"fold": 1})
+    with pytest.raises(ConfigError, match="fold: 3 is out of range; folds are 0 to 2"):
+        with_fold(three, 3)
+    with pytest.raises(ConfigError, match="lists of cases"):
+        with_fold(ListSplits(kind="lists", train=("a",)), 0)
 
 
 def test_shares_are_about_what_was_asked_for() -> None:
@@ -70,26 +167,19 @@ def test_a_place_never_changes_with_a_release() -> None:
     assert FractionSplits().place("BraTS-GLI-00000") == "train"
 
 
-def test_every_patient_is_in_val_in_exactly_one_fold() -> None:
-    patients = {f"case{n}": f"patient{n}" for n in range(200)}
-    folds = [
-        assign(FoldSplits(kind="folds", folds=5, fold=k, test=0.2), patients) for k in range(5)
-    ]
-    assert len({tuple(placed["test"]) for placed in folds}) == 1
-    held = [case for placed in folds for case in placed["val"]]
-    assert sorted(held + folds[0]["test"]) == sorted(patients)
-
-
 def test_lists_take_the_cases_that_there_are() -> None:
     rule = ListSplits(kind="lists", train=("b", "a", "gone"), val=("c",))
     patients = {case: case for case in "abcd"}
-    assert assign(rule, patients) == {"train": ["a", "b"], "val": ["c"], "test": []}
+    assert resolve(rule, patients).cases == {"train": ["a", "b"], "val": ["c"], "test": []}
+    with pytest.raises(ConfigError, match=r"split 'val' is empty: 2 labelled case\(s\)"):
+        resolve(rule, {case: case for case in "ab"})
 
 
 def test_lists_that_divide_a_patient_are_refused() -> None:
     rule = ListSplits(kind="lists", train=("a",), val=("b",))
     with pytest.raises(ConfigError, match="patient p is in train and in val"):
-        assign(rule, {"a": "p", "b": "p"})
+        resolve(rule, {"a": "p", "b": "p"})
+    assert assign(rule, {"a": "p", "b": "p"})["val"] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -107,34 +197,15 @@ def test_rules_without_sense_are_refused(settings: dict[str, object]) -> None:
         kinds[str(settings["kind"])].model_validate(settings)
 
 
-@given(st.integers(3, 40), st.integers(1, 3))
-def test_an_empty_split_is_refused_with_lists_that_then_work(patients: int, visits: int) -> None:
-    cohort = {f"p{n:02d}-{v}": f"p{n:02d}" for n in range(patients) for v in range(visits)}
-    rule = FractionSplits(train=1.0, val=0.0, test=0.0)
-    with pytest.raises(ConfigError) as caught:
-        require("test", assign(rule, cohort), cohort)
-    text = str(caught.value)
-    assert f"split 'test' is empty: {len(cohort)} labelled case(s)" in text
-    pasted = yaml.safe_load(text[text.index("splits:") :])["splits"]
-    placed = assign(ListSplits.model_validate(pasted), cohort)
-    assert sorted(where(placed)) == sorted(cohort)
-    for name in SPLITS:
-        assert require(name, placed, cohort)
-
-
-def test_the_lists_can_be_given_to_set() -> None:
-    cohort = {f"p{n}": f"p{n}" for n in range(4)}
-    with pytest.raises(ConfigError) as caught:
-        require("val", assign(FractionSplits(train=1, val=0, test=0), cohort), cohort)
-    pasted = yaml.safe_load(str(caught.value).partition("manifest:\n")[2])
-    manifest = load_manifest(None, [f"splits={pasted['splits']}"])
-    assert isinstance(manifest.splits, ListSplits)
-
-
-def test_fewer_than_three_patients_cannot_be_divided() -> None:
+def test_what_to_write_for_two_patients_works() -> None:
     cohort = {"a-0": "a", "a-1": "a", "b": "b"}
-    with pytest.raises(ConfigError, match=r"There are 2 labelled patient\(s\)"):
-        require("val", assign(ListSplits(kind="lists", train=("a-0", "a-1")), cohort), cohort)
+    with pytest.raises(ConfigError, match="there are 2") as caught:
+        resolve(FractionSplits(), cohort)
+    written = yaml.safe_load(str(caught.value).partition("set splits to ")[2])
+    rule = load_manifest(None, [f"splits={written}"]).splits
+    assert sorted(map(len, resolve(rule, cohort).cases.values())) == [0, 1, 2]
+    with pytest.raises(ConfigError, match=r"set splits\.folds to 3"):
+        resolve(FoldSplits(kind="folds", test=0.1), {f"c{n}": f"c{n}" for n in range(4)})
 
 
 def test_no_such_split() -> None:
@@ -147,11 +218,3 @@ def test_images_in_two_splits_are_found() -> None:
     images = {"a": ["1", "2"], "b": ["1", "3"], "c": ["2", "4"], "d": ["5"]}
     assert shared(placed, images) == [("a (train)", "c (val)")]
     assert shared(placed, images | {"c": ["4"]}) == []
-
-
-def test_what_is_asked_for() -> None:
-    assert FractionSplits(train=0.9, val=0.1, test=0).requested == ("train", "val")
-    assert FoldSplits(kind="folds").requested == ("train", "val")
-    assert FoldSplits(kind="folds", test=0.1).requested == SPLITS
-    assert ListSplits(kind="lists", train=("a",)).requested == ("train",)
-    assert re.fullmatch(r"[0-9.]+", str(uniform(3, "x")))

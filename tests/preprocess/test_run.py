@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 
 from common import nifti
 from common.case import restore
-from common.errors import ConfigError, InputError
+from common.errors import InputError
 from common.manifest import load_manifest
 from common.store import Store, StoreWriter
 from preprocess.lock import hold
@@ -172,8 +172,7 @@ def test_cases_from_before_a_change_of_the_manifest_are_not_called_done(
     assert "0 done, 0 failed" in status.stdout
     assert "to be made again" in status.stdout
     assert "3: made with other parameters" in status.stdout
-    with pytest.raises(ConfigError, match="split 'train' is empty"):
-        Store.open(path).contents().split("train")
+    assert not any(Store.open(path).contents().splits.values())
     unchanged = plan(data, str(path), load_manifest(data / "data_manifest.yaml"))
     assert len(unchanged.kept) == 3
     again = command("run", data, "--store", path, "--set", "margin=6")
@@ -269,18 +268,15 @@ def test_no_progress_is_shown_of_nothing(tmp_path: Path, command: Command) -> No
         assert "[old]/x[/b]" in done.stdout
 
 
-def test_an_empty_split_is_refused_before_any_work(cohort: Cohort, tmp_path: Path) -> None:
-    data = cohort(4)
-    (data / "data_manifest.yaml").write_text(
-        "crop: [16, 16, 16]\nsplits: {kind: fractions, train: 1.0, val: 0.0, test: 0.0}\n"
-    )
-    manifest = load_manifest(data / "data_manifest.yaml")
-    plan(data, str(tmp_path / "a.zarr"), manifest)  # val and test are not requested
-    fractions = {"kind": "fractions", "train": 0.98, "val": 0.01, "test": 0.01}
-    refused = load_manifest(data / "data_manifest.yaml", [f"splits={fractions}"])
-    with pytest.raises(ConfigError, match="Lists to paste"):
-        plan(data, str(tmp_path / "b.zarr"), refused)
-    assert not (tmp_path / "b.zarr").exists()
+def test_cases_are_stored_whatever_the_splits(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(4), tmp_path / "s.zarr"
+    lists = "splits={kind: lists, train: [BraTS2021_00000], val: [gone]}"
+    done = command("run", data, "--store", path, "--set", lists)
+    assert done.returncode == 0, done.stderr
+    assert len(Store.open(path).records()) == 4
+    assert command("status", path).returncode == 0
 
 
 def test_a_folder_without_a_case_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
 from common.errors import ConfigError, RunError, StoreError
-from common.splits import ListSplits
+from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter
 from train import trainer
 from train.checkpoint import load
@@ -38,7 +38,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
     }
     run = json.loads((at_once / "run.json").read_text())
     assert run["store_fingerprint"] == five.contents().fingerprint
-    assert run["cases"] == {"train": IDS[:5], "val": [IDS[5]]}
+    assert run["cases"] == {"train": IDS[:5], "val": [IDS[5]], "test": []}
     assert run["sessions"][0]["versions"]["torch"] == torch.__version__
     assert yaml.safe_load((at_once / "config.yaml").read_text())["batch_size"] == 2
     found = rows(at_once)
@@ -193,11 +193,42 @@ def test_what_would_change_the_numbers_is_refused_on_resuming(
     with pytest.raises(ConfigError, match="began with preset fm_net, not unet"):
         reopen("unet", [], five, at_once)
     with pytest.raises(RunError, match="now holds other"):
-        reopen(None, [], make_store(), at_once)
+        reopen(None, [], make_store(margin=5), at_once)
     with pytest.raises(RunError, match="leave --resume out"):
         reopen(None, [], five, tmp_path / "nothing")
     with pytest.raises(RunError, match="holds a run: resume it with --resume"):
         begun(five, at_once)
+
+
+def test_the_splits_of_a_run_are_its_own(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store()
+    folds = "splits={kind: folds, folds: 3}"
+    validated = []
+    for fold in range(3):
+        session = begun(store, tmp_path / f"fold-{fold}", folds, f"fold={fold}")
+        assert len(session.training) == 4
+        validated += session.validation
+    assert sorted(validated) == IDS
+    with pytest.raises(ConfigError, match="folds are 0 to 2"):
+        begun(store, tmp_path / "run", folds, "fold=3")
+    with pytest.raises(ConfigError, match="fold: the splits are lists of cases"):
+        begun(store, tmp_path / "run", "fold=0")
+    with pytest.raises(ConfigError, match="splits, fold: cannot change"):
+        reopen(None, ["splits={kind: fractions}", "fold=1"], store, tmp_path / "fold-0")
+
+
+def test_a_resumed_run_keeps_its_cases(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(splits=FractionSplits())
+    begun(store, tmp_path / "run")
+    cases = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]
+    assert sorted(case for some in cases.values() for case in some) == IDS
+    assert all(cases.values())
+    lists = ListSplits(kind="lists", train=(IDS[0],), val=(IDS[1],))
+    StoreWriter.create(
+        store.path, store.manifest.model_copy(update={"splits": lists}), store.expected
+    )
+    session = reopen(None, [], Store.open(store.path), tmp_path / "run")
+    assert session.splits.cases == cases
 
 
 def test_a_network_that_the_crops_do_not_fit_is_refused(five: Store, tmp_path: Path) -> None:
@@ -322,16 +353,15 @@ def test_a_checkpoint_without_a_scale_goes_on_in_half_precision(
     five: Store, tmp_path: Path
 ) -> None:
     session = begun(five, tmp_path / "run")
-    half = new_session(
-        session.run_dir, session.config, Compute(session.compute.device, "fp16"), five, []
-    )
+    compute = Compute(session.compute.device, "fp16")
+    half = new_session(session.run_dir, session.config, compute, five, session.splits)
     restore(half)
     assert half.scaler.is_enabled()
 
 
 def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store()
-    gone = store.contents().split("train")[0]
+    gone = IDS[0]
     StoreWriter(store.path).remove(gone)
     command = [sys.executable, "-m", "train", "run", "demo", "--store", store.path]
     command += [
@@ -346,6 +376,6 @@ def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: P
     assert f"1 of 6 expected case(s) are not in the store, such as {gone}" in ran.stderr
     again = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
     assert "nothing is left to train" in again.stdout
-    StoreWriter(store.path).remove(store.contents().split("val")[0])
+    StoreWriter(store.path).remove(IDS[4])
     with pytest.raises(ConfigError, match=r"2 of 6 expected case\(s\) are not stored: preprocess"):
-        Store.open(store.path).contents().split("val")
+        begun(Store.open(store.path), tmp_path / "other")

@@ -291,7 +291,7 @@ def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -
     now = store.contents()
     assert (list(now.records), list(now.failures)) == (["one", "two"], [])
     assert now.split("train") == ["one", "two"] == now.splits["train"]
-    assert now.leaks == []
+    assert now.leaks(now.splits) == []
 
 
 def test_cases_of_other_parameters_than_the_stores_are_not_there_until_made_again(
