@@ -90,26 +90,6 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     return discovery
 
 
-def case_files(folder: Path, manifest: Manifest) -> CaseFiles:
-    """The one case in a folder.
-
-    Raises:
-        InputError: the folder holds no usable case, or several.
-    """
-    discovery = discover(folder, manifest)
-    if len(discovery.cases) == 1:
-        return discovery.cases[0]
-    raise InputError(
-        Finding(
-            str(folder),
-            f"{len(discovery.cases)} usable cases",
-            f"one case, with {', '.join(manifest.task.modalities)}",
-            "name the folder of one case",
-        ),
-        *discovery.findings,
-    )
-
-
 def _endings(manifest: Manifest) -> dict[str, str]:
     """Lower-case name ending to role: a modality, LABEL or COMPANION."""
     roles = {ending.lower(): m for m, group in manifest.modalities.items() for ending in group}
@@ -164,16 +144,10 @@ def _unused_file(path: Path, root: Path) -> Finding:
     shown = str(path.relative_to(root))
     case = path.parent.name if path.parent != root else "-"
     if _stem(path) is None:
-        what = _what(path)
-        is_table = path.suffix.lower() not in IMAGE_SUFFIXES and what.startswith("file of type")
-        return Finding(
-            shown,
-            what,
-            "a .nii.gz or .nii volume",
-            "nothing, it is not used" if is_table else "convert or fetch it, or move it away",
-            case,
-            "warning" if is_table else "error",
-        )
+        found, expected = _what(path), "a .nii.gz or .nii volume"
+        if path.suffix.lower() not in IMAGE_SUFFIXES and found.startswith("file of type"):
+            return Finding(shown, found, expected, "nothing, it is not used", case, "warning")
+        return Finding(shown, found, expected, "convert or fetch it, or move it away", case)
     found = f"name ends in '{_ending(path)}', which the manifest does not list"
     expected = "an ending under modalities, label or companions"
     action = "rename it, add the ending to the manifest, or move it away"
@@ -208,7 +182,13 @@ def _case(
     task = manifest.task
     problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root, task)
     if not case_id.strip("-_ "):
-        problems = [_nameless(sorted(path for _, path in files), root)]
+        paths = sorted(path for _, path in files)
+        found = f"no case id in {', '.join(path.name for path in paths)}"
+        expected, action = (
+            "names that start with the case's id",
+            "rename the files, or move them away",
+        )
+        problems = [Finding(_folder(paths[0], root), found, expected, action)]
     if problems:
         return problems
     stacked = STACKED in by_role
@@ -229,15 +209,6 @@ def _folder(path: Path, root: Path) -> str:
     """A file's folder relative to the root; the root's name for the root itself."""
     folder = path.parent
     return root.name if folder == root else str(folder.relative_to(root))
-
-
-def _nameless(paths: list[Path], root: Path) -> Finding:
-    return Finding(
-        _folder(paths[0], root),
-        f"no case id in {', '.join(path.name for path in paths)}",
-        "names that start with the case's id",
-        "rename the files, or move them away",
-    )
 
 
 def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
@@ -266,15 +237,9 @@ def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path, task: Tas
     elif not missing:
         return []
     paths = sorted(path for paths in by_role.values() for path in paths)
-    return [
-        Finding(
-            _folder(paths[0], root),
-            f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})",
-            expected,
-            f"{action}, or move the files away",
-            case_id,
-        )
-    ]
+    found = f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})"
+    action += ", or move the files away"
+    return [Finding(_folder(paths[0], root), found, expected, action, case_id)]
 
 
 def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
@@ -309,10 +274,13 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
     if wrong := _check_root(root) or _check_utf8(root, root.parent):
         raise InputError(wrong)
 
-    def keep(error: OSError) -> None:
-        findings.append(_unlisted(error, root))
+    def not_listed(error: OSError) -> None:
+        shown = str(Path(error.filename).relative_to(root))
+        found, expected = f"unreadable folder: {error.strerror}", "a folder that can be listed"
+        action = "change who may read it, or move it away"
+        findings.append(Finding(shown, found, expected, action))
 
-    for folder, subfolders, names in os.walk(root, onerror=keep, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=not_listed, followlinks=True):
         folders = [Path(folder, n) for n in sorted(subfolders) if n[0] != "." and ".zarr" not in n]
         files = [Path(folder, n) for n in sorted(names) if n[0] != "." and n != DEFAULT_NAME]
         refused = {path: _check_utf8(path, root) or _check_link(path, root) for path in folders}
@@ -332,12 +300,6 @@ def _check_root(root: Path) -> Finding | None:
     else:
         return None
     return Finding(str(root), found, "the folder that holds the cases", action)
-
-
-def _unlisted(error: OSError, root: Path) -> Finding:
-    shown = str(Path(error.filename).relative_to(root))
-    found, expected = f"unreadable folder: {error.strerror}", "a folder that can be listed"
-    return Finding(shown, found, expected, "change who may read it, or move it away")
 
 
 def _check_utf8(path: Path, root: Path) -> Finding | None:

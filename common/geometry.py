@@ -57,9 +57,6 @@ class Geometry:
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-BRATS_GEOMETRY = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
-
-
 def format_vector(values: tuple[float, ...]) -> str:
     """Numbers as `(1, 0.5, 0)`."""
     return f"({', '.join(f'{value + 0.0:.6g}' for value in values)})"

@@ -255,17 +255,15 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
     """
     content, state = read_content(path)
     header = header_of(path, content, len(content))
-    if len(header.shape) != 4 or header.shape[0] != len(channels):
-        channel_count = header.shape[0] if len(header.shape) == 4 else 1
+    channel_count = header.shape[0] if len(header.shape) == 4 else 1
+    if len(header.shape) > 4 or channel_count != len(channels):
         found = f"{channel_count} channel(s), {len(header.shape)} axes of {header.shape}"
         expected = f"{len(channels)} channels, {', '.join(channels)}"
         action = "export all of them into one file, in the order of stacked.channels"
         raise InputError(Finding(str(path), found, expected, action))
     stacked = _volume(path, content, state, header)
-    return {
-        name: stacked._replace(voxels=voxels)
-        for name, voxels in zip(channels, stacked.voxels, strict=True)
-    }
+    images = stacked.voxels.reshape(channel_count, *header.shape[-3:])
+    return {n: stacked._replace(voxels=image) for n, image in zip(channels, images, strict=True)}
 
 
 def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -> Volume:

@@ -15,7 +15,7 @@ from common.discovery import LABEL, STACKED_CONVENTION, CaseFiles
 from common.errors import Finding, InputError
 from common.geometry import Geometry, ToLPS, degrees_off_axis, reorient
 from common.manifest import Manifest
-from common.nifti import ReadFile, Volume
+from common.nifti import Volume
 from common.record import DecidedBy, Source
 from common.task import Task, title
 from common.volume import bounding_box, extract, foreground
@@ -106,18 +106,16 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         volumes[first].geometry,
         decided.convention,
         decided.by,
-        tuple(source_of(role, paths[role], volumes[role].file) for role in paths),
+        tuple(
+            Source(role=role, file=path.name, **volumes[role].file._asdict())
+            for role, path in paths.items()
+        ),
         tuple(findings),
     )
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
-
-
-def source_of(role: str, path: Path, file: ReadFile) -> Source:
-    """A file as a record names it."""
-    return Source(role=role, file=path.name, **file._asdict())
 
 
 def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], list[Finding]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.case import PreparedCase, prepare, restore
-from common.discovery import case_files
+from common.discovery import discover
 from common.errors import InputError
 from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
@@ -34,7 +34,8 @@ ORIENTATIONS = {
 
 
 def prepared(folder: Path, manifest: Manifest = MANIFEST) -> PreparedCase:
-    return prepare(case_files(folder, manifest), manifest)
+    (case,) = discover(folder, manifest).cases
+    return prepare(case, manifest)
 
 
 def original(folder: Path) -> nifti.Volume:
@@ -302,7 +303,7 @@ def test_the_order_and_the_record(files: Files, write: Write) -> None:
     stages: list[str] = []
     manifest = MANIFEST
     case = prepare(
-        case_files(write(files, "BraTS-GLI-00001-007"), manifest), manifest, stages.append
+        discover(write(files, "BraTS-GLI-00001-007"), manifest).cases[0], manifest, stages.append
     )
     assert stages == ["read", "prepare"]
     record = case.record

@@ -11,7 +11,7 @@ import pytest
 from folders import too_deep
 
 from common import nifti
-from common.discovery import case_files, discover
+from common.discovery import discover
 from common.errors import InputError
 from common.geometry import Geometry
 from common.manifest import Manifest
@@ -409,14 +409,3 @@ def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
     (tmp_path / "p_flair.nii.gz").touch()
     with pytest.raises(InputError, match=r"a file; .* name the folder that it is in"):
         discover(tmp_path / "p_flair.nii.gz", Manifest())
-
-
-def test_one_cases_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["bare"]])
-    assert case_files(tmp_path / "p", Manifest()).case_id == "p"
-    touch(tmp_path / "q", *[name.format("q") for name in HABITS["2021"]])
-    with pytest.raises(InputError, match="2 usable cases"):
-        case_files(tmp_path, Manifest())
-    touch(tmp_path / "r", "r_t1")
-    with pytest.raises(InputError, match=r"0 usable cases(.|\n)*has t1"):
-        case_files(tmp_path / "r", Manifest())

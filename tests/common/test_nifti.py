@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common import nifti
 from common.errors import InputError
-from common.geometry import BRATS_GEOMETRY, Geometry
+from common.geometry import Geometry
 
 SHAPE = (9, 10, 11)
 GEOMETRY = Geometry(SHAPE, (1.0, 0.8, 0.9), (10.0, -20.0, 30.0))
@@ -74,7 +74,8 @@ def test_itk_and_nibabel_read_what_is_written_alike(good: Path) -> None:
 
 
 def test_a_real_releases_header_is_lps_at_its_origin(tmp_path: Path) -> None:
-    nifti.write(tmp_path / "b.nii.gz", np.zeros(BRATS_GEOMETRY.shape, np.uint8), BRATS_GEOMETRY)
+    brats = Geometry((155, 240, 240), (1.0, 1.0, 1.0), (0.0, -239.0, 0.0))
+    nifti.write(tmp_path / "b.nii.gz", np.zeros(brats.shape, np.uint8), brats)
     affine = nibabel.load(tmp_path / "b.nii.gz").affine
     assert affine.tolist() == [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
 

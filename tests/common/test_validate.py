@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common import nifti
-from common.discovery import case_files
+from common.discovery import discover
 from common.errors import Finding, InputError
 from common.geometry import Geometry, ToLPS, reorient
 from common.manifest import Manifest
@@ -25,7 +25,8 @@ Write = Callable[..., Path]
 
 def loaded(folder: Path, **settings: object) -> LoadedCase:
     manifest = Manifest(**settings)
-    return load_case(case_files(folder, manifest), manifest)
+    (case,) = discover(folder, manifest).cases
+    return load_case(case, manifest)
 
 
 def refused(folder: Path, **settings: object) -> tuple[Finding, ...]:
