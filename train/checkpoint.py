@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file each, with its state as JSON in the file's own metadata.
+"""Checkpoints: one safetensors file each, with its state as JSON in the file's metadata.
 
-A single file is replaced by a single rename, so weights, optimiser and position can never come from
-two different moments. The JSON file beside it repeats the state for people and is never read.
-Nothing is pickled: a checkpoint runs no code when it is opened, and no version of torch refuses it.
+One rename replaces the one file, so weights, optimiser and position are always of the same moment.
+The JSON file beside it shows the state to people and is never read. Nothing is pickled, so opening
+a checkpoint runs no code.
 """
 
 import hashlib
@@ -24,38 +24,35 @@ from common.errors import CheckpointError
 
 Which = Literal["best", "last", "previous"]
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "fm_net"
 MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
-
-    Attributes:
-        tensors: on the CPU, under `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
-        state: anything that JSON can hold.
-    """
+    """What a checkpoint holds."""
 
     tensors: dict[str, Tensor]
+    """On the CPU: `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`."""
     state: dict[str, Any]
+    """Anything that JSON can hold."""
 
 
 def checkpoint_path(run_dir: Path, which: Which) -> Path:
-    """Where a run keeps its best checkpoint, its last, or the one before the last."""
+    """The file of a run's best checkpoint, its last, or the one before the last."""
     return run_dir / f"{which}.safetensors"
 
 
 def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
-    """Write the run's last checkpoint, which is its best as well where `best` is true.
+    """Write the run's last checkpoint, which is also its best if `best`.
 
-    The best is put in place first: a crash between the two leaves a last checkpoint from which the
-    same best is reached again. Both names share one file until the next save replaces the last. The
-    one before the last stays, in case the disk damages a file.
+    The best is replaced first: after a crash between the two, the run reaches the same best again
+    from the last. Both names are links to one file. The checkpoint before the last is kept in case
+    the disk damages a file.
 
     Raises:
-        CheckpointError: it cannot be written; what was there before is whole.
+        CheckpointError: it cannot be written; the earlier checkpoints are intact.
     """
     try:
         _save(run_dir, checkpoint, best=best)
@@ -64,8 +61,8 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
         free = shutil.disk_usage(run_dir).free if run_dir.is_dir() else 0
         raise CheckpointError(
             f"{run_dir}: a checkpoint of {size / 1e6:.0f} MB cannot be written ({error}), "
-            f"{free / 1e6:.0f} MB are free there; make room, or make the folder writable. What was "
-            "saved before is whole"
+            f"{free / 1e6:.0f} MB are free there; make room, or make the folder writable. The "
+            "earlier checkpoints are intact"
         ) from error
 
 
@@ -75,7 +72,7 @@ def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
         save_file(_contiguous(checkpoint.tensors), temporary, {METADATA_KEY: _metadata(checkpoint)})
         _flush(temporary)
     except (OSError, SafetensorError):
-        temporary.unlink(missing_ok=True)  # on a full disk nothing else would fit beside it
+        temporary.unlink(missing_ok=True)  # it would leave no room on a full disk
         raise
     if best:
         _publish(_linked(temporary, run_dir / "best.safetensors.tmp"), run_dir, "best")
@@ -91,7 +88,7 @@ def load(run_dir: Path, which: Which) -> Checkpoint:
     """Read and verify a run's checkpoint.
 
     Raises:
-        CheckpointError: it is missing or damaged; the message names another one that is whole.
+        CheckpointError: it is missing or damaged; the message names another one to use.
     """
     try:
         return _read(checkpoint_path(run_dir, which))
@@ -100,7 +97,7 @@ def load(run_dir: Path, which: Which) -> Checkpoint:
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, optimiser moments and the CPU's random state, as a checkpoint stores them."""
+    """Weights, optimiser moments and the CPU's random state, by their names in a checkpoint."""
     tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -113,8 +110,8 @@ def restore(
 ) -> None:
     """The inverse of `capture`, in place.
 
-    Moments take their parameter's device and memory format. Step counts stay on the CPU, where
-    NAdam keeps them; torch's own `load_state_dict` would move them and make each step wait.
+    Moments take their parameter's device and memory format. Step counts stay on the CPU, as NAdam
+    has them; torch's `load_state_dict` would move them, and each step would wait for the device.
     """
     load_weights(model, tensors)
     for name, parameter in model.named_parameters():
@@ -162,7 +159,7 @@ def _metadata(checkpoint: Checkpoint) -> str:
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    """A checksum of everything: safetensors itself notices a short file, but no changed byte."""
+    """A checksum of everything: safetensors notices a short file but not a changed byte."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -177,7 +174,7 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: Path) -> Checkpoint:
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
+        raise CheckpointError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(METADATA_KEY)
@@ -222,7 +219,7 @@ def _offer_other(run_dir: Path, which: Which) -> str:
 
 
 def _linked(source: Path, target: Path) -> Path:
-    """A second name for a file, or a copy on a file system without hard links."""
+    """A hard link, or a copy where the file system has no links."""
     target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
@@ -242,7 +239,7 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the file system write a file, or a directory's names, to the disk now."""
+    """Write a file, or a directory's names, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -42,10 +42,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
 def main() -> None:
-    """The console script's door."""
-    # Threads of torch that wait for each other sleep instead of spinning. On a machine where
-    # something else runs too, a loader's worker for one, spinning takes the cores from those that
-    # are waited for: a step took seven times as long. Read by OpenMP when torch is imported.
+    """Entry point of the console script."""
+    # OpenMP reads this when torch is imported: waiting threads sleep. Spinning, they took the cores
+    # from the loader's workers that they waited for, and a step took seven times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     console.run(app)
 
@@ -68,10 +67,10 @@ def run(
         typer.Option("--set", help="Override a key of the preset, as in optimizer.lr=1e-3."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out from its checkpoint.")
+        bool, typer.Option("--resume", help="Resume the run in --out from its checkpoint.")
     ] = False,
 ) -> None:
-    """Train a network; Ctrl-C or SIGTERM stops with a checkpoint that --resume goes on from."""
+    """Train a network; Ctrl-C or SIGTERM stops with a checkpoint to --resume from."""
     from train.config import DEFAULT_PRESET
     from train.monitor import next_steps, run_summary
     from train.run import begin, execute, reopen
@@ -178,8 +177,8 @@ def _announce(session: "Session", folder: Path) -> None:
     size = parameter_count(session.model.parameters())
     crop = "×".join(str(side) for side in store.crop)
     out.print(
-        f"store {store.path}: {len(session.training)} cases to train on, "
-        f"{len(session.validation)} to validate; crops {crop}",
+        f"store {store.path}: {len(session.training)} training and {len(session.validation)} "
+        f"validation cases, crops of {crop}",
         soft_wrap=True,
     )
     out.print(
@@ -191,13 +190,13 @@ def _announce(session: "Session", folder: Path) -> None:
         err.print(f"warning: {message}", soft_wrap=True)
     if absent := store.contents().absent:
         err.print(
-            f"note: {len(absent)} of {len(store.expected)} expected case(s) are not in the store, "
-            f"such as {absent[0]}; `{hints.status(store.path)}` shows why",
+            f"warning: {len(absent)} of {len(store.expected)} expected case(s) are not in the "
+            f"store, such as {absent[0]}; `{hints.status(store.path)}` shows why",
             soft_wrap=True,
         )
     if session.compute.note:
-        err.print(f"note: {session.compute.note}", soft_wrap=True)
+        err.print(f"warning: {session.compute.note}", soft_wrap=True)
     if ended(session):
-        out.print("nothing is left to train: the run was over before")
+        out.print("nothing is left to train: this run has ended already")
     elif session.at.epoch > 1 or session.at.samples:
-        out.print(f"going on in epoch {session.at.epoch}, after {session.at.samples} of its cases")
+        out.print(f"resuming in epoch {session.at.epoch}, after {session.at.samples} samples of it")

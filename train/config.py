@@ -1,14 +1,14 @@
-"""What a run is: presets, YAML files and `--set` overrides, parsed once into a typed value.
+"""A run's configuration: presets, YAML files and `--set` overrides as one typed value.
 
-A value belongs to its component: the network's stand in `train.networks`, the loss's in
-`train.loss`, and so on. `TrainConfig` gathers them and adds what the loop itself needs.
-The defaults are the paper's final model (sec. V); a preset holds only what differs.
+Each component has its own values: the network in `train.networks`, the loss in `train.loss`, and so
+on. `TrainConfig` gathers them and adds those of the training loop. The defaults are the paper's
+final model (sec. V).
 """
 
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import yaml
@@ -28,68 +28,26 @@ from train.precision import Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Modality = Literal["flair", "t1", "t1ce", "t2"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 DEFAULT_PRESET = "fm_net"
 
 
 class OptimizerConfig(BaseModel):
-    """NAdam at a constant rate (paper sec. V-E; Dozat 2016).
-
-    Attributes:
-        lr: learning rate.
-        betas: decay rates of the two running moments.
-        weight_decay: L2 penalty added to the gradient.
-    """
+    """NAdam at a constant rate (paper sec. V-E; Dozat 2016)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Positive = 0.003
+    """Learning rate."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the two running moments."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """L2 penalty added to the gradient."""
 
 
 class TrainConfig(BaseModel):
-    """Everything that decides a run's numbers, and what the loop does around them.
-
-    Attributes:
-        modalities: the images that the network sees, in this order.
-        splits: how the store's cases are divided; null is the rule of the store's manifest.
-        fold: the fold that is validated; the rule's folds, or 5 where it is of fractions.
-        window: where a sample is cut: `crop`, the stored one that holds the tumour, or `random`,
-            a window of its size anywhere in the whole volume, another in each epoch.
-        epochs: passes over the training cases.
-        batch_size: crops in a step.
-        loader: dali, or torch where DALI cannot be installed; both give the same samples.
-        workers: processes that read crops.
-        cache: where decoded crops are kept from their first reading on: `none`, `ram`, one copy
-            that all workers share, or with DALI `device`, which reads all before the first step.
-            It changes no sample; a run says what it takes, and does not begin if that does not fit.
-        precision: fp16 scales gradients; tf32 is float32 whose products a GPU rounds, fp32 without
-            that; auto takes what suits the device.
-        device: auto, cpu, cuda or cuda:N.
-        channels_last: memory format of weights and activations; on a CPU the faster one from batch
-            2. On an H200 neither was clearly, before norms kept it (docs/decisions/0013).
-        compile: whether the network is compiled for training by torch.compile, which takes minutes
-            once; where that fails the run goes on without, and says so.
-        clip_norm: bound on the norm of all gradients together; null leaves them alone.
-        validate_every: epochs between validations; the last epoch is always validated, and
-            its scores stay when the run goes on for more.
-        select_by: what the best checkpoint is best in: `dice`, the mean over regions of the
-            whole-volume Dice, or `loss`, the main head's over the same volumes.
-        patience: validations in a row without a better score after which the run is over; null
-            trains all epochs.
-        max_hours: after which the run is over, within an epoch if need be, and with a checkpoint:
-            training and validation, over all its sessions. Null sets no limit.
-        deterministic: reruns on one machine equal to the last bit, where torch can: on a CPU they
-            are; on a GPU, pooling and the heads' upsampling add up in an order of their own.
-        stuck_minutes: without a batch, after which the loader is taken for stuck and the run ends.
-        checkpoint_minutes: time between checkpoints inside an epoch (each epoch ends with one).
-        max_bad_steps: consecutive steps without a usable gradient before the run gives up; more
-            than the handful that gradient scaling skips while it finds its scale.
-        seed: of weights, order and augmentation.
-    """
+    """Everything that decides a run's numbers, and how the training loop behaves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,35 +56,76 @@ class TrainConfig(BaseModel):
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     inference: InferenceConfig = InferenceConfig()
-    modalities: tuple[Modality, ...] = get_args(Modality)
+    modalities: tuple[str, ...] | None = None
+    """The images that the network sees, in this order; null is all of the store's task."""
     splits: Splits | None = None
+    """How the store's cases are divided; null is the rule of the store's manifest."""
     fold: int | None = Field(default=None, ge=0)
+    """The fold to validate on, of the rule's folds, or of 5 where it has fractions."""
     window: Literal["crop", "random"] = "crop"
+    """`crop`: the stored one, which holds the tumour. `random`: one of its size anywhere in the
+    whole volume, another in each epoch."""
     epochs: Count = 70
+    """Passes over the training cases."""
     batch_size: Count = 1
+    """Samples in a step."""
     loader: Literal["dali", "torch"] = "dali"
+    """`torch` where DALI cannot be installed; both give the same samples."""
     workers: Count = 2
+    """Processes that read crops."""
     cache: CacheKind = "none"
+    """Where decoded crops are kept after the first reading: `ram`, one copy that all workers share,
+    or with DALI `device`, which reads all before the first step. It changes no sample."""
     precision: Precision | Literal["auto"] = "fp16"
+    """fp16 scales gradients; on a GPU, tf32 rounds products of float32, fp32 does not."""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     channels_last: bool = True
+    """Memory format of weights and activations; on a CPU it is faster from batch 2 on."""
     compile: bool = False
+    """Compile the network with torch.compile, which takes minutes once."""
     clip_norm: Positive | None = None
+    """Bound on the norm of all gradients together; null does not clip."""
     validate_every: Count = 1
+    """Epochs between validations; the last epoch is always validated."""
     select_by: Literal["dice", "loss"] = "dice"
+    """What makes a checkpoint the best: `dice`, the mean over regions of the whole-volume Dice, or
+    `loss`, the main head's over the same volumes."""
     patience: Count | None = None
+    """Validations in a row without a better score that end the run; null trains all epochs."""
     max_hours: Positive | None = None
+    """Training and validation time, over all sessions, that ends the run; null is no limit."""
     deterministic: bool = False
+    """Reruns on one machine are equal to the last bit; on a GPU, pooling and upsampling are not."""
     stuck_minutes: Positive = 10.0
+    """Time without a batch after which the loader counts as stuck and the run ends."""
     checkpoint_minutes: Positive = 15.0
+    """Time between checkpoints within an epoch; each epoch ends with one."""
     max_bad_steps: Count = 25
+    """Steps in a row without a finite gradient that end the run; gradient scaling skips a few."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of weights, order and augmentation."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+        names = self.modalities
+        if names is not None and (not names or len(set(names)) < len(names)):
             raise ValueError("modalities must name at least one image, and each only once")
         return self
+
+    def modalities_of(self, task: Task) -> tuple[str, ...]:
+        """The images that the network sees of a task's cases.
+
+        Raises:
+            ConfigError: the task does not have one of them.
+        """
+        for name in self.modalities or ():
+            if name not in task.modalities:
+                raise ConfigError(
+                    f"modalities: {name} is none of the task {task.name}, which has "
+                    f"{', '.join(task.modalities)}{did_you_mean(name, task.modalities)}"
+                )
+        return self.modalities or task.modalities
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -137,8 +136,8 @@ class TrainConfig(BaseModel):
 
     def build_network(self, task: Task, device: torch.device) -> nn.Module:
         """The network for a task's regions, on a device, with weights from torch's random state."""
-        modalities = self.modalities or task.modalities
-        network = self.model.build(len(modalities), len(task.regions)).to(device)
+        inputs = len(self.modalities_of(task))
+        network = self.model.build(inputs, len(task.regions)).to(device)
         network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
         return network
 

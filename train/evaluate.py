@@ -275,7 +275,8 @@ def _rule(metric: Metric) -> str:
 def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> float:
     with torch.inference_mode():
         target = torch.from_numpy(label).to(logits.device)
-        return RegionLoss(loaded.config.loss)(logits[None], target[None]).item()
+        loss = RegionLoss(loaded.config.loss, loaded.task.regions)
+        return loss(logits[None], target[None]).item()
 
 
 def _count(cases: int) -> str:

@@ -56,7 +56,8 @@ class LoadedRun:
         Raises:
             InferenceError: the network gives NaN or infinity.
         """
-        rows = [self.task.modalities.index(modality) for modality in self.config.modalities]
+        seen = self.config.modalities_of(self.task)
+        rows = [self.task.modalities.index(modality) for modality in seen]
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
         return sliding_window(
             self.model,

@@ -1,6 +1,6 @@
 """The loss: Dice plus cross-entropy, summed over the regions (paper sec. V-C, eq. 1 and 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -8,32 +8,30 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.task import REGION_LABELS
+Regions = Mapping[str, Sequence[int]]
+"""Region to the label values that make it, as in `common.task.Task.regions`."""
 
 EPSILON = 1e-5
 """In numerator and denominator of eq. (1): an empty target with an empty prediction costs 0."""
 
 
 class LossConfig(BaseModel):
-    """What is minimised.
-
-    Attributes:
-        voxels: the term beside Dice, a mean over voxels: binary cross-entropy (the paper), or
-            focal loss (Lin et al. 2017, doi:10.1109/ICCV.2017.324; in places of the authors' code).
-        focal_gamma: how much focal loss discounts voxels that are right already; below 1 its
-            gradient is infinite where a voxel is saturated.
-    """
+    """What is minimised."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     voxels: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """The term beside Dice, a mean over voxels: binary cross-entropy (the paper), or focal loss
+    (Lin et al. 2017, doi:10.1109/ICCV.2017.324; the authors' code has it in places)."""
     focal_gamma: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+    """How much focal loss discounts voxels that are right already; below 1 its gradient is infinite
+    where a voxel is saturated."""
 
 
-def regions_of(label: Tensor) -> Tensor:
-    """Canonical labels (B, …) to region masks (B, 3, …), float32, in the order of REGIONS."""
+def regions_of(label: Tensor, regions: Regions) -> Tensor:
+    """Canonical labels (B, …) to region masks (B, regions, …), float32."""
     masks = []
-    for values in REGION_LABELS.values():
+    for values in regions.values():
         mask = label == values[0]
         for value in values[1:]:
             mask = mask | (label == value)
@@ -49,28 +47,24 @@ class RegionLoss:
     drown Dice; here it has both terms and is the mean over voxels and batch.
     """
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, regions: Regions) -> None:
         self.config = config
+        self.regions = regions
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss of one head.
-
-        Args:
-            logits: (B, 3, …).
-            label: (B, …) canonical labels.
-        """
-        return self._of_regions(logits.float(), regions_of(label))
+        """The loss of one head's logits (B, regions, …) against canonical labels (B, …)."""
+        return self._of_regions(logits.float(), regions_of(label, self.regions))
 
     def supervised(self, outputs: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
         """The loss over all heads, weighted 1, 1/2, 1/4, … and normalised, and the main head's.
 
         Args:
-            outputs: each head's logits (B, 3, …) at full size, main head first.
+            outputs: each head's logits (B, regions, …) at full size, main head first.
             label: (B, …) canonical labels.
         """
-        target = regions_of(label)
+        target = regions_of(label, self.regions)
         losses = [self._of_regions(logits.float(), target) for logits in outputs]
-        weights = [0.5**k for k in range(len(outputs))]  # numbers, not a tensor to be copied over
+        weights = [0.5**k for k in range(len(outputs))]  # numbers: a tensor would be copied over
         weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True)]
         return torch.stack(weighted).sum() / sum(weights), losses[0].detach()
 

@@ -136,7 +136,7 @@ class Monitor:
         wait = at.waited_seconds / at.seconds if at.seconds else 0.0
         numbers = Table.grid(*(Column(no_wrap=True) for _ in range(5)), padding=(0, 3))
         numbers.add_row(
-            Text.assemble("loss ", (_shown(at.mean_loss) if at.judged else "–", "bold")),
+            Text.assemble("loss ", (_shown(at.mean_loss) if at.finite_samples else "–", "bold")),
             Text.assemble((f"{rate:.3g}", "bold"), " volumes/s"),
             Text.assemble("wait ", (f"{wait:.1%}", "bold" if wait < 0.02 else "bold yellow")),
             Text.assemble("peak ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),

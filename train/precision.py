@@ -1,7 +1,6 @@
-"""Which device a run uses, and in which number format its convolutions are computed.
+"""The device of a run, and the number format of its convolutions.
 
-A run asks for a device and a precision in its configuration; what the machine can do decides what
-it gets. Every substitution comes with one line that says so, for people to read at the start.
+What the machine cannot do is replaced; a note then says so at the start of the run.
 """
 
 import os
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
-"""Mixed precision with float16 (needs gradient scaling), with bfloat16, or none: then convolutions
-and matrix products round their factors to TF32, or do not."""
+"""Mixed precision with float16 (needs gradient scaling) or bfloat16; or none: then convolutions and
+matrix products round their factors to TF32, or not."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
@@ -28,45 +27,40 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 TF32_CAPABILITY = (8, 0)
-"""Of the first GPUs that multiply in TF32."""
+"""Compute capability from which GPUs multiply in TF32."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and in which precision a run computes.
-
-    Attributes:
-        device: the torch device.
-        precision: what is used, never "auto".
-        note: why this is not what was asked for, or why it may be slow; empty if all is as asked.
-    """
+    """Where and in which precision a run computes."""
 
     device: torch.device
     precision: Precision
     note: str = ""
+    """Why this is not what was configured, or why it may be slow; else empty."""
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which a forward pass runs; loss and optimiser stay outside it."""
+        """The context of a forward pass; loss and optimiser stay outside it."""
         return autocast(self.device, self.precision)
 
     def describe(self) -> str:
-        """One line for people: the device's own name and the precision."""
+        """The device's name and the precision."""
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
         return f"CPU ({torch.get_num_threads()} threads), {self.precision}"
 
     def peak_memory_gb(self) -> float:
-        """The most that the run held: of the GPU's memory, or of the process on a CPU."""
+        """Peak memory: of the GPU, or on a CPU of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def configure_backends(compute: Compute, *, deterministic: bool) -> None:
-    """Set for this process whether torch may add up in any order and try out its algorithms.
+    """Set torch's determinism, cuDNN's search for algorithms and float32 products for this process.
 
-    All shapes are the same in every step, so trying them out pays. For a CPU torch has a fixed
-    order of everything; on a GPU it warns of what has none. Also as `configure_float32`.
+    cuDNN tries its algorithms unless `deterministic` (docs/decisions/0014). On a GPU torch warns of
+    operations that it has no deterministic form of.
     """
     on_gpu = compute.device.type == "cuda"
     if deterministic and on_gpu:  # read when cuBLAS starts
@@ -77,11 +71,10 @@ def configure_backends(compute: Compute, *, deterministic: bool) -> None:
 
 
 def configure_float32(precision: Precision) -> None:
-    """Set for this process whether a GPU may round the factors of float32 products to TF32.
+    """Set for this process whether a GPU rounds the factors of float32 products to TF32.
 
-    Unasked, torch does so in convolutions. Torch 2.9 named this setting anew and takes the two
-    names for a mistake where they differ, so only one is used, and for matrix products the one
-    that both have.
+    By default torch does so in convolutions. Torch 2.9 renamed the setting and raises an error
+    where old and new name differ, so only one of them is set.
     """
     allowed = precision == "tf32"
     torch.set_float32_matmul_precision("high" if allowed else "highest")
@@ -119,10 +112,10 @@ def cpu_has_bfloat16() -> bool:
 
 
 def avoid_cpu_bf16_bug(compute: Compute, planes: int) -> Compute:
-    """The same, but in float32 where bfloat16 would make gradients wrong.
+    """The same, but in float32 where bfloat16 gradients would be wrong.
 
-    On processors with instructions for bfloat16, oneDNN (as of torch 2.13) leaves the middle of a
-    3-D convolution's weight gradient as the memory was, where its input is two planes deep.
+    On processors with bfloat16 instructions, oneDNN (as of torch 2.13) does not write the middle of
+    a 3-D convolution's weight gradient where its input is two planes deep.
 
     Args:
         compute: what was chosen.
@@ -131,8 +124,8 @@ def avoid_cpu_bf16_bug(compute: Compute, planes: int) -> Compute:
     if compute.device.type != "cpu" or compute.precision != "bf16" or planes != 2:
         return compute
     note = (
-        "crops this small leave the network two planes at its deepest, where a CPU's bf16 "
-        "gradients can be wrong; this run computes in fp32"
+        "the network's deepest features have two planes, for which bf16 gradients on a CPU can be "
+        "wrong; this run computes in fp32"
     )
     return replace(compute, precision="fp32", note=note)
 
@@ -178,35 +171,30 @@ def _on_cpu(device: torch.device, precision: Precision | Literal["auto"]) -> Com
 
 
 class Compiled:
-    """A network's forward pass, compiled for each shape of its input; plain once that has failed.
+    """A network's forward pass, compiled for each shape of its input, or not if that fails once.
 
-    Compiled is the call alone: names of parameters, checkpoints and evaluation are the network's.
+    Only the call is compiled: parameters, checkpoints and evaluation are the network's own.
 
-    Attributes:
-        failed: whether it is plain.
+    Args:
+        model: the network, in training mode when it is called.
+        on_failure: called with the reason when compiling fails.
     """
 
-    def __init__(self, model: nn.Module, tell: Callable[[str], None]) -> None:
-        """Compile nothing yet.
-
-        Args:
-            model: the network, in training mode when it is called.
-            tell: told once, why it goes on without.
-        """
+    def __init__(self, model: nn.Module, on_failure: Callable[[str], None]) -> None:
         self.failed = False
         self._model = model
-        self._tell = tell
+        self._on_failure = on_failure
         self._forward: Callable[[Tensor], tuple[Tensor, ...]] = model
         self._ready = set[torch.Size]()
 
     def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The network's outputs; the first of a shape takes as long as compiling does."""
+        """The network's outputs; the first call for a shape compiles."""
         if image.shape not in self._ready and not self.failed:
             self._prepare(image)
         return self._forward(image)
 
     def _prepare(self, image: Tensor) -> None:
-        """Try forward and backward, either of which is compiled when it is first needed."""
+        """Run forward and backward once: each is compiled when it is first needed."""
         try:
             self._forward = torch.compile(self._model, dynamic=False)
             total = torch.stack([output.float().mean() for output in self._forward(image)]).sum()
@@ -214,9 +202,10 @@ class Compiled:
             self._ready.add(image.shape)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - each compiler behind it fails in its own way
+        except Exception as error:  # noqa: BLE001 - every compiler behind it has its own errors
             self._forward, self.failed = self._model, True
             why = " ".join(str(error).split())[:200]
-            self._tell(
-                f"torch.compile failed, training goes on without it ({type(error).__name__}: {why})"
+            self._on_failure(
+                "torch.compile failed, training continues without it "
+                f"({type(error).__name__}: {why})"
             )

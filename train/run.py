@@ -1,4 +1,4 @@
-"""A run from its folder's first file to its last: begin, go on, stop."""
+"""A run and its folder: begin, resume, train, stop."""
 
 import json
 import platform
@@ -48,18 +48,19 @@ CHANGEABLE = frozenset(
         "inference",
     }
 )
-"""What may differ when a run goes on: no step depends on it, or by its rounding alone."""
+"""What may change when a run is resumed: no step depends on it, except by rounding."""
 
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
 
 def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """A run's session at its beginning; nothing is written.
+    """The session of a new run; nothing is written.
 
     Raises:
-        ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
+        ConfigError: the configuration is not valid or does not fit the store.
     """
     config = load_config(preset, overrides)
+    config = config.model_copy(update={"modalities": config.modalities_of(store.task)})
     splits = assign_cases(config, store)
     _check_store(config, store, splits)
     session = _session(run_dir, config, store, splits)
@@ -68,10 +69,10 @@ def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
 
 
 def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """Make a run's folder, with everything that is needed to repeat the run, and its session.
+    """The session of a new run, and its folder with all that is needed to repeat the run.
 
     Raises:
-        ConfigError: the configuration is not valid, does not fit the store, or a split is empty.
+        ConfigError: the configuration is not valid or does not fit the store.
         RunError: the folder holds a run, or cannot be written.
     """
     _check_new_run(run_dir)
@@ -91,18 +92,18 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
 
 
 def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """The session of a run that began before, where its last checkpoint was.
+    """The session of a run at its last checkpoint.
 
     Args:
-        preset: the one that the run began with, or None.
-        overrides: changes to what may be changed.
-        store: the one that it was trained on, wherever it lies now.
-        run_dir: its folder.
+        preset: the run's own, or None.
+        overrides: changes to what `CHANGEABLE` names.
+        store: the run's, wherever it is now.
+        run_dir: the run's folder.
 
     Raises:
-        ConfigError: what was asked for would change the numbers of the steps still to come.
-        RunError: there is no run, or the store is another.
-        CheckpointError: its checkpoint is damaged.
+        ConfigError: a change would change the numbers of the remaining steps.
+        RunError: there is no run, or the store has changed.
+        CheckpointError: the checkpoint is damaged.
     """
     run = _run_file(run_dir)
     if preset not in {None, run["preset"]}:
@@ -111,8 +112,8 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         )
     if run["store_fingerprint"] != store.contents().fingerprint:
         raise RunError(
-            f"{run_dir} was trained on {run['store']} as it was then; {store.path} now holds other "
-            f"cases or parameters: begin a new run with another {_other_folder()}"
+            f"{run_dir} was trained on {run['store']}; {store.path} now holds other cases or "
+            f"parameters: begin a new run with another {_other_folder()}"
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store, SplitAssignment(run["cases"]))
@@ -120,7 +121,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
     restore(session)
     before = run["sessions"][-1]["compute"]
     if session.compute.describe() != before:
-        note = f"this run went on {before} before; its numbers will not be those of one device"
+        note = f"this run was on {before} before, so its numbers are not those of one device"
         session.compute = replace(session.compute, note=note)
     write_text(run_dir / CONFIG, config.to_yaml())
     _write_run_file(session, run["preset"], run["sessions"])
@@ -129,23 +130,19 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
 
 
 def execute(session: Session) -> trainer.End:
-    """Train until the run is over or an interrupt asks for a stop.
-
-    Returns:
-        Why it ended; unless all epochs are done, `--resume` goes on from the checkpoint just
-        written.
+    """Train until the run ends or is interrupted, and say which.
 
     Raises:
         FMNetError: as `train.trainer.train`, or the loader cannot start.
     """
     config, samples = session.config, session.epoch_stream().samples
-    if session.at.samples == samples:  # it ended while it was validating
+    if session.at.samples == samples:  # it was interrupted during validation
         with Monitor(session, samples) as monitor:
             trainer.end_epoch(session, monitor)
     if end := trainer.ended(session):
         return end
     with (
-        _interrupts_noted() as stopping,
+        _stop_requests() as stopping,
         open_feed(
             config.loader,
             session.stream(),
@@ -193,7 +190,7 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
 
 
 def _check_store(config: TrainConfig, store: Store, splits: SplitAssignment) -> None:
-    """A network that cannot take the store's crops."""
+    """Check that the store's crops fit the network, and that validation has whole volumes."""
     stride = config.model.stride
     sides = store.crop[-config.model.dims :]
     if any(side % stride or side < 2 * stride for side in sides):
@@ -240,8 +237,8 @@ def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> Tr
     ]
     if fixed:
         raise ConfigError(
-            f"{', '.join(fixed)}: cannot change when {run_dir} goes on, since its numbers depend "
-            f"on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another "
+            f"{', '.join(fixed)}: cannot change when {run_dir} is resumed, because its numbers "
+            f"depend on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another "
             f"{_other_folder()}"
         )
     return changed
@@ -273,20 +270,20 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
 
 
 def versions() -> dict[str, str]:
-    """Of what a run's numbers depend on."""
+    """Versions of the packages that a run's numbers depend on."""
     found = {"fm-net": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # the torch loader runs without DALI
             found[package] = "not installed"
-    found["torch"] = str(torch.__version__)  # which says what it was built for
+    found["torch"] = str(torch.__version__)  # with what it was built for
     return found
 
 
 @contextmanager
-def _interrupts_noted() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second one does not wait."""
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the current step; a second one stops at once."""
     asked = False
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""A run while it trains: its state, and the loop, to be read from top to bottom."""
+"""Training: a run's state, then the loop (step, advance, validate, save), from top to bottom."""
 
 import json
 import math
@@ -32,50 +32,47 @@ from train.loss import RegionLoss
 from train.precision import DTYPES, Compiled, Compute
 
 METRICS = "metrics.jsonl"
-"""A row of JSON for every finished epoch, in a run's folder."""
+"""In a run's folder: one row of JSON for each finished epoch."""
 
 
 @dataclass
 class Position:
-    """How far a run is: what goes into a checkpoint beside the tensors.
-
-    Attributes:
-        epoch: the one under way, from 1.
-        samples: of this epoch, already learnt from.
-        loss_sum: of the main head's losses of the samples below.
-        judged: samples of this epoch whose loss was finite.
-        step: optimiser steps tried, over all epochs.
-        skipped: steps of this epoch without a usable gradient.
-        skipped_in_a_row: likewise, up to now without one that was usable.
-        spent_seconds: of the run so far, with validation, over all its sessions.
-        seconds: training time of this epoch, validation apart.
-        waited_seconds: of them, spent waiting for data.
-        best_score: of the best validation so far; more is better.
-        best_epoch: its epoch.
-        rows: a row of metrics for every finished epoch.
-    """
+    """How far a run is: what a checkpoint holds beside the tensors."""
 
     epoch: int = 1
+    """The current one, from 1."""
     samples: int = 0
+    """Samples of this epoch trained on so far."""
     loss_sum: float = 0.0
-    judged: int = 0
+    """Of the main head's losses over the samples of this epoch that have a finite one."""
+    finite_samples: int = 0
+    """How many those are."""
     step: int = 0
+    """Optimiser steps over all epochs, the skipped ones included."""
     skipped: int = 0
+    """Steps of this epoch without a finite gradient."""
     skipped_in_a_row: int = 0
+    """Steps up to now without a finite gradient."""
     spent_seconds: float = 0.0
+    """Training and validation time, over all sessions."""
     seconds: float = 0.0
+    """Training time of this epoch, without validation."""
     waited_seconds: float = 0.0
+    """Of this, time spent waiting for data."""
     best_score: float | None = None
+    """Of the best validation so far; higher is better."""
     best_epoch: int | None = None
+    """Its epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    """A row of metrics for every finished epoch."""
 
     @property
     def mean_loss(self) -> float | None:
-        """Of this epoch so far; None where no loss was finite."""
-        return self.loss_sum / self.judged if self.judged else None
+        """Of this epoch so far; None if no loss was finite."""
+        return self.loss_sum / self.finite_samples if self.finite_samples else None
 
     def next_epoch(self) -> "Position":
-        """The beginning of the epoch after this one."""
+        """The start of the next epoch."""
         return Position(
             epoch=self.epoch + 1,
             step=self.step,
@@ -89,32 +86,23 @@ class Position:
 
 @dataclass
 class Session:
-    """What the loop works on.
-
-    Attributes:
-        run_dir: where checkpoints and metrics go.
-        config: the run's configuration.
-        compute: device and precision.
-        store: where cases are read from.
-        splits: its cases for training, validation and test.
-        model: the network, on the device.
-        forward: the network as a step calls it: itself, or compiled.
-        loss: of logits and labels.
-        optimizer: over the network's weights.
-        scaler: of gradients; passes them through where the precision needs none.
-        at: how far the run is.
-    """
+    """What the training loop works on."""
 
     run_dir: Path
+    """Where checkpoints and metrics go."""
     config: TrainConfig
     compute: Compute
     store: Store
     splits: SplitAssignment
+    """The store's cases for training, validation and test."""
     model: nn.Module
+    """The network, on the device."""
     forward: Callable[[Tensor], tuple[Tensor, ...]]
+    """The network as a step calls it: itself, or compiled."""
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
+    """Of gradients; passes them through where the precision needs no scaling."""
     at: Position = field(default_factory=Position)
 
     @property
@@ -128,15 +116,15 @@ class Session:
         return self.splits.cases["val"]
 
     def epoch_stream(self) -> Stream:
-        """The samples from the first epoch's first on.
+        """The samples from the start of the first epoch.
 
         Raises:
-            ConfigError: the store does not hold what they are to be cut from.
+            ConfigError: the store does not have what `window` or `modalities` asks for.
         """
         return Stream(
             store=self.store,
             case_ids=self.training,
-            modalities=self.config.modalities,
+            modalities=self.config.modalities_of(self.store.task),
             augment=self.config.augment,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
@@ -145,14 +133,14 @@ class Session:
         )
 
     def stream(self) -> Stream:
-        """The samples still to be learnt from, in the middle of an epoch if need be."""
+        """The samples from the current position on."""
         return replace(self.epoch_stream(), first_epoch=self.at.epoch, skip=self.at.samples)
 
     def add_note(self, note: str) -> None:
-        """Say something of how the run computes, and keep it with what was said before."""
+        """Print how the run computes differently than configured, and keep it for `run.json`."""
         kept = "; ".join(filter(None, (self.compute.note, note)))
         self.compute = replace(self.compute, note=kept)
-        err.print(f"note: {note}", soft_wrap=True)
+        err.print(f"warning: {note}", soft_wrap=True)
 
     def as_trained(self) -> LoadedRun:
         """The network as it is now, for scoring."""
@@ -170,7 +158,7 @@ class Session:
 def new_session(
     run_dir: Path, config: TrainConfig, compute: Compute, store: Store, splits: SplitAssignment
 ) -> Session:
-    """A session at its beginning: fresh weights from the configured seed."""
+    """A session before its first step; the configured seed decides the weights."""
     torch.manual_seed(config.seed)
     model = config.build_network(store.task, compute.device)
     optimizer = torch.optim.NAdam(
@@ -188,7 +176,7 @@ def new_session(
         splits,
         model,
         model,
-        RegionLoss(config.loss),
+        RegionLoss(config.loss, store.task.regions),
         optimizer,
         scaler,
     )
@@ -198,72 +186,70 @@ def new_session(
 
 
 def save(session: Session, *, best: bool = False) -> None:
-    """Write the last checkpoint, which is the best as well where `best` is true."""
+    """Write the last checkpoint, which is also the best if `best`."""
     state = asdict(session.at) | {"scaler": session.scaler.state_dict()}
     tensors = checkpoint.capture(session.model, session.optimizer)
     checkpoint.save(session.run_dir, Checkpoint(tensors, state), best=best)
 
 
 def restore(session: Session) -> None:
-    """Put a session where its last checkpoint was; where that is gone, at the one before or best.
+    """Continue from the last checkpoint; if there is none, from the previous, else from the best.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    kept: tuple[Which, ...] = ("last", "previous", "best")
-    there = [which for which in kept if checkpoint.checkpoint_path(session.run_dir, which).exists()]
-    found = checkpoint.load(session.run_dir, there[0] if there else "last")
-    checkpoint.restore(found.tensors, session.model, session.optimizer)
-    state = dict(found.state)
+    names: tuple[Which, ...] = ("last", "previous", "best")
+    found = [name for name in names if checkpoint.checkpoint_path(session.run_dir, name).exists()]
+    saved = checkpoint.load(session.run_dir, found[0] if found else "last")
+    checkpoint.restore(saved.tensors, session.model, session.optimizer)
+    state = dict(saved.state)
     scaler = state.pop("scaler")
-    if scaler and session.scaler.is_enabled():  # neither is there where nothing is scaled
+    if scaler and session.scaler.is_enabled():  # both are missing where nothing is scaled
         session.scaler.load_state_dict(scaler)
     session.at = Position(**state)
 
 
 class Observer(Protocol):
-    """Told what happens during training; `train.monitor.Monitor` shows it."""
+    """What the loop reports to; `train.monitor.Monitor` shows it."""
 
     def step(self, at: Position, loss: float) -> None:
-        """After a step: how far the run is, and the loss."""
+        """After each step, with its loss."""
 
     def validating(self, done: int, total: int) -> None:
-        """How many of the validation cases are scored."""
+        """Before the first validation case and after each."""
 
     def case(self, at: Position, index: int, scored: ScoredCase) -> None:
-        """A validated case."""
+        """After each validation case, with its number from 0."""
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
-        """A finished epoch's row of metrics."""
+        """After each epoch, with its row of metrics."""
 
 
 class End(Enum):
     """Why training ended."""
 
     EPOCHS = "all epochs are done"
-    PATIENCE = "no better validation for as long as patience allows"
-    HOURS = "max_hours are over"
+    PATIENCE = "no better validation within patience"
+    HOURS = "max_hours reached"
     STOPPED = "stopped"
 
 
 def train(
     session: Session, batches: Iterator[Batch], observer: Observer, stopping: Callable[[], bool]
 ) -> End:
-    """Train until the run is over, or until somebody wants it to stop.
-
-    A checkpoint holds all that was learnt, but where the errors below say otherwise.
+    """Train until the run ends or is asked to stop.
 
     Args:
-        session: what to train; its position moves.
-        batches: the endless stream, beginning at the session's position.
-        observer: told what happens.
-        stopping: asked after every step; true ends the run with a checkpoint to resume from.
+        session: its position moves.
+        batches: the endless stream from the session's position on.
+        observer: is called as its methods say.
+        stopping: is called after every step; true ends the run with a checkpoint.
 
     Raises:
-        DivergedError: too many steps in a row had no usable gradient; nothing is saved then.
-        OutOfMemoryError: a step does not fit into the device's memory; nothing is saved then.
-        StoreError: a case cannot be read.
-        LoaderError: the batches cease to come.
+        DivergedError: too many steps in a row had no finite gradient; no checkpoint is written.
+        OutOfMemoryError: a step does not fit into the device's memory; no checkpoint is written.
+        StoreError: a case cannot be read; a checkpoint is written.
+        LoaderError: the loader failed; a checkpoint is written.
         CheckpointError: a checkpoint cannot be written.
     """
     saved = time.monotonic()
@@ -277,7 +263,8 @@ def train(
                 return End.STOPPED
             raise
         waited = time.perf_counter() - began
-        loss, usable = _step(session, batch)
+        with _explained_memory(session, _too_large(batch)):
+            loss, usable = step(session, batch)
         _advance(session, batch, loss, usable=usable)
         session.at.seconds += time.perf_counter() - began
         session.at.waited_seconds += waited
@@ -297,67 +284,60 @@ def train(
 
 
 def ended(session: Session) -> End | None:
-    """Why there is nothing more to train, as the configuration is; None if there is."""
+    """Why the run is over; None while there is more to train."""
     at, config = session.at, session.config
     if at.epoch > config.epochs:
         return End.EPOCHS
-    if config.patience is not None and _since_best(at) >= config.patience:
+    validated = [row["epoch"] for row in at.rows if row["val_loss"] is not None]
+    since_best = sum(epoch > (at.best_epoch or 0) for epoch in validated)
+    if config.patience is not None and since_best >= config.patience:
         return End.PATIENCE
     if config.max_hours is not None and at.spent_seconds >= 3600 * config.max_hours:
         return End.HOURS
     return None
 
 
-def _since_best(at: Position) -> int:
-    """Validations after the best one."""
-    validated = [row["epoch"] for row in at.rows if row["val_loss"] is not None]
-    return sum(epoch > (at.best_epoch or 0) for epoch in validated)
-
-
 def _next(session: Session, batches: Iterator[Batch]) -> Batch:
-    """The next batch, there on the device; if none comes, what was learnt is saved first."""
+    """The next batch, complete on the device; if it fails, a checkpoint is written first."""
     try:
         batch = next(batches)
     except FMNetError:
         save(session)
         raise
-    if session.compute.device.type == "cuda":  # else the device would be waited for in the step
+    if session.compute.device.type == "cuda":  # else the step would do the waiting
         torch.cuda.current_stream(session.compute.device).synchronize()
     return batch
 
 
 @contextmanager
-def _memory_told(session: Session, doing: str) -> Iterator[None]:
-    """Says what did not fit, and what to do."""
+def _explained_memory(session: Session, doing: str) -> Iterator[None]:
+    """Turns torch's error of a full device into ours, with what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            f"{session.compute.describe()}: out of memory after "
-            f"{session.compute.peak_memory_gb():.1f} GB, {doing}, or free the device of other "
-            f"programs and resume with {hints.option('--resume')}"
+            f"{session.compute.describe()}: out of memory at a peak of "
+            f"{session.compute.peak_memory_gb():.1f} GB, {doing}, or stop other programs on the "
+            f"device and resume with {hints.option('--resume')}"
         ) from error
 
 
-def _step(session: Session, batch: Batch) -> tuple[float, bool]:
-    doing = (
+def _too_large(batch: Batch) -> str:
+    return (
         f"with a batch of {len(batch.case_ids)} × {tuple(batch.image.shape[1:])}; begin again with "
         "a lower batch_size, precision=fp16 or fewer model.widths"
     )
-    with _memory_told(session, doing):
-        return step(session, batch)
 
 
 def step(session: Session, batch: Batch) -> tuple[float, bool]:
     """One step of the optimiser: the main head's loss before it, and whether it was taken.
 
-    A step without a finite gradient is not taken: half precision overflows now and then while the
-    scale of the gradients finds its level.
+    A step without a finite gradient is skipped: half precision overflows now and then until the
+    scale of the gradients has settled.
     """
     model, config = session.model.train(), session.config
     image = batch.image.to(
-        dtype=DTYPES[session.compute.precision],
-        memory_format=config.memory_format,
+        dtype=DTYPES[session.compute.precision], memory_format=config.memory_format
     )
     with session.compute.autocast():
         outputs = session.forward(image)
@@ -368,7 +348,8 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     norm = torch.nn.utils.get_total_norm(
         [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     )
-    # Both in one transfer, before the update, which the device then does while others are prepared.
+    # Both in one transfer, before the update, so that the device updates while the next batch is
+    # prepared.
     loss, size = torch.stack([main, norm]).tolist()
     usable = math.isfinite(size)
     if usable:
@@ -385,24 +366,24 @@ def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> No
     at.step += 1
     if math.isfinite(loss):
         at.loss_sum += loss * count
-        at.judged += count
+        at.finite_samples += count
     at.skipped += not usable
     at.skipped_in_a_row = 0 if usable else at.skipped_in_a_row + 1
     if at.skipped_in_a_row >= session.config.max_bad_steps:
         raise DivergedError(
             f"{at.skipped_in_a_row} steps in a row had a loss or a gradient that is NaN or "
-            f"infinite; the last was in epoch {at.epoch}, case(s) {', '.join(batch.case_ids)}, "
+            f"infinite, the last in epoch {at.epoch}, case(s) {', '.join(batch.case_ids)}, "
             f"loss {loss}. Begin a new run with a lower optimizer.lr, with clip_norm, or with "
             "precision=bf16"
         )
 
 
 def end_epoch(session: Session, observer: Observer) -> None:
-    """Validate if it is time, write the epoch's row and a checkpoint, go on to the next."""
+    """Validate if it is due, write the epoch's row and a checkpoint, start the next epoch."""
     at, config = session.at, session.config
     validating = at.epoch % config.validate_every == 0 or at.epoch == config.epochs
     if validating:
-        save(session)  # a validation that fails, or is not waited for, costs no training
+        save(session)  # so that a validation that fails or is interrupted loses no training
     row: dict[str, Any] = {
         "epoch": at.epoch,
         "train_loss": at.mean_loss,
@@ -436,13 +417,13 @@ def end_epoch(session: Session, observer: Observer) -> None:
 
 
 def write_metrics(session: Session) -> None:
-    """The rows of all finished epochs; they come from the checkpoint, so none is there twice."""
+    """Write the rows of all finished epochs; they are the checkpoint's, so no row is doubled."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
     checkpoint.write_text(session.run_dir / METRICS, "".join(lines))
 
 
 def _validate(session: Session, observer: Observer) -> dict[str, float]:
-    """Whole-volume Dice and loss of the validation cases, as entries of the epoch's row."""
+    """Scores and loss over the validation cases' whole volumes, as entries of the epoch's row."""
     cases, done = session.validation, 0
     observer.validating(done, len(cases))
 
@@ -454,7 +435,7 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
 
     fewer = hints.option("--set", "inference.tiles=1")
     resume = f"in validation; resume with {hints.option('--resume')} {fewer}"
-    with _memory_told(session, resume):
+    with _explained_memory(session, resume):
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
         f"val_{metric.name}_{region}": value
@@ -464,7 +445,7 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
 
 
 def _score(row: dict[str, Any], session: Session) -> float:
-    """What the best checkpoint is best in; more is better."""
+    """What decides which checkpoint is the best; higher is better."""
     if session.config.select_by == "loss":
         return -float(row["val_loss"])
     return mean_over_regions(

@@ -94,7 +94,7 @@ def test_a_broken_compiler_costs_no_run(store: Store, tmp_path: Path) -> None:
     plain = learn(store, tmp_path / "plain", [*SMALL, "compile=false"], "c++")
     broken = learn(store, tmp_path / "broken", [*SMALL, "compile=true"], "/bin/false")
     assert broken[0] == plain[0]
-    assert "torch.compile failed, training goes on without it" in broken[1]
+    assert "torch.compile failed, training continues without it" in broken[1]
     assert "/bin/false" in broken[1]
     assert "torch.compile" not in plain[1]
 

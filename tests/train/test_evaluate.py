@@ -150,7 +150,9 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
     case_id = store.contents().split("test")[0]
     image, reference = store.read_volume(case_id)
     logits = loaded.logits(image)
-    expected = RegionLoss(loaded.config.loss)(logits[None], torch.from_numpy(reference)[None])
+    expected = RegionLoss(loaded.config.loss, store.task.regions)(
+        logits[None], torch.from_numpy(reference)[None]
+    )
     scored = score_case(loaded, store, case_id)
     assert scored.score.loss == pytest.approx(expected.item(), rel=1e-6)
     assert np.array_equal(scored.prediction, label_of(logits, store.task))

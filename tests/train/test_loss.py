@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.task import to_regions
+from common.task import GLIOMA, TASKS, Task
 from train.loss import LossConfig, RegionLoss, regions_of
 
-LOSS = RegionLoss(LossConfig())
+LOSS = RegionLoss(LossConfig(), GLIOMA.regions)
 
 
 def by_hand(logits: NDArray[np.float64], label: NDArray[np.uint8]) -> float:
     """Eq. (1) with ε, and eq. (2) in its binary form as a mean, summed over the regions."""
     total = 0.0
-    target = np.stack([to_regions(case) for case in label]).astype(np.float64)
+    target = np.stack([GLIOMA.to_regions(case) for case in label]).astype(np.float64)
     for region in range(3):
         p = 1 / (1 + np.exp(-logits[:, region]))
         y = target[:, region]
@@ -54,9 +54,11 @@ def test_an_empty_prediction_of_an_empty_target_costs_nothing() -> None:
     assert LOSS(torch.full((1, 3, 4, 4, 4), -30.0), label).item() < 1e-6
 
 
-def test_regions_are_those_of_the_labels() -> None:
-    label = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
-    assert np.array_equal(regions_of(label)[0].numpy(), to_regions(label[0].numpy()))
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_regions_are_those_of_the_task(task: Task) -> None:
+    label = torch.arange(8, dtype=torch.uint8).reshape(1, 2, 2, 2)
+    masks = regions_of(label, task.regions)[0].numpy()
+    assert np.array_equal(masks, task.to_regions(label[0].numpy()))
 
 
 def test_heads_are_weighted_by_halves_and_normalised() -> None:
@@ -82,9 +84,9 @@ def test_half_precision_logits_are_judged_in_float32() -> None:
 
 def test_focal_loss_discounts_what_is_right_already() -> None:
     logits, label = random_case(5)
-    focal = RegionLoss(LossConfig(voxels="focal"))(logits, label)
+    focal = RegionLoss(LossConfig(voxels="focal"), GLIOMA.regions)(logits, label)
     p = torch.sigmoid(logits.double())
-    y = regions_of(label).double()
+    y = regions_of(label, GLIOMA.regions).double()
     right = torch.where(y > 0, p, 1 - p)
     expected = -((1 - right) ** 2 * right.log()).mean((0, 2, 3, 4)).sum()
     dice = LOSS(logits, label) + (right.log().mean((0, 2, 3, 4))).sum()

@@ -17,10 +17,14 @@ import yaml
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
 from common.errors import ConfigError, RunError, StoreError
-from common.splits import FractionSplits, ListSplits
+from common.manifest import Manifest
+from common.splits import FractionSplits, ListSplits, SplitAssignment
 from common.store import Store, StoreWriter
+from common.task import TASKS, Task
 from train import trainer
 from train.checkpoint import load
+from train.config import load_config
+from train.data.feed import Batch
 from train.loss import RegionLoss
 from train.precision import Compute
 from train.run import execute, reopen
@@ -135,6 +139,32 @@ def test_a_run_on_some_modalities(five: Store, tmp_path: Path, modalities: tuple
     assert execute(session) is End.EPOCHS
 
 
+def test_modalities_are_the_tasks_unless_named(five: Store, tmp_path: Path) -> None:
+    begun(five, tmp_path / "run")
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["modalities"] == list(five.task.modalities)
+    with pytest.raises(ConfigError, match=r"modalities: t1c is none .*; did you mean t1ce\?"):
+        begun(five, tmp_path / "other", "modalities=[flair, t1c]")
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_step_of_every_task(task: Task, tmp_path: Path) -> None:
+    manifest = Manifest.model_validate({"task": task.name, "crop": (16, 16, 16)})
+    store = StoreWriter.create(tmp_path / "cases.zarr", manifest)
+    config = load_config("fm_net", ["model.widths=[4,6,8]"])
+    compute = Compute(torch.device("cpu"), "fp32")
+    session = new_session(tmp_path, config, compute, store, SplitAssignment({}))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, len(task.modalities), 16, 16, 16, generator=generator)
+    values = torch.tensor([0, *task.labels.values()], dtype=torch.uint8)
+    label = values[torch.randint(len(values), (2, 16, 16, 16), generator=generator)]
+    batch = Batch(image, label, ("a", "b"), 1, last=False)
+    losses = [trainer.step(session, batch)[0] for _ in range(10)]
+    assert losses[-1] < losses[0]
+    (logits,) = session.model.eval()(image)
+    assert logits.shape == (2, len(task.regions), 16, 16, 16)
+
+
 def test_validation_every_n_epochs_and_always_the_last(five: Store, tmp_path: Path) -> None:
     assert execute(begun(five, tmp_path / "run", "epochs=3", "validate_every=2")) is End.EPOCHS
     assert [row["val_loss"] is not None for row in rows(tmp_path / "run")] == [False, True, True]
@@ -164,7 +194,7 @@ def test_gradients_that_are_never_finite_end_the_run_and_name_the_cases(
             total, main = super().supervised(outputs, label)
             return total * float("nan"), main * float("nan")
 
-    session.loss = Broken(session.config.loss)
+    session.loss = Broken(session.config.loss, five.task.regions)
     with pytest.raises(trainer.DivergedError, match=r"2 steps in a row .*, case\(s\) BraTS2021_"):
         train_until(session, 10)
     for old, new in zip(before, session.model.parameters(), strict=True):
@@ -178,8 +208,8 @@ def test_a_device_that_is_too_small_is_said_with_what_to_do(five: Store, tmp_pat
         def supervised(self, outputs: Any, label: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    session.loss = Hungry(session.config.loss)
-    words = r"out of memory after .* with a batch of 2 × \(4, 16, 16, 16\); .*lower batch_size"
+    session.loss = Hungry(session.config.loss, five.task.regions)
+    words = r"out of memory .* with a batch of 2 × \(4, 16, 16, 16\); .*lower batch_size"
     with pytest.raises(trainer.OutOfMemoryError, match=words):
         train_until(session, 10)
 

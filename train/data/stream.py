@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
-from common.task import MODALITIES
 from common.volume import Triple, extract
 from train.data.augment import (
     NOISE,
@@ -277,8 +276,9 @@ class Stream:
 
     def _chosen(self, image: NDArray[np.floating], label: NDArray[np.uint8]) -> Arrays:
         """The stream's modalities of a stored image."""
-        if self.modalities != MODALITIES:
-            image = image[[MODALITIES.index(modality) for modality in self.modalities]]
+        stored = self.store.task.modalities
+        if self.modalities != stored:
+            image = image[[stored.index(modality) for modality in self.modalities]]
         return image, label
 
     def _stored(self, epoch: int, key: Key) -> Arrays:
