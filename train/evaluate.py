@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import InferenceError, StoreError
+from common.files import replacing, write_json
 from common.metrics import (
     DICE,
     METRICS,
@@ -26,7 +27,6 @@ from common.metrics import (
 )
 from common.store import Store
 from common.task import Task
-from train.checkpoint import write_json
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
 from train.loaded_run import LoadedRun, check_task, label_of, split_cases, store_warnings
 from train.loss import RegionLoss
@@ -194,8 +194,9 @@ def evaluate(
         StoreError, InferenceError: as `score_case`.
     """
     check_task(loaded, store)
-    case_ids = split_cases(loaded, store, split)
-    warnings = store_warnings(loaded, store, case_ids)
+    contents = store.contents()
+    case_ids = split_cases(loaded, contents, split)
+    warnings = store_warnings(loaded, store, contents, case_ids)
     samples = list[Sample]()
     on_case(0, len(case_ids))
 
@@ -205,7 +206,7 @@ def evaluate(
 
     scores = tuple(score_cases(loaded, store, case_ids, keep_plane))
     # Scores on another store do not replace those on the run's own.
-    elsewhere = f"-{store.contents().fingerprint[:8]}" if warnings else ""
+    elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
     which = "" if loaded.which == "best" else "-last"
     stem = loaded.run_dir / f"evaluation-{split}{which}{elsewhere}"
     evaluation = Evaluation(
@@ -218,8 +219,9 @@ def evaluate(
     )
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
     figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, store.task)
-    figure.savefig(evaluation.figure_file)
-    write_json(evaluation.json_file, _as_json(evaluation, loaded, store))
+    with replacing(evaluation.figure_file, suffix=".png") as unfinished:
+        figure.savefig(unfinished)
+    write_json(evaluation.json_file, _as_json(evaluation, loaded, store, contents.fingerprint))
     return evaluation
 
 
@@ -287,7 +289,9 @@ def _counts(found: RegionScore | RegionSummary) -> dict[str, int]:
     return {key: value for key, value in asdict(found).items() if isinstance(value, int)}
 
 
-def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[str, Any]:
+def _as_json(
+    evaluation: Evaluation, loaded: LoadedRun, store: Store, fingerprint: str
+) -> dict[str, Any]:
     mean = evaluation.mean
     return {
         "run": str(loaded.run_dir),
@@ -295,7 +299,7 @@ def _as_json(evaluation: Evaluation, loaded: LoadedRun, store: Store) -> dict[st
         "epochs": loaded.epochs,
         "split": evaluation.split,
         "store": store.path,
-        "store_fingerprint": store.contents().fingerprint,
+        "store_fingerprint": fingerprint,
         "warnings": list(evaluation.warnings),
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),

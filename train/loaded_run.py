@@ -17,6 +17,7 @@ from common.manifest import Manifest, load_manifest
 from common.record import parameters
 from common.splits import SPLITS
 from common.store import Store
+from common.store.reader import Contents
 from common.task import Task
 from train import checkpoint
 from train.checkpoint import Which
@@ -155,7 +156,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def split_cases(loaded: LoadedRun, store: Store, split: str) -> list[str]:
+def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     """Ids of the cases of a split: those that the run recorded, if the store is its own.
 
     Raises:
@@ -165,19 +166,21 @@ def split_cases(loaded: LoadedRun, store: Store, split: str) -> list[str]:
         raise ConfigError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
     run = _run_file(loaded.run_dir)
     recorded: list[str] = run["cases"].get(split, [])
-    if recorded and run["store_fingerprint"] == store.contents().fingerprint:
+    if recorded and run["store_fingerprint"] == contents.fingerprint:
         return recorded
-    return store.contents().split(split)
+    return contents.split(split)
 
 
-def store_warnings(loaded: LoadedRun, store: Store, case_ids: Sequence[str]) -> list[str]:
+def store_warnings(
+    loaded: LoadedRun, store: Store, contents: Contents, case_ids: Sequence[str]
+) -> list[str]:
     """Why results on these cases may mislead; empty if the store is the run's own.
 
     The reasons are other preprocessing parameters, and cases of patients that the run was trained
     on, which another store may have in another split.
     """
     run = _run_file(loaded.run_dir)
-    if run["store_fingerprint"] == store.contents().fingerprint:
+    if run["store_fingerprint"] == contents.fingerprint:
         return []
     warnings = [f"{store.path} is not the store that the run was trained on, {run['store']}"]
     theirs, ours = parameters(store.manifest), parameters(loaded.manifest)

@@ -136,11 +136,12 @@ def _check_task(found: Manifest, run: Manifest, path: Path) -> None:
 
 def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
     check_task(loaded, store)
-    records = store.contents().records
+    contents = store.contents()
+    records = contents.records
     if not records:
         adding = hints.preprocess(store.path)
         raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
-    out.warnings += store_warnings(loaded, store, list(records))
+    out.warnings += store_warnings(loaded, store, contents, list(records))
     return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
 
 

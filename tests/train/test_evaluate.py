@@ -132,7 +132,7 @@ def test_a_case_is_scored_as_its_written_mask_against_its_label_file(
     store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": label}, grid)
     loaded = replace(copying(), run_dir=tmp_path / "run")
     loaded.run_dir.mkdir()
-    run = {"store": "", "store_fingerprint": store.fingerprint, "cases": {}}
+    run = {"store": "", "store_fingerprint": store.contents().fingerprint, "cases": {}}
     (loaded.run_dir / "run.json").write_text(json.dumps(run))
     predict(loaded, store.path, tmp_path / "out")
     written = nifti.read(tmp_path / "out" / "case.nii.gz").voxels
@@ -252,7 +252,7 @@ def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_pat
     run_of(store, tmp_path / "run")
     file = tmp_path / "run" / "run.json"
     run = json.loads(file.read_text())
-    chosen = sorted(store.records())[:2]
+    chosen = sorted(store.contents().records)[:2]
     file.write_text(json.dumps(run | {"cases": run["cases"] | {"test": chosen}}))
     evaluation = evaluate(load_run(tmp_path / "run"), store, "test")
     assert [score.case_id for score in evaluation.scores] == chosen
