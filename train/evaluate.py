@@ -193,7 +193,7 @@ def evaluate(
         ConfigError: the split is empty, or the store is of another task.
         StoreError, InferenceError: as `score_case`.
     """
-    check_task(loaded, store)
+    check_task(loaded, store.task, store.path)
     contents = store.contents()
     case_ids = split_cases(loaded, contents, split)
     warnings = store_warnings(loaded, store, contents, case_ids)

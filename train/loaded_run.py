@@ -1,7 +1,7 @@
 """A run's network, ready to predict."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
-from common.splits import SPLITS
+from common.splits import SPLITS, with_fold
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
@@ -136,39 +136,39 @@ def _to_predict(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
     return config
 
 
-def check_task(loaded: LoadedRun, store: Store) -> None:
-    """Check that a store's images and labels mean what the run's do.
+def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:
+    """Check that the images and labels of a store or a manifest mean what the run's do.
 
     Raises:
-        ConfigError: its modalities, labels or regions are others.
+        ConfigError: the modalities or labels are others.
     """
-    own, other = loaded.task, store.task
-    for what in ("modalities", "labels", "regions"):
-        found, expected = getattr(other, what), getattr(own, what)
-        if found != expected:
+    for what in ("modalities", "labels"):
+        theirs, ours = getattr(found, what), getattr(loaded.task, what)
+        if theirs != ours:
             raise ConfigError(
-                f"{store.path}: task {other.name} has {what} {_listed(found)}; the run "
-                f"{loaded.run_dir} has {_listed(expected)}: name a store of the run's task"
+                f"{where}: task {found.name} has {what} {', '.join(theirs)}; expected those of "
+                f"the run, {', '.join(ours)}: use data of task {loaded.task.name}"
             )
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
 def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
-    """Ids of the cases of a split: those that the run recorded, if the store is its own.
+    """Ids of the cases of a split: as recorded by the run if the store is its own.
+
+    Another store's cases are divided by the run's rule, or else by the store's.
 
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
     if split not in SPLITS:
         raise ConfigError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
-    run = _run_file(loaded.run_dir)
+    run, config = _run_file(loaded.run_dir), loaded.config
     recorded: list[str] = run["cases"].get(split, [])
     if recorded and run["store_fingerprint"] == contents.fingerprint:
         return recorded
-    return contents.split(split)
+    rule = config.splits or contents.manifest.splits
+    if config.fold is not None:
+        rule = with_fold(rule, config.fold)
+    return contents.split(split, rule)
 
 
 def store_warnings(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
-from common.errors import ConfigError, Finding, FMNetError, InputError, RunError, StoreError
+from common.errors import Finding, FMNetError, InputError, RunError, StoreError
 from common.files import replacing
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
@@ -107,7 +107,7 @@ def predict(
     return out
 
 
-def naming_of(data: Path, run: Manifest) -> Manifest:
+def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
     """How to read raw cases for a run.
 
     File names and label convention are those of the manifest in the folder, or beside the folder
@@ -119,23 +119,15 @@ def naming_of(data: Path, run: Manifest) -> Manifest:
     for folder in (data, data.resolve().parent):
         if (folder / DEFAULT_NAME).is_file():
             found = load_manifest(folder / DEFAULT_NAME)
-            _check_task(found, run, folder / DEFAULT_NAME)
-            return run.model_copy(update={name: getattr(found, name) for name in NAMING})
-    return run
-
-
-def _check_task(found: Manifest, run: Manifest, path: Path) -> None:
-    for what in ("modalities", "labels"):
-        theirs, ours = getattr(found.task, what), getattr(run.task, what)
-        if theirs != ours:
-            raise ConfigError(
-                f"{path}: task {found.task.name} has {what} {', '.join(theirs)}; the run has "
-                f"{', '.join(ours)}: predict data of the run's task, {run.task.name}"
+            check_task(loaded, found.task, folder / DEFAULT_NAME)
+            return loaded.manifest.model_copy(
+                update={name: getattr(found, name) for name in NAMING}
             )
+    return loaded.manifest
 
 
 def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
-    check_task(loaded, store)
+    check_task(loaded, store.task, store.path)
     contents = store.contents()
     records = contents.records
     if not records:
@@ -150,7 +142,7 @@ def _stored(store: Store, record: CaseRecord) -> Case:
 
 
 def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> dict[str, Callable[[], Case]]:
-    manifest = naming_of(folder, loaded.manifest)
+    manifest = naming_of(loaded, folder)
     discovery = discover(folder, manifest)
     out.findings += discovery.findings
     if not discovery.cases:

@@ -17,8 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 from common import hints
 from common.console import err
 from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
-from common.metrics import METRICS as SCORES
-from common.metrics import mean_over_regions
+from common.metrics import METRICS, mean_over_regions
 from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
@@ -31,7 +30,7 @@ from train.loaded_run import LoadedRun
 from train.loss import RegionLoss
 from train.precision import DTYPES, Compiled, Compute
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 """In a run's folder: one row of JSON for each finished epoch."""
 
 
@@ -390,7 +389,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "val_loss": None,
         **{
             f"val_{metric.name}_{region}": None
-            for metric in SCORES
+            for metric in METRICS
             for region in session.store.task.regions
         },
         "steps": at.step,
@@ -419,7 +418,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
 def write_metrics(session: Session) -> None:
     """Write the rows of all finished epochs; they are the checkpoint's, so no row is doubled."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
-    checkpoint.write_text(session.run_dir / METRICS, "".join(lines))
+    checkpoint.write_text(session.run_dir / METRICS_FILE, "".join(lines))
 
 
 def _validate(session: Session, observer: Observer) -> dict[str, float]:
@@ -439,7 +438,7 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
         f"val_{metric.name}_{region}": value
-        for metric in SCORES
+        for metric in METRICS
         for region, value in mean.of(metric.name).items()
     }
 

@@ -15,7 +15,7 @@ from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import assign, require, shared
+from common.splits import Splits, assign, require, shared
 from common.store.format import (
     READ_ERRORS,
     SCHEMA_VERSION,
@@ -119,17 +119,21 @@ class Contents:
             for one, other in shared(splits, images)
         ]
 
-    def split(self, name: str) -> list[str]:
+    def split(self, name: str, rule: Splits | None = None) -> list[str]:
         """Ids of the labelled cases of one split, sorted.
 
+        Args:
+            name: of the split.
+            rule: how cases are divided; without, as the store's manifest says.
+
         Raises:
-            ConfigError: the split is empty, and the message has lists to paste; or an image is in
-                two splits.
+            ConfigError: the split is empty, or an image is in two splits.
         """
-        if leaks := self.leaks(self.splits):
+        splits = self.splits if rule is None else assign(rule, self.patients)
+        if leaks := self.leaks(splits):
             raise ConfigError(f"{self.path}: " + "\n".join(leaks))
         try:
-            return require(name, self.splits, self.patients)
+            return require(name, splits, self.patients)
         except ConfigError as error:
             if not self.absent:
                 raise

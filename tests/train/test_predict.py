@@ -316,7 +316,7 @@ def test_names_are_the_datas_own_and_geometry_is_the_runs(
     folder = data / "case" if place == "beside the case" else data
     loaded = copying(margin=1)
     written = predict(loaded, folder, tmp_path / "out").written["case"]
-    used = naming_of(folder, loaded.manifest)
+    used = naming_of(loaded, folder)
     assert (used.crop, used.margin) == ((16, 16, 16), 1)
     assert used.modalities["flair"] == ("dark-fluid",)
     assert np.array_equal(nifti.read(written).voxels, head()[0])
