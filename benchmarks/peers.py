@@ -71,7 +71,9 @@ def _size(entry: Entry, bench: Bench) -> dict[str, float]:
             network = config.build_network(bench.store.task, torch.device("meta"))
     except ConfigError:  # not installed, as its row says
         return {}
-    gflop = forward_flop(network, len(config.modalities), bench.store.crop) / 1e9
+    gflop = (
+        forward_flop(network, len(config.modalities_of(bench.store.task)), bench.store.crop) / 1e9
+    )
     return {"parameters": parameter_count(network.parameters()), "forward_gflop": gflop}
 
 

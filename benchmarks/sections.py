@@ -23,8 +23,8 @@ from torch.utils import collect_env
 
 from common.console import err, out
 from common.errors import ConfigError, FMNetError
+from common.files import write_json
 from common.store import Store
-from train.checkpoint import write_json
 from train.run import begin, fresh, versions
 from train.trainer import Session
 

@@ -13,22 +13,24 @@ UNFINISHED = ".partial"
 
 
 @contextmanager
-def replacing(path: Path, *, suffix: str = UNFINISHED, sync: bool = False) -> Iterator[Path]:
-    """A new path beside `path`, for the block to write a file to; then it is moved to `path`.
+def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Iterator[Path]:
+    """A path beside `path`, for the block to write a file to; then it is moved to `path`.
 
     If the block or the move fails, no file is left behind and `path` is as it was.
 
     Args:
         path: the file to make or to replace.
-        suffix: of the path to write to, for writers that choose a format by it.
+        via: the path to write to; by default a new one, so that several processes may write `path`.
         sync: write through to the disk, so that the file survives a power failure.
     """
-    beside = path.with_name(f".{path.name}.{uuid4().hex[:8]}{suffix}")
+    beside = via or path.with_name(f".{path.name}.{uuid4().hex[:8]}{UNFINISHED}")
     try:
         yield beside
         if sync:
             flush(beside)
-        move(beside, path, sync=sync)
+        beside.replace(path)
+        if sync:
+            flush(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -40,25 +42,18 @@ def write_parts(path: Path, parts: Iterable[bytes], *, sync: bool = False) -> No
         file.writelines(parts)
 
 
-def write_text(path: Path, text: str, *, sync: bool = False) -> None:
-    """Write a file of UTF-8 text."""
-    write_parts(path, [text.encode()], sync=sync)
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text, through to the disk."""
+    write_parts(path, [text.encode()], sync=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = False) -> None:
-    """Write a file of readable JSON.
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of readable JSON, through to the disk.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", sync=sync)
-
-
-def move(source: Path, target: Path, *, sync: bool = False) -> None:
-    """Rename a file within one disk; with `sync`, write the new name through to the disk."""
-    source.replace(target)
-    if sync:
-        flush(target.parent)
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def flush(path: Path) -> None:

@@ -149,7 +149,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "modalities": list(task.modalities),
         "labels": task.labels,
         "conventions": task.conventions,
-        "label_convention": str(manifest.label_convention),
+        "label_convention": manifest.label_convention,
         "channels": list(manifest.stacked.channels),
         "spacing_mm": 1.0,
         "orientation": "LPS",

@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from common.errors import StoreError
+from common.files import write_parts
 from common.store.paths import check_bucket_exists, filesystem_of, resolved, translate_io_errors
 
 HEARTBEAT_SECONDS = 10.0
@@ -144,13 +145,7 @@ class LockFile:
         if not self._is_local:  # an object store writes atomically
             self.filesystem.pipe_file(self.path, _content(owner))
             return
-        new = Path(f"{self.path}.{owner.token}.new")
-        try:
-            new.write_bytes(_content(owner))
-            new.replace(self.path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+        write_parts(Path(self.path), [_content(owner)])
 
     def remove(self) -> None:
         """Remove the file, if it is there."""

@@ -7,7 +7,6 @@ a checkpoint runs no code.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from common import hints
 from common.errors import CheckpointError
+from common.files import flush, replacing, write_json
 
 Which = Literal["best", "last", "previous"]
 
@@ -67,20 +67,16 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
 
 
 def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
-    temporary = run_dir / "last.safetensors.tmp"
-    try:
-        save_file(_contiguous(checkpoint.tensors), temporary, {METADATA_KEY: _metadata(checkpoint)})
-        _flush(temporary)
-    except (OSError, SafetensorError):
-        temporary.unlink(missing_ok=True)  # it would leave no room on a full disk
-        raise
-    if best:
-        _publish(_linked(temporary, run_dir / "best.safetensors.tmp"), run_dir, "best")
-        write_json(run_dir / "best.json", checkpoint.state)
     last = checkpoint_path(run_dir, "last")
-    if last.exists():
-        _publish(_linked(last, run_dir / "previous.safetensors.tmp"), run_dir, "previous")
-    _publish(temporary, run_dir, "last")
+    with replacing(last, via=_temporary(last), sync=True) as unfinished:
+        metadata = {METADATA_KEY: _metadata(checkpoint)}
+        save_file(_contiguous(checkpoint.tensors), unfinished, metadata)
+        flush(unfinished)
+        if best:
+            _link(unfinished, checkpoint_path(run_dir, "best"))
+            write_json(run_dir / "best.json", checkpoint.state)
+        if last.exists():
+            _link(last, checkpoint_path(run_dir, "previous"))
     write_json(run_dir / "last.json", checkpoint.state)
 
 
@@ -137,19 +133,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit the configured model: {error}"
         ) from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` by `value` as readable JSON, in one step."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: after a crash it holds the old text or the new."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    _flush(temporary)
-    _rename(temporary, path)
 
 
 def _metadata(checkpoint: Checkpoint) -> str:
@@ -218,30 +201,16 @@ def _offer_other(run_dir: Path, which: Which) -> str:
     return f"; there is no usable {names} either"
 
 
-def _linked(source: Path, target: Path) -> Path:
-    """A hard link, or a copy where the file system has no links."""
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-        _flush(target)
-    return target
+def _link(source: Path, target: Path) -> None:
+    """Make `target` a second name of a file, or a copy on a file system without hard links."""
+    with replacing(target, via=_temporary(target), sync=True) as unfinished:
+        unfinished.unlink(missing_ok=True)
+        try:
+            unfinished.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, unfinished)
 
 
-def _publish(temporary: Path, run_dir: Path, which: Which) -> None:
-    _rename(temporary, checkpoint_path(run_dir, which))
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    temporary.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Write a file, or a directory's names, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _temporary(path: Path) -> Path:
+    """Always the same, so that killed processes leave one large file at most."""
+    return path.with_name(f"{path.name}.tmp")

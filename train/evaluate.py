@@ -219,8 +219,8 @@ def evaluate(
     )
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
     figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, store.task)
-    with replacing(evaluation.figure_file, suffix=".png") as unfinished:
-        figure.savefig(unfinished)
+    with replacing(evaluation.figure_file) as unfinished:
+        figure.savefig(unfinished, format="png")
     write_json(evaluation.json_file, _as_json(evaluation, loaded, store, contents.fingerprint))
     return evaluation
 

@@ -165,5 +165,6 @@ def _raw(files: CaseFiles, manifest: Manifest) -> Case:
 
 def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord, task: Task) -> None:
     """Write a mask in its case's own grid and values."""
-    with replacing(path, suffix=".partial.nii.gz") as unfinished:
+    via = path.with_name(f".{record.case_id}.partial.nii.gz")
+    with replacing(path, via=via) as unfinished:
         nifti.write(unfinished, *restore(label, record, task))

@@ -19,10 +19,10 @@ import torch
 from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
+from common.files import write_json, write_text
 from common.splits import SplitAssignment, require, resolve, with_fold
 from common.store import Store
 from train import trainer
-from train.checkpoint import write_json, write_text
 from train.config import TrainConfig, load_config
 from train.data.loader import check_cache, open_feed
 from train.data.stall import StallDetector

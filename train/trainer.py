@@ -17,6 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 from common import hints
 from common.console import err
 from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
+from common.files import write_text
 from common.metrics import METRICS, mean_over_regions
 from common.splits import SplitAssignment
 from common.store import Store
@@ -418,7 +419,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
 def write_metrics(session: Session) -> None:
     """Write the rows of all finished epochs; they are the checkpoint's, so no row is doubled."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
-    checkpoint.write_text(session.run_dir / METRICS_FILE, "".join(lines))
+    write_text(session.run_dir / METRICS_FILE, "".join(lines))
 
 
 def _validate(session: Session, observer: Observer) -> dict[str, float]:

@@ -166,5 +166,5 @@ def check_same_arrays(store: Store, manifest: Manifest) -> None:
         if old != new:
             raise StoreError(
                 f"{store.path}: holds cases of {name} {old}, the manifest says {new}; "
-                "preprocess into a new store with --store"
+                "preprocess into a new store"
             )

@@ -17,7 +17,6 @@ from train.checkpoint import (
     load_weights,
     restore,
     save,
-    write_text,
 )
 
 
@@ -159,18 +158,3 @@ def test_weights_of_another_network_are_refused() -> None:
     tensors = capture(model, nadam(model))
     with pytest.raises(CheckpointError, match="does not fit the configured model"):
         load_weights(nn.Linear(2, 2), tensors)
-
-
-def test_replacing_a_file_leaves_the_old_text_when_writing_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "metrics.jsonl"
-    write_text(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
