@@ -123,6 +123,11 @@ class CaseRecord(BaseModel):
             whole = to_lps.unresample(whole)
         return np.ascontiguousarray(to_lps.unorient(whole))
 
+    @property
+    def image_checksums(self) -> dict[str, str]:
+        """Modality to the SHA-256 of its file."""
+        return {source.role: source.sha256 for source in self.sources if source.role != "label"}
+
 
 class CaseFailure(BaseModel):
     """Why a case is not in the store."""

@@ -1,4 +1,4 @@
-"""What is wrong with a folder, case by case and as a cohort; writes nothing."""
+"""Check a folder of cases: each case, and the cohort as a whole. Writes nothing."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from common.discovery import NO_CASE, CaseFiles, Discovery, discover
+from common.duplicates import shared_images
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
@@ -17,41 +18,37 @@ from preprocess.pool import available_cores, map_in_processes
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """What there is to say of one case.
-
-    Attributes:
-        files: the case's.
-        findings: errors if it cannot be used, else notes.
-        images: modality to its file's sha256; empty if the case cannot be used.
-        convention: how its label is written; None if it cannot be used, or has none.
-        convention_from: what decided that.
-    """
+    """One case and its findings."""
 
     files: CaseFiles
     findings: tuple[Finding, ...]
+    """Errors if the case cannot be used, else warnings."""
     images: dict[str, str]
+    """Modality to its file's SHA-256; empty if the case cannot be used."""
     convention: str | None = None
+    """Of its label; None if the case cannot be used, or has no label."""
     convention_from: DecidedBy | None = None
+    """What decided the convention."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether preprocessing would take it."""
+        """Whether preprocessing would store it."""
         return all(finding.severity != "error" for finding in self.findings)
 
 
 def check(
     data: Path, manifest: Manifest, workers: int | None = None
 ) -> tuple[Discovery, Iterator[CheckedCase]]:
-    """Discover a folder's cases, then read each of them completely, several at a time.
+    """Find a folder's cases, then read each completely, in several processes.
 
     Args:
         data: the folder of cases.
         manifest: the cohort's description.
-        workers: processes; None is one a core.
+        workers: the number of processes; None is one per core.
 
     Returns:
-        What discovery found, and an iterator over its cases in their order. Paths in findings are
-        relative to `data`.
+        The discovery, and an iterator over its cases in order. Paths in findings are relative to
+        `data`.
 
     Raises:
         InputError: there is no such folder.
@@ -61,26 +58,25 @@ def check(
 
 
 def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
-    """Read one case as preprocessing does, and drop what was read.
+    """Read one case as preprocessing does.
 
-    Whatever goes wrong is a finding, since one case's trouble must not end the others' reading.
+    Every error becomes a finding: one case must not stop the others.
     """
     try:
         loaded = load_case(files, manifest)
     except InputError as error:
         return CheckedCase(files, error.findings, {})
     except Exception as error:  # noqa: BLE001 - as above
-        return CheckedCase(files, (_unforeseen(files, error),), {})
+        return CheckedCase(files, (_unexpected(files, error),), {})
     hashes = {source.role: source.sha256 for source in loaded.sources}
     images = {modality: hashes[modality] for modality in manifest.task.modalities}
     return CheckedCase(files, loaded.warnings, images, *_convention(loaded))
 
 
-def _unforeseen(files: CaseFiles, error: Exception) -> Finding:
-    """An error in the words that `run` has for it too."""
+def _unexpected(files: CaseFiles, error: Exception) -> Finding:
     folder = str(next(iter(files.images.values())).parent)
-    found, expected = f"{type(error).__name__}: {error}", "a case that is read or refused"
-    action = "move the case away, and report this line"
+    found, expected = f"{type(error).__name__}: {error}", "a case that can be read"
+    action = "move the case away, and report this error"
     return Finding(folder, " ".join(found.split()), expected, action, files.case_id)
 
 
@@ -101,61 +97,54 @@ def _relative(finding: Finding, data: Path) -> Finding:
 
 
 WHOLE = "(the cohort)"
-EXPECTED_OF_SPLITS = "labelled patients for every split, each in one alone"
+"""In place of a file, in findings about several cases."""
+EXPECTED_OF_SPLITS = "labelled patients for every split, each in one split"
 
 
 def cohort_findings(
     discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest
 ) -> list[Finding]:
-    """Images that several cases share, label conventions, and what is wrong with the splits.
-
-    Args:
-        discovery: what was found.
-        cases: its cases, checked.
-        manifest: the cohort's description.
-    """
+    """Findings about label conventions, splits, and images that several cases share."""
     if not cases and all(finding.severity == "warning" for finding in discovery.findings):
         return [Finding(WHOLE, *NO_CASE)]
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
     findings += _splits(cases, manifest) + _lists(cases, manifest)
-    return findings + _shared_images(usable, _places(usable, manifest))
+    return findings + _shared(usable, _places(usable, manifest))
 
 
 def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
     return {case.files.case_id: case.files.patient for case in cases}
 
 
-def _shared_images(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
-    first: dict[str, CheckedCase] = {}
-    shared: dict[tuple[str, str], list[str]] = {}
-    for case in cases:
-        for modality, image in case.images.items():
-            other = first.setdefault(image, case)
-            if other is not case:
-                pair = other.files.case_id, case.files.case_id
-                shared.setdefault(pair, []).append(modality)
-    return [_twins(one, other, names, splits) for (one, other), names in shared.items()]
-
-
-def _twins(one: str, other: str, modalities: list[str], splits: dict[str, str]) -> Finding:
-    """An error where the two are in different splits, as preprocessing and training have it."""
-    found = f"{', '.join(modalities)} have the same bytes as those of {one}"
-    places = {splits.get(one), splits.get(other)} - {None}
-    if len(places) == 2:
-        action = f"move one away: {one} is in {splits[one]} and {other} in {splits[other]}"
-        return Finding(WHOLE, found, "an image in one split alone", action, other)
-    action = "move one away, unless it shall count twice"
-    return Finding(WHOLE, found, "an image under one case id", action, other, "warning")
+def _shared(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
+    """Images that several cases share: an error where the cases are in different splits."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for group in shared_images({case.files.case_id: case.images for case in cases}):
+        first = group[0][0]
+        for case_id, modality in group:
+            if case_id != first:
+                pairs.setdefault((first, case_id), []).append(modality)
+    findings = []
+    for (first, other), modalities in pairs.items():
+        found = f"{', '.join(modalities)} have the same bytes as those of {first}"
+        if len({splits.get(first), splits.get(other)} - {None}) == 2:
+            action = f"move one away: {first} is in {splits[first]} and {other} in {splits[other]}"
+            findings.append(Finding(WHOLE, found, "each image in one split", action, other))
+        else:
+            action = "move one away, unless the case should count twice"
+            expected = "each image in one case"
+            findings.append(Finding(WHOLE, found, expected, action, other, "warning"))
+    return findings
 
 
 def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
     counts = Counter((c.convention, c.convention_from) for c in cases if c.convention)
     if len({convention for convention, _ in counts}) < 2:
         return []
-    told = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
-    action = "nothing if so; label_convention in the manifest sets one for all"
-    return [Finding(WHOLE, f"labels of {told}", "one convention", action, severity="warning")]
+    found = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
+    action = "nothing if that is right; label_convention in the manifest sets one for all cases"
+    return [Finding(WHOLE, f"labels of {found}", "one convention", action, severity="warning")]
 
 
 def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -167,7 +156,7 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         f"{count} case(s) of one 4-D file, read as {order}, and their labels as 1 oedema, "
         "2 necrotic core, 3 enhancing tumour (msd)"
     )
-    action = "nothing if so; else set stacked.channels or label_convention in the manifest"
+    action = "nothing if that is right; otherwise set stacked.channels or label_convention"
     return [
         Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="warning")
     ]
@@ -187,7 +176,7 @@ def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
 
 
 def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
-    """What lists of cases name in vain, and whom they leave out."""
+    """Listed cases that are not there, and labelled cases that are in no list."""
     if not isinstance(manifest.splits, ListSplits) or not manifest.splits.requested:
         return []
     listed = [case for name in SPLITS for case in getattr(manifest.splits, name)]
@@ -202,8 +191,8 @@ def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     labelled = {case.files.case_id for case in cases if case.files.label}
     if left_out := sorted(labelled - set(listed)):
         found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
-        action = "nothing if they are to be stored alone; else list them"
-        findings.append(Finding(WHOLE, found, "all of them listed", action, severity="warning"))
+        action = "nothing if they should only be stored; otherwise list them"
+        findings.append(Finding(WHOLE, found, "all cases listed", action, severity="warning"))
     return findings
 
 

@@ -1,4 +1,4 @@
-"""What a run has to do: the cases that are in the data, beside those that are in the store."""
+"""Plan a run: compare the cases in the data with those in the store."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,31 +19,26 @@ from preprocess.pool import available_cores
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is about to do; until `begin`, nothing is written.
-
-    Attributes:
-        data: the folder of cases.
-        store_path: where the store is, or will be.
-        manifest: the cohort's description.
-        present: ids of all cases that are in the data, usable or not.
-        absent: ids of cases that the store knows and the data do not hold.
-        drop_absent: whether these are to be taken out; else they stay as they are.
-        todo: cases to process.
-        kept: ids of cases that are stored already, unchanged.
-        refused: cases of which discovery says that their files make none.
-        findings: what there is to say of the data's files.
-    """
+    """What a run will do; nothing is written before `pipeline.begin`."""
 
     data: Path
+    """The folder of cases."""
     store_path: str
     manifest: Manifest
     present: tuple[str, ...]
+    """Ids of all cases in the data, usable or not."""
     absent: tuple[str, ...]
+    """Ids of cases that the store has and the data have not."""
     drop_absent: bool
+    """Whether absent cases are removed from the store."""
     todo: list[CaseFiles]
+    """Cases to process."""
     kept: list[str]
+    """Ids of cases that are stored already, unchanged."""
     refused: list[CaseFailure]
+    """Cases whose files discovery refuses."""
     findings: list[Finding]
+    """About the data's files."""
 
 
 def plan(
@@ -54,21 +49,21 @@ def plan(
     *,
     drop_absent: bool = False,
 ) -> Plan:
-    """Look at the data and the store and decide which cases to process.
+    """Decide which cases to process.
 
     Args:
         data: the folder of cases.
         store_path: the store's path or URL.
         manifest: the cohort's description.
-        on_case: told (cases compared, cases to compare) after each that is stored already.
-        drop_absent: take out of the store what is not in the data; a folder that is mounted in
-            part must not do that unasked.
+        on_case: called with (cases compared, cases to compare) after each stored case.
+        drop_absent: remove stored cases that are not in the data. Not by default: the data may be
+            mounted only in part.
 
     Raises:
         InputError: there is no usable case.
         StoreError: the path cannot be this cohort's store.
     """
-    # The workers may stand in another folder than this process; they follow its links themselves.
+    # Absolute, because workers may run in another folder; they follow links themselves.
     data, store_path = data.absolute(), resolved(store_path)
     discovery = discover(data, manifest)
     if not discovery.cases:
@@ -88,19 +83,19 @@ def plan(
         drop_absent=drop_absent,
         todo=[case for case in discovery.cases if case.case_id not in kept],
         kept=sorted(kept),
-        # A case that was stored from good files is not lost for what its folder has become.
+        # A stored case stays, even if its files have become unusable.
         refused=[refused[case_id] for case_id in sorted(refused.keys() - committed.keys())],
         findings=discovery.findings + unreadable,
     )
 
 
 def _refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
-    """By id, the cases that have files which make no usable case."""
+    """Cases whose files make no usable case, by id."""
     reasons: dict[str, list[str]] = {}
     for finding in discovery.findings:
         if finding.severity == "error" and finding.case not in {"", "-"}:
             reasons.setdefault(finding.case, []).append(str(finding))
-    for case in discovery.cases:  # of which a file too many was found
+    for case in discovery.cases:  # usable, with one file too many
         reasons.pop(case.case_id, None)
     return {
         case_id: CaseFailure(
@@ -111,7 +106,7 @@ def _refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
 
 
 def done(work: Plan) -> set[str]:
-    """Ids of the plan's cases that the store holds by now, made as its manifest says."""
+    """Ids of the plan's cases that are stored by now, with the manifest's parameters."""
     wanted = hash_of(parameters(work.manifest))
     store = _existing(work.store_path, work.manifest)
     committed = store.contents().committed if store else {}
@@ -119,7 +114,7 @@ def done(work: Plan) -> set[str]:
 
 
 def _existing(store_path: str, manifest: Manifest) -> Store | None:
-    """The store that a run goes on with; None where it will be made.
+    """The store at a path; None if there is none yet.
 
     Raises:
         StoreError: something else is there, or a store with other arrays.
@@ -129,7 +124,7 @@ def _existing(store_path: str, manifest: Manifest) -> Store | None:
             if not is_taken(store_path):
                 return None
         except (ValueError, LookupError):
-            pass  # its zarr.json is damaged, which opening it says in plain words
+            pass  # its zarr.json is damaged, which opening it reports
     store = Store.open(store_path)
     check_same_arrays(store, manifest)
     return store
@@ -142,10 +137,10 @@ def _unchanged(
     manifest: Manifest,
     on_case: Callable[[int, int], None],
 ) -> tuple[set[str], list[Finding]]:
-    """Ids of the cases whose files are still those of their record; touched ones are read.
+    """Ids of the cases whose files are still those of their record; modified files are read.
 
-    A file that cannot be read, as on a disk that is not mounted, does not cost a stored case: it
-    is kept, and the file is a finding.
+    A stored case whose file cannot be read, as on a disk that is not mounted, is kept; the file is
+    a finding.
     """
     compared = [case for case in cases if case.case_id in records]
     kept, unreadable = set(), []
@@ -165,7 +160,7 @@ def _unchanged(
 def _hashes(
     data: Path, records: dict[str, CaseRecord], case: CaseFiles
 ) -> tuple[dict[str, str], list[Finding]]:
-    """Role to checksum of a case's files; that of the record for those that cannot be read."""
+    """Role to checksum of a case's files; the record's for files that cannot be read."""
     paths = dict(case.images) | ({LABEL: case.label} if case.label else {})
     known = {source.role: source for source in records[case.case_id].sources}
     hashes, findings = {}, []
@@ -180,7 +175,7 @@ def _hashes(
                     str(path.relative_to(data)),
                     f"unreadable file ({error.strerror})",
                     "the file that the stored case was made from",
-                    "restore it, or make it readable; the store keeps the case",
+                    "restore it, or make it readable; the stored case is kept",
                     case.case_id,
                 )
             )
@@ -188,7 +183,7 @@ def _hashes(
 
 
 def _sha256(path: Path, known: Source | None) -> str:
-    """A file's checksum: the known one if size and time of change are, else from its bytes."""
+    """A file's checksum: the known one if size and modification time are the same."""
     state = path.stat()
     untouched = known and (known.size_bytes, known.modified_ns) == (
         state.st_size,

@@ -167,5 +167,5 @@ def _lost(labelled: list[CaseRecord]) -> str:
         ("centred_crop", "of a crop centred on the brain"),
     ):
         shares = [r.tumour_voxels.lost(window) for r in labelled if r.tumour_voxels]  # type: ignore[arg-type]  # both are of the literal
-        parts.append(f"{statistics.fmean(shares):.2%} {name} (at most {max(shares):.1%})")
+        parts.append(f"{name} {statistics.fmean(shares):.2%} (at most {max(shares):.1%})")
     return "; ".join(parts)

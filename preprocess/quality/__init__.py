@@ -1,4 +1,4 @@
-"""The quality report: what a data manager should see of a store before anyone trains on it."""
+"""The quality report: a page that shows what is unusual in a store, to read before training."""
 
 import os
 from collections.abc import Callable
@@ -15,27 +15,27 @@ from preprocess.quality.rules import Case, Cohort, raise_flags
 
 
 def default_path(store_path: str) -> Path:
-    """`brats.zarr` is reported in `brats-quality.html`, beside it or, if it is remote, here."""
+    """`brats-quality.html` for `brats.zarr`: beside it; in the working folder if it is remote."""
     name = Path(store_path.rstrip("/")).name.removesuffix(".zarr") + "-quality.html"
     return Path(name) if is_remote(store_path) else Path(store_path).parent / name
 
 
 def check_writable(path: Path) -> None:
-    """Before the whole store is read, and not after.
+    """Check that a page can be written, before the whole store is read.
 
     Raises:
-        ConfigError: no page can be written there.
+        ConfigError: it cannot.
     """
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(
-            f"{path}: no page can be written there; name a file in a folder of yours with --out"
+            f"{path}: no page can be written there; name a file in another folder with --out"
         )
 
 
 def measure_cohort(
     store: Store, contents: Contents, workers: int, on_case: Callable[[], None]
 ) -> Cohort:
-    """Read every case once, several at a time, and say what stands out.
+    """Read every case once, several at a time, and raise flags.
 
     Args:
         store: the store.
@@ -46,18 +46,18 @@ def measure_cohort(
     records, failures = contents.records, contents.failures
     placed = {case: name for name, members in contents.splits.items() for case in members}
     cases = []
-    seen_of_each = map_in_processes(measure, store, list(records.values()), workers)
-    for record, seen in zip(records.values(), seen_of_each, strict=True):
+    results = map_in_processes(measure, store, list(records.values()), workers)
+    for record, result in zip(records.values(), results, strict=True):
         split = placed.get(record.case_id, "")
-        if isinstance(seen, str):
-            cases.append(Case(record, store.task, split, None, seen))
+        if isinstance(result, str):
+            cases.append(Case(record, store.task, split, None, result))
         else:
-            cases.append(Case(record, store.task, split, seen))
+            cases.append(Case(record, store.task, split, result))
         on_case()
     missing = [case_id for case_id in contents.absent if case_id not in failures]
     return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)
 
 
 def write(cohort: Cohort, path: Path) -> None:
-    """Write the page: one file, which needs nothing else and no network."""
+    """Write the page: one file, which needs no other file and no network."""
     write_text(path, render(cohort))

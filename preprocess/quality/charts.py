@@ -1,4 +1,4 @@
-"""The quality report's charts, as inline SVG whose colours come from the page's style sheet."""
+"""The quality report's charts, as inline SVG with colours from the page's style sheet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 320, 150
 EDGE = 5
-"""How near to an end of the axis a number is at that end."""
+"""Numbers closer than this to an end of the axis are aligned to that end."""
 TOP, FLOOR = 16, HEIGHT - 22
-"""Where the highest bar ends, and the x axis lies."""
+"""The y of the highest bar's end, and of the x axis."""
 
 STEPS_A_DECADE = 6
 LOST_EDGES = (0.0005, 0.01, 0.02, 0.05, 0.1, 0.2)
 LOST_NAMES = ("none", "< 1%", "1–2", "2–5", "5–10", "10–20", "> 20%")
 
 BAND = (5, 95)
-"""Percentiles over the cases between which a band lies."""
+"""Percentiles over the cases that bound a band."""
 TRACE = 1e-4
-"""Share of voxels below which a bin shows nothing."""
+"""Bins with a smaller share of voxels are not shown."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of `count` cases; `style` is its class."""
+    """A bar of `count` cases; `style` is its CSS class."""
 
     x: float
     width: float
@@ -38,13 +38,14 @@ class Bar:
 
 
 def volumes(values_ml: Sequence[float], region: str, decades: tuple[int, int]) -> Markup:
-    """Cases by tumour volume, on a logarithmic axis that begins with a bar for none.
+    """Cases by a region's volume, on a logarithmic axis after a bar for 0 ml.
 
     Args:
-        values_ml: one volume a labelled case.
-        region: whose; its style class.
-        decades: powers of ten where the axis begins and ends.
+        values_ml: one volume per labelled case.
+        region: its name.
+        decades: powers of ten at the axis' ends.
     """
+    style = f"region region-{region}"
     first, last = decades
     edges = np.logspace(first, last, (last - first) * STEPS_A_DECADE + 1)
     present = np.clip([ml for ml in values_ml if ml > 0], edges[0], edges[-1] * (1 - 1e-9))
@@ -52,8 +53,8 @@ def volumes(values_ml: Sequence[float], region: str, decades: tuple[int, int]) -
     counts = np.histogram(present, edges)[0].tolist()
     step = WIDTH / (len(counts) + 2)
     start = 2 * step
-    bars = [Bar(0, step - 1, none, "0 ml", region)] + [
-        Bar(start + index * step, step - 1, count, f"{low:.3g}–{high:.3g} ml", region)
+    bars = [Bar(0, step - 1, none, "0 ml", style)] + [
+        Bar(start + index * step, step - 1, count, f"{low:.3g}–{high:.3g} ml", style)
         for index, (count, (low, high)) in enumerate(zip(counts, pairwise(edges), strict=True))
     ]
     ticks = [(step / 2, "0")] + [
@@ -65,14 +66,14 @@ def volumes(values_ml: Sequence[float], region: str, decades: tuple[int, int]) -
 
 
 def decades_of(values_ml: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten around a set of volumes, at least three decades of them."""
+    """Powers of ten around a set of volumes, at least three decades apart."""
     present = [ml for ml in values_ml if ml > 0] or [1.0, 100.0]
     last = ceil(log10(max(present)))
     return min(floor(log10(min(present))), last - 3), last
 
 
 def lost(crop: Sequence[float], centred: Sequence[float]) -> Markup:
-    """Cases by the share of tumour outside the crop, and outside one placed without the label."""
+    """Cases by the share of tumour outside the crop, and outside a crop centred on the brain."""
     step = WIDTH / len(LOST_NAMES)
     bars = [
         Bar(step * (index + offset), step * 0.42, count, name, style)
@@ -89,7 +90,7 @@ def _by_loss(shares: Sequence[float]) -> list[int]:
 
 
 def span(curves: Sequence[NDArray[np.floating]]) -> slice:
-    """The bins that hold more than a trace of some modality, so that one axis suits them all."""
+    """The bins with more than a trace of any modality: one axis for all modalities."""
     used = np.flatnonzero(np.max([curve.mean(axis=0) for curve in curves], axis=0) > TRACE)
     return slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(None)
 
@@ -97,13 +98,13 @@ def span(curves: Sequence[NDArray[np.floating]]) -> slice:
 def intensities(
     curves: NDArray[np.floating], edges: NDArray[np.floating], name: str, *, logarithmic: bool
 ) -> Markup:
-    """How the voxels of all cases are distributed: the pooled mean, and a band over the cases.
+    """Distribution of the voxels: the mean over all cases, and a band over the cases.
 
     Args:
         curves: (cases, bins) shares of each case's voxels.
         edges: the bins' edges.
-        name: what is shown, for a reader who cannot see it.
-        logarithmic: whether the axis is.
+        name: the chart's description for screen readers.
+        logarithmic: whether the axis is logarithmic.
     """
     places = np.log10(edges) if logarithmic else edges
     begin, end = float(places[0]), float(places[-1])
@@ -128,7 +129,7 @@ def intensities(
 
 def _svg(label: str, parts: Sequence[str]) -> Markup:
     axis = f'<path class="axis" d="M0 {FLOOR}H{WIDTH}"/>'
-    # Everything here is made of numbers and of the constants above, but for what is escaped.
+    # All of this is numbers, constants or escaped.
     return Markup(  # noqa: S704
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}{axis}</svg>"
@@ -136,7 +137,7 @@ def _svg(label: str, parts: Sequence[str]) -> Markup:
 
 
 def _bars(bars: Sequence[Bar]) -> str:
-    """Bars, and the height of the highest, which is all that a y axis would say."""
+    """Bars, and a line with the count of the highest bar in place of a y axis."""
     highest = max(bar.count for bar in bars)
     rise = (FLOOR - TOP) / max(highest, 1)
     drawn = [
@@ -167,7 +168,7 @@ def _ticks(ticks: Sequence[tuple[float, str]]) -> str:
 
 
 def _anchor(x: float) -> str:
-    """A number at an end of the axis stays within it: beyond may be the end of the page."""
+    """Numbers at the axis' ends stay inside it: outside may be the end of the page."""
     if x < EDGE:
         return "start"
     return "end" if x > WIDTH - EDGE else "middle"

@@ -1,4 +1,4 @@
-"""What the quality report reads from a case's stored voxels: one case, one process, one thread."""
+"""Measures the stored voxels of one case for the quality report."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 from common.errors import StoreError
 from common.record import CaseRecord
 from common.store import Store
-from common.task import MODALITIES, Task
+from common.task import Task
 from common.volume import Box, bounding_box, extract
 from preprocess.quality.thumbnail import thumbnail
 
 NORMALISED_EDGES = np.linspace(-5, 10, 61)
-"""Bins of normalised intensities, in standard deviations; what is beyond falls in the outermost."""
+"""Bins of normalised intensities, in standard deviations; the outermost take what lies beyond."""
 ORIGINAL_EDGES = np.logspace(-2, 6, 8 * 16 + 1)
-"""Bins of intensities before normalisation; they are positive in arbitrary units, hence the log."""
+"""Bins of intensities before normalisation: positive, in arbitrary units, so on a log scale."""
 
 SIDES = (("inferior", "superior"), ("anterior", "posterior"), ("right", "left"))
 """Names of the two ends of each axis (z, y, x) of an LPS grid."""
 
 ZEROS = (0x0000, 0x8000)
-"""Half-precision codes of 0 and −0, which the background is stored as."""
+"""Half-precision codes of 0 and −0, the background."""
 ALL_HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float64)
 CODES = np.flatnonzero(np.isfinite(ALL_HALVES))
 CODES = CODES[np.argsort(ALL_HALVES[CODES], kind="stable")]
@@ -31,75 +31,66 @@ VALUES = ALL_HALVES[CODES]
 FIT_BINS = 16
 FIT_RANGE = (-3.0, 5.0)
 FIT_SIDE = 64
-"""Voxels a side, about, that a comparison of two modalities looks at."""
+"""About how many voxels per side are compared between two modalities."""
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality of a case; intensities are normalised, of voxels that are not background.
-
-    Attributes:
-        lowest: the least intensity.
-        low: its 0.1 % quantile.
-        high: its 99.9 % quantile.
-        highest: the greatest.
-        levels: how many different values there are.
-        coverage: share of the brain, which all modalities together show, that this one shows.
-        mirrored_fit: how well it fits the other modalities when mirrored left to right, as a
-            share of how well it fits as it is; 1 means that nothing can be told.
-        normalised: share of voxels in each bin of NORMALISED_EDGES.
-        original: share of voxels in each bin of ORIGINAL_EDGES, before normalisation.
-    """
+    """One modality of a case: normalised intensities of its foreground voxels."""
 
     lowest: float
     low: float
+    """The 0.1 % quantile."""
     high: float
+    """The 99.9 % quantile."""
     highest: float
     levels: int
+    """Number of different values."""
     coverage: float
+    """Share of the brain, the union of all modalities' foregrounds, that is its foreground."""
     mirrored_fit: float
+    """Fit to the other modalities when mirrored left to right, over its fit as it is; 1 if
+    undecided."""
     normalised: NDArray[np.floating]
+    """Share of voxels in each bin of NORMALISED_EDGES."""
     original: NDArray[np.floating]
+    """Share of voxels in each bin of ORIGINAL_EDGES, before normalisation."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What a case's voxels say.
-
-    Attributes:
-        thumbnail: a WebP picture of three planes.
-        modalities: by name.
-        border: side of the grid to how much brain lies on it, as a share of the largest
-            section of the brain parallel to it; sides without brain are left out.
-        off_brain: share of the tumour, as far as it is stored, where every modality is background.
-        flair_in_mask: mean normalised FLAIR in the tumour, and in its mirror image; voxels in
-            both are left out. None without a label, or where nothing is left.
-    """
+    """What was measured of a case."""
 
     thumbnail: bytes
+    """A WebP picture of three planes."""
     modalities: dict[str, Modality]
     border: dict[str, float]
+    """Side of the grid to the area of brain on it, as a share of the brain's largest section in
+    parallel; sides without brain are left out."""
     off_brain: float
+    """Share of the stored tumour where every modality is background."""
     flair_in_mask: tuple[float, float] | None
+    """Mean normalised FLAIR in the tumour and in its mirror image, without voxels of both; None
+    without FLAIR, without a label, or where no voxel is left."""
 
 
 def measure(store: Store, record: CaseRecord) -> Measures | str:
-    """Look at a case's whole volume; its crop must be sound too.
+    """Measure a case's whole volume; its crop must be readable too.
 
     Returns:
-        What was measured; or, if the store cannot give the voxels, its own words why not.
+        The measures; or, if the voxels cannot be read, the store's error message.
     """
     try:
         image, label = _read(store, record)
     except StoreError as error:
         return str(error)
-    return _measured(image, label, record, store.task)
+    return _measure_arrays(image, label, record, store.task)
 
 
 def _read(
     store: Store, record: CaseRecord
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-    # Training streams the crop, which may be damaged while the volume is sound.
+    # Training reads the crop, which may be damaged while the volume is intact.
     if record.has_label:
         store.read_crop(record.case_id)
     else:
@@ -107,7 +98,7 @@ def _read(
     return store.read_volume(record.case_id)
 
 
-def _measured(
+def _measure_arrays(
     image: NDArray[np.floating], label: NDArray[np.uint8] | None, record: CaseRecord, task: Task
 ) -> Measures:
     foreground = image != 0
@@ -126,14 +117,14 @@ def _measured(
             coverage=int(foreground[channel].sum()) / voxels,
             mirrored_fit=fits[channel],
         )
-        for channel, name in enumerate(MODALITIES)
+        for channel, name in enumerate(task.modalities)
     }
     return Measures(
         thumbnail(image, label, task),
         modalities,
         _on_border(brain, box, record.box, record.grid_shape),
         0.0 if tumour is None or not tumour.any() else float((~brain)[tumour].mean()),
-        None if tumour is None else _flair_in_mask(inner[0], extract(tumour, box)),
+        _flair_in_mask(inner, tumour if tumour is None else extract(tumour, box), task),
     )
 
 
@@ -144,21 +135,21 @@ def _modality(
     coverage: float,
     mirrored_fit: float,
 ) -> Modality:
-    """Counts every half-precision value there is: all else follows from those counts exactly.
+    """Count every half-precision value; all statistics follow exactly from these counts.
 
-    A voxel of the brain whose intensity is its modality's very mean counts as background.
+    A foreground voxel whose intensity equals the mean is stored as 0 and counts as background.
     """
     codes = np.asarray(voxels, np.float16).view(np.uint16).ravel()
     counts = np.bincount(codes, minlength=2**16)
     counts[list(ZEROS)] = 0
     counts = counts[CODES]
-    seen = np.flatnonzero(counts)
-    if not seen.size:
+    present = np.flatnonzero(counts)
+    if not present.size:
         nothing = np.zeros(len(NORMALISED_EDGES) - 1), np.zeros(len(ORIGINAL_EDGES) - 1)
         return Modality(0, 0, 0, 0, 0, coverage, mirrored_fit, *nothing)
-    values, weights = VALUES[seen], counts[seen] / counts.sum()
-    reached = np.cumsum(weights)
-    low, high = (values[np.searchsorted(reached, share)] for share in (0.001, 0.999))
+    values, weights = VALUES[present], counts[present] / counts.sum()
+    cumulative = np.cumsum(weights)
+    low, high = (values[np.searchsorted(cumulative, share)] for share in (0.001, 0.999))
     mean, std = statistics
     return Modality(
         float(values[0]),
@@ -183,7 +174,7 @@ def _histogram(
 def _on_border(
     brain: NDArray[np.bool_], box: Box, window: Box, grid: tuple[int, int, int]
 ) -> dict[str, float]:
-    """Brain in the outermost planes of the file's grid, as shares of its largest section."""
+    """Brain in the outermost planes of the file's grid, as a share of its largest section."""
     found = {}
     for axis, sides in enumerate(SIDES):
         others = tuple(other for other in range(3) if other != axis)
@@ -198,9 +189,12 @@ def _on_border(
 
 
 def _flair_in_mask(
-    flair: NDArray[np.floating], tumour: NDArray[np.bool_]
+    image: NDArray[np.floating], tumour: NDArray[np.bool_] | None, task: Task
 ) -> tuple[float, float] | None:
-    """Mean FLAIR in the tumour and in its mirror image, each without what lies in both."""
+    """Mean FLAIR in the tumour and in its mirror image, each without voxels of both."""
+    if tumour is None or "flair" not in task.modalities:
+        return None
+    flair = image[task.modalities.index("flair")]
     brain = flair != 0
     mirrored = tumour[..., ::-1]
     here, there = tumour & ~mirrored & brain, mirrored & ~tumour & brain
@@ -210,14 +204,14 @@ def _flair_in_mask(
 
 
 def _mirrored_fits(image: NDArray[np.floating]) -> list[float]:
-    """For each modality, its fit to the others mirrored left to right, over that as it is.
+    """For each modality, its fit to the others when mirrored left to right, over its fit as it is.
 
-    The fit is mutual information, which asks for no likeness of contrast, summed over the other
+    The fit is mutual information, which does not depend on the contrasts, summed over the other
     modalities, in the voxels that are brain both ways. The image is cut to the brain's box, whose
-    middle stands for the midline.
+    middle is taken as the midline.
     """
     step = max(1, round(min(image.shape[1:]) / FIT_SIDE))
-    # Symmetric in the last axis, so that mirroring maps the sample onto itself.
+    # Symmetric in the last axis, so that the mirrored sample has the same voxels.
     columns = np.arange((image.shape[-1] - 1) % step // 2, image.shape[-1], step)
     sample = image[:, ::step, ::step][..., columns]
     both = (sample != 0).all(axis=0)
@@ -247,9 +241,9 @@ def _binned(values: NDArray[np.floating]) -> NDArray[np.intp]:
 
 
 def _mutual_information(a: NDArray[np.intp], b: NDArray[np.intp]) -> float:
-    """Of two binned samples, in nats."""
+    """Mutual information of two binned samples, in nats."""
     joint = np.bincount(a * FIT_BINS + b, minlength=FIT_BINS**2).reshape(FIT_BINS, FIT_BINS)
     joint = joint / joint.sum()
-    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    present = joint > 0
+    return float((joint[present] * np.log(joint[present] / independent[present])).sum())

@@ -1,8 +1,8 @@
-"""The quality report as one HTML page that needs nothing else.
+"""The quality report as one HTML page, without other files.
 
-What comes from files (names, reasons, ids) reaches the page in two ways, and each is safe: through
-Jinja, which escapes it, or as JSON in a block that no browser runs and whose script puts it on the
-page as text. A content security policy forbids everything else, the network above all.
+Text from files (names, reasons, ids) reaches the page in two safe ways: through Jinja, which
+escapes it, or as JSON in a block that is not executed, from which the script adds it as text. A
+content security policy forbids everything else, including the network.
 """
 
 import base64
@@ -10,7 +10,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 from typing import Any
@@ -21,14 +21,17 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from common import __version__
+from common.images import shown_channel
 from common.splits import SPLITS
-from common.task import MODALITIES, REGION_COLOURS, REGIONS
+from common.task import Task, title
 from preprocess.quality import charts
 from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
-from preprocess.quality.rules import FLAGS, NAMES, Case, Cohort
+from preprocess.quality.rules import FLAGS, Case, Cohort
 
 CURVE_STEPS = 255
-"""Levels of a case's own curve, which the page holds as a byte a bin."""
+"""Levels of a case's own curve, which is stored as one byte per bin."""
+REGION_COLUMNS = 3
+"""Regions with a column of the table; a case's details show all."""
 
 DECIDED = {
     "values": "label values",
@@ -37,12 +40,16 @@ DECIDED = {
     "manifest": "the manifest",
     "task": "the task",
 }
-"""What can decide a case's label convention, in words."""
+"""What decided a case's label convention."""
+
+SEVERITIES = {"error": "error", "check": "to check", "note": "for information"}
+"""Severities as the page names them, most serious first."""
 
 
 def page_data(cohort: Cohort) -> dict[str, Any]:
     """Flags, the cohort's normalised intensities, and every case."""
-    curves = _cohort_curves(cohort.cases)
+    task = cohort.store.task
+    curves = _cohort_curves(cohort)
     tops = {name: max(*curve["high"], *curve["mean"]) for name, curve in curves.items()}
     return {
         "flags": {
@@ -54,10 +61,13 @@ def page_data(cohort: Cohort) -> dict[str, Any]:
             }
             for key, flag in FLAGS.items()
         },
-        "names": NAMES,
+        "names": {name: title(name) for name in task.modalities},
+        "regions": task.region_names,
+        "columns": task.region_names[:REGION_COLUMNS],
+        "shown": title(task.modalities[shown_channel(task.modalities)]),
         "edges": [float(NORMALISED_EDGES[0]), float(NORMALISED_EDGES[-1])],
         "curves": curves,
-        # A case's curve may rise above the cohort's; twice as high is where it is cut.
+        # A case's curve may be higher than the cohort's; it is cut at twice the height.
         "tops": {name: 2 * top for name, top in tops.items()},
         "cases": [_case_data(case, cohort, tops) for case in cohort.cases],
     }
@@ -69,7 +79,7 @@ def picture(case: Case) -> str | None:
 
 
 def measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.floating]:
-    """(cases, bins) shares of voxels of one modality; `kind` is `normalised` or `original`."""
+    """Shares of voxels of one modality (cases, bins); `kind` is `normalised` or `original`."""
     curves = [
         getattr(case.measures.modalities[name], kind)
         for case in cases
@@ -78,10 +88,10 @@ def measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.float
     return np.stack(curves) if curves else np.empty((0, 0))
 
 
-def _cohort_curves(cases: list[Case]) -> dict[str, dict[str, list[float]]]:
+def _cohort_curves(cohort: Cohort) -> dict[str, dict[str, list[float]]]:
     found = {}
-    for name in MODALITIES:
-        curves = measured_curves(cases, name, "normalised")
+    for name in cohort.store.task.modalities:
+        curves = measured_curves(cohort.cases, name, "normalised")
         if curves.size:
             low, high = np.percentile(curves, (5, 95), axis=0)
             found[name] = {
@@ -113,19 +123,19 @@ def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, 
         "stored": list(record.box.shape),
         "flags": [[flag.key, flag.detail] for flag in cohort.flags[record.case_id]],
         "statistics": {
-            name: [round(record.mean[name], 2), round(record.std[name], 2)] for name in MODALITIES
+            name: [round(record.mean[name], 2), round(record.std[name], 2)] for name in record.mean
         },
         "curves": _own_curves(case, tops),
         "sources": [
             [source.role, source.file, source.size_bytes, source.sha256]
             for source in record.sources
         ],
-        "notes": [[note.file, note.found, note.action] for note in record.warnings],
+        "warnings": [[note.file, note.found, note.action] for note in record.warnings],
     }
 
 
 def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
-    """Each modality's normalised intensities, a byte a bin, in base64."""
+    """Each modality's normalised intensities, one byte per bin, in base64."""
     if case.measures is None:
         return {}
     return {
@@ -141,7 +151,8 @@ def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
 
 def render(cohort: Cohort) -> str:
     """The whole page."""
-    style, script = _style(), _template_text("report.js")
+    task = cohort.store.task
+    style, script = _style(task), _template_text("report.js")
     environment = Environment(
         loader=PackageLoader("preprocess.quality"),
         autoescape=True,
@@ -149,7 +160,9 @@ def render(cohort: Cohort) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
+    return environment.get_template(
+        "report.html"
+    ).render(
         style=Markup(style),  # noqa: S704 - the package's own
         script=Markup(script),  # noqa: S704 - the package's own
         style_hash=_csp_hash(style),
@@ -168,16 +181,25 @@ def render(cohort: Cohort) -> str:
         missing=cohort.missing,
         splits=_splits(cohort),
         conventions=_conventions(cohort),
-        volumes=_volume_charts(cohort.cases),
+        canonical=_values_text(task.labels),
+        volumes=_volume_charts(cohort),
         lost=_lost_chart(cohort.cases),
-        intensities=_intensity_charts(cohort.cases),
-        regions=REGIONS,
+        intensities=_intensity_charts(cohort),
+        regions=task.region_names,
+        columns=task.region_names[:REGION_COLUMNS],
+        region_titles=", ".join(f"{name.upper()}: {title(name)}" for name in task.region_names),
+        shown=title(task.modalities[shown_channel(task.modalities)]),
+        severities=SEVERITIES,
     )
 
 
-def _style() -> str:
-    colours = "".join(f"--{region}:{colour};" for region, colour in REGION_COLOURS.items())
-    return f":root{{{colours}}}\n{_template_text('report.css')}"
+def _style(task: Task) -> str:
+    """The style sheet, with a class for each region that sets its colour."""
+    colours = "".join(
+        f".region-{name}{{--region:{colour}}}" for name, colour in task.region_colours.items()
+    )
+    columns = f":root{{--regions:{len(task.region_names[:REGION_COLUMNS])}}}"
+    return f"{columns}{colours}\n{_template_text('report.css')}"
 
 
 def _template_text(name: str) -> str:
@@ -189,11 +211,11 @@ def _csp_hash(text: str) -> str:
 
 
 def _json_block(value: object) -> Markup:
-    """JSON that can end no script block and start no comment, whatever its strings hold."""
+    """JSON that cannot end a script block or start a comment, whatever its strings contain."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - nothing that HTML reads is left
+    return Markup(text)  # noqa: S704 - no HTML syntax is left
 
 
 def _counts(cohort: Cohort) -> list[tuple[str, int]]:
@@ -214,11 +236,11 @@ def _having(cohort: Cohort, key: str) -> int:
 
 
 def _found(cohort: Cohort) -> list[dict[str, Any]]:
-    """The flags that some case has, the graver and the more frequent first."""
-    grades = ("error", "check", "note")
+    """The flags that some case has, the more serious and the more frequent first."""
+    severities = list(SEVERITIES)
     found = [{"key": k, "flag": f, "cases": _having(cohort, k)} for k, f in FLAGS.items()]
     found = [entry for entry in found if entry["cases"]]
-    return sorted(found, key=lambda e: (grades.index(e["flag"].severity), -e["cases"]))
+    return sorted(found, key=lambda e: (severities.index(e["flag"].severity), -e["cases"]))
 
 
 def _patients(cases: Iterable[Case]) -> int:
@@ -237,7 +259,7 @@ def _splits(cohort: Cohort) -> list[dict[str, Any]]:
             "cases": len(members),
             "share": len(members) / len(cohort.cases),
             "patients": _patients(members),
-            "medians": _medians(members),
+            "medians": _medians(members, cohort.store.task.region_names),
         }
         for name, members in groups.items()
         if members or name in SPLITS
@@ -245,12 +267,16 @@ def _splits(cohort: Cohort) -> list[dict[str, Any]]:
     ]
 
 
-def _medians(cases: list[Case]) -> list[str]:
+def _medians(cases: list[Case], regions: Sequence[str]) -> list[str]:
     """Median volume of each region in ml."""
     volumes = [case.tumour_ml for case in cases if case.tumour_ml is not None]
     if not volumes:
-        return ["–"] * len(REGIONS)
-    return [f"{statistics.median(ml[region] for ml in volumes):.1f}" for region in REGIONS]
+        return ["–"] * len(regions)
+    return [f"{statistics.median(ml[region] for ml in volumes):.1f}" for region in regions]
+
+
+def _values_text(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name.upper()} {value}" for name, value in values.items())
 
 
 def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
@@ -259,11 +285,10 @@ def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
         for case in cohort.cases
         if case.record.has_label
     )
-    written = cohort.store.task.conventions
     return [
         {
             "name": convention,
-            "enhancing": written[convention].get("et", "–"),
+            "values": _values_text(cohort.store.task.conventions[convention]),
             "decided": DECIDED[decided],
             "cases": count,
         }
@@ -271,8 +296,8 @@ def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
     ]
 
 
-def _volume_charts(cases: list[Case]) -> list[dict[str, Any]]:
-    volumes = [case.tumour_ml for case in cases if case.tumour_ml is not None]
+def _volume_charts(cohort: Cohort) -> list[dict[str, Any]]:
+    volumes = [case.tumour_ml for case in cohort.cases if case.tumour_ml is not None]
     if not volumes:
         return []
     decades = charts.decades_of([ml for volume in volumes for ml in volume.values()])
@@ -281,7 +306,7 @@ def _volume_charts(cases: list[Case]) -> list[dict[str, Any]]:
             "region": region,
             "chart": charts.volumes([ml[region] for ml in volumes], region, decades),
         }
-        for region in REGIONS
+        for region in cohort.store.task.region_names
     ]
 
 
@@ -298,27 +323,28 @@ def _lost_chart(cases: list[Case]) -> dict[str, Any] | None:
     }
 
 
-def _intensity_charts(cases: list[Case]) -> dict[str, list[tuple[str, Markup]]]:
+def _intensity_charts(cohort: Cohort) -> dict[str, list[tuple[str, Markup]]]:
     """Charts before and after normalisation, each with its modality's name."""
     return {
-        "before": _row(cases, "original", ORIGINAL_EDGES, "before normalisation"),
-        "after": _row(cases, "normalised", NORMALISED_EDGES, "after normalisation"),
+        "before": _chart_row(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
+        "after": _chart_row(cohort, "normalised", NORMALISED_EDGES, "after normalisation"),
     }
 
 
-def _row(
-    cases: list[Case], kind: str, edges: NDArray[np.floating], title: str
+def _chart_row(
+    cohort: Cohort, kind: str, edges: NDArray[np.floating], when: str
 ) -> list[tuple[str, Markup]]:
-    curves = {name: measured_curves(cases, name, kind) for name in NAMES}
+    modalities = cohort.store.task.modalities
+    curves = {name: measured_curves(cohort.cases, name, kind) for name in modalities}
     if not all(drawn.size for drawn in curves.values()):
         return []
     shown = charts.span(list(curves.values()))
     edges = edges[shown.start : None if shown.stop is None else shown.stop + 1]
     return [
         (
-            NAMES[name],
+            title(name),
             charts.intensities(
-                drawn[:, shown], edges, f"{NAMES[name]} {title}", logarithmic=kind == "original"
+                drawn[:, shown], edges, f"{title(name)} {when}", logarithmic=kind == "original"
             ),
         )
         for name, drawn in curves.items()

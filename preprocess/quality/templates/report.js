@@ -2,19 +2,18 @@
 
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const GRADES = { error: 0, check: 1, note: 2 };
-  const REGIONS = ["wt", "tc", "et"];
+  const WEIGHTS = { error: 10000, check: 100, note: 1 };
   const PREVIEW = "data:image/webp;base64,";
   const byId = (id) => document.getElementById(id);
 
-  // The pictures are most of this file; they are parsed when the first one is needed.
+  // Pictures are most of the page's bytes; they are parsed when the first one is needed.
   let pictures = null;
   const picture = (index) => {
     pictures ??= JSON.parse(byId("pictures").textContent);
     return pictures[index] && PREVIEW + pictures[index];
   };
 
-  // Everything that a file named reaches the page through `textContent`: it is never markup.
+  // Text from files is only set through `textContent`, so it never becomes markup.
   const make = (tag, style = "", text = "") => {
     const element = document.createElement(tag);
     if (style) element.className = style;
@@ -37,16 +36,13 @@
     id: (entry) => entry.id,
     split: (entry) => entry.split || null,
     convention: (entry) => (entry.labelled ? `${entry.convention} ${entry.decided}` : null),
-    wt: (entry) => entry.ml && entry.ml.wt,
-    tc: (entry) => entry.ml && entry.ml.tc,
-    et: (entry) => entry.ml && entry.ml.et,
+    ...Object.fromEntries(data.columns.map((region) => [`ml-${region}`, (entry) => entry.ml && entry.ml[region]])),
     lost: (entry) => entry.lost,
     centred: (entry) => entry.centred,
-    flags: (entry) => gravity(entry),
+    flags: (entry) => weight(entry),
   };
 
-  const gravity = (entry) =>
-    entry.flags.reduce((sum, [key]) => sum + [10000, 100, 1][GRADES[data.flags[key].severity]], 0);
+  const weight = (entry) => entry.flags.reduce((sum, [key]) => sum + WEIGHTS[data.flags[key].severity], 0);
 
   const cell = (style, text) => {
     const made = make("td", style, text ?? "–");
@@ -55,7 +51,7 @@
     return made;
   };
 
-  // A flag may be raised for several reasons, such as two modalities: one chip, all its details.
+  // A flag that was raised several times, as for two modalities, is one chip with all details.
   const grouped = (entry) => {
     const details = new Map();
     for (const [key, detail] of entry.flags) details.set(key, [...(details.get(key) ?? []), detail]);
@@ -101,11 +97,12 @@
       name,
       cell("", entry.split || null),
       label,
-      ...REGIONS.map((region) => cell("number", entry.ml ? millilitres(entry.ml[region]) : null)),
-      ...["lost", "centred"].map((key) => cell("number", entry[key] === null ? null : percent(entry[key]))),
+      ...data.columns.map((region, column) =>
+        cell(column ? "number optional" : "number", entry.ml ? millilitres(entry.ml[region]) : null)),
+      ...["lost", "centred"].map((key) => cell("number optional", entry[key] === null ? null : percent(entry[key]))),
       flags,
     );
-    // Where the screen is too narrow for a header, each value stands under its own.
+    // On narrow screens, which hide the table's header, each value has a title of its own.
     [...made.cells].slice(2, -1).forEach((one, column) => (one.dataset.title = titles[column + 2]));
     return made;
   };
@@ -144,7 +141,7 @@
   let shown = [];
   const text = new Intl.Collator("en", { numeric: true });
 
-  // What has no value comes last, in either direction.
+  // Cases without a value come last in both directions.
   const compare = (a, b, direction) => {
     if (a === null || b === null) return (a === null) - (b === null);
     return direction * (typeof a === "number" ? a - b : text.compare(a, b));
@@ -252,7 +249,7 @@
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", `${data.names[name]} of this case over that of all cases`);
+    svg.setAttribute("aria-label", `${data.names[name]} of this case and of all cases`);
     svg.append(
       path("band", `M${points(cohort.high).join(" ")}L${points(cohort.low).reverse().join(" ")}Z`),
       path("axis", `M0 ${FLOOR}H${WIDTH}`),
@@ -279,11 +276,11 @@
       ["Patient", entry.patient],
       ["Split", entry.split || "none"],
       ["Label", entry.labelled ? `${entry.convention}, decided by ${entry.decided}` : "none"],
-      ["Volumes", entry.ml && REGIONS.map((r) => `${r.toUpperCase()} ${millilitres(entry.ml[r])}`).join(", ") + " ml"],
+      ["Volumes", entry.ml && data.regions.map((r) => `${r.toUpperCase()} ${millilitres(entry.ml[r])}`).join(", ") + " ml"],
       ["File's grid", `${entry.grid.join(" × ")} voxels (D, H, W)`],
       ["Spacing", `${entry.spacing.join(" × ")} mm`],
       ["Stored", box],
-      ["Outside the crop", entry.lost === null ? null : `${percent(entry.lost)}; centred, ${percent(entry.centred)}`],
+      ["Outside the crop", entry.lost === null ? null : `${percent(entry.lost)} (if centred ${percent(entry.centred)})`],
     ];
     for (const [title, value] of found) {
       const pair = make("div");
@@ -305,12 +302,12 @@
     return list;
   };
 
-  const notes = (entry) => {
+  const warnings = (entry) => {
     const list = make("table", "plain");
     const head = list.createTHead().insertRow();
     head.append(...["File", "Found", "What to do"].map((t) => make("th", "", t)));
     const rest = list.createTBody();
-    for (const [file, found, action] of entry.notes) {
+    for (const [file, found, action] of entry.warnings) {
       rest.insertRow().append(make("td", "mono", file), make("td", "", found), make("td", "", action));
     }
     return list;
@@ -342,7 +339,7 @@
     if (source) {
       const image = make("img");
       image.src = source;
-      image.alt = `FLAIR of ${entry.id} with its tumour regions`;
+      image.alt = `${data.shown} of ${entry.id} with its regions`;
       const planes = make("div", "planes");
       planes.append(...["axial", "coronal", "sagittal"].map((plane) => make("span", "", plane)));
       content.push(image, planes);
@@ -350,8 +347,8 @@
     content.push(flagList(entry), facts(entry));
     const charts = make("div", "charts four");
     charts.append(...Object.entries(entry.curves).map(([name, bytes]) => chart(name, bytes)));
-    if (charts.childElementCount) content.push(make("h3", "", "Normalised intensities: this case over the cohort's band"), charts);
-    if (entry.notes.length) content.push(make("h3", "", "Notes on its files"), notes(entry));
+    if (charts.childElementCount) content.push(make("h3", "", "Normalised intensities: this case, and the band of all cases"), charts);
+    if (entry.warnings.length) content.push(make("h3", "", "Warnings about its files"), warnings(entry));
     content.push(make("h3", "", "Files"), sources(entry));
     dialog.querySelector(".body").replaceChildren(...content);
     if (!dialog.open) dialog.showModal();

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.quality.rules import FLAGS, Cohort, standing_out
+from preprocess.quality.rules import FLAGS, Cohort, outliers
 
 EXPECTED = {
     "mirrored-mask": {"flip"},
@@ -86,11 +86,11 @@ def test_a_case_that_cannot_be_read_is_said_to_be(cohort: Cohort) -> None:
 def test_units_do_not_decide_who_stands_out(values: list[int], shift: int, scale: float) -> None:
     named = {str(index): float(value) for index, value in enumerate(values)}
     moved = {key: value * scale + shift for key, value in named.items()}
-    assert standing_out(moved) == pytest.approx(standing_out(named))
+    assert outliers(moved) == pytest.approx(outliers(named))
 
 
 def test_it_takes_ten_cases_to_stand_out() -> None:
     nine = {str(index): 1 + index / 100 for index in range(8)} | {"far": 100.0}
-    assert standing_out(nine) == {}
-    assert set(standing_out(nine | {"tenth": 1.09})) == {"far"}
-    assert standing_out(dict.fromkeys("abcdefghij", 1.0) | {"far": 100.0}) == {}
+    assert outliers(nine) == {}
+    assert set(outliers(nine | {"tenth": 1.09})) == {"far"}
+    assert outliers(dict.fromkeys("abcdefghij", 1.0) | {"far": 100.0}) == {}
