@@ -288,7 +288,7 @@ def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
     return [
         {
             "name": convention,
-            "values": _values_text(cohort.store.task.conventions[convention]),
+            "labels": _values_text(cohort.store.task.conventions[convention]),
             "decided": DECIDED[decided],
             "cases": count,
         }
