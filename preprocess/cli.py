@@ -40,8 +40,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Data = Annotated[Path, typer.Argument(help="The folder that holds the cases.")]
-StoreArgument = Annotated[str, typer.Argument(help="The store's path or URL.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="The folder that holds the cases.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's path or URL.")]
 ManifestOption = Annotated[
     Path | None,
     typer.Option(

@@ -163,8 +163,8 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
 def _lost(labelled: list[CaseRecord]) -> str:
     parts = []
     for window, name in (
-        ("crop", "of the crop"),
-        ("centred_crop", "of a crop centred on the brain"),
+        ("crop", "crop"),
+        ("centred_crop", "crop centred on the brain"),
     ):
         shares = [r.tumour_voxels.lost(window) for r in labelled if r.tumour_voxels]  # type: ignore[arg-type]  # both are of the literal
         parts.append(f"{name} {statistics.fmean(shares):.2%} (at most {max(shares):.1%})")

@@ -51,8 +51,8 @@ def volumes(values_ml: Sequence[float], region: str, decades: tuple[int, int]) -
     present = np.clip([ml for ml in values_ml if ml > 0], edges[0], edges[-1] * (1 - 1e-9))
     none = sum(ml == 0 for ml in values_ml)
     counts = np.histogram(present, edges)[0].tolist()
-    step = WIDTH / (len(counts) + 2)
-    start = 2 * step
+    step = WIDTH / (len(counts) + 3)
+    start = 3 * step
     bars = [Bar(0, step - 1, none, "0 ml", style)] + [
         Bar(start + index * step, step - 1, count, f"{low:.3g}–{high:.3g} ml", style)
         for index, (count, (low, high)) in enumerate(zip(counts, pairwise(edges), strict=True))
