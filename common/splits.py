@@ -269,26 +269,6 @@ def _check_undivided(placed: Mapping[str, Iterable[str]], patients: Mapping[str,
                 )
 
 
-def shared(
-    placed: Mapping[str, Iterable[str]], images: Mapping[str, Iterable[str]]
-) -> list[tuple[str, str]]:
-    """Cases that have an image in common and are in different splits, as `case (split)` pairs.
-
-    Args:
-        placed: case ids by split.
-        images: case id to the sha256 of its image files.
-    """
-    first: dict[str, tuple[str, str]] = {}
-    pairs = dict[tuple[str, str], None]()
-    for name, cases in placed.items():
-        for case_id in cases:
-            for image in images[case_id]:
-                split, other = first.setdefault(image, (name, case_id))
-                if split != name:
-                    pairs[f"{other} ({split})", f"{case_id} ({name})"] = None
-    return list(pairs)
-
-
 def require(name: str, placed: Mapping[str, list[str]], patients: Mapping[str, str]) -> list[str]:
     """The cases of one split.
 

@@ -11,11 +11,12 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from common.duplicates import leaks
 from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import Splits, assign, require, shared
+from common.splits import Splits, assign, require
 from common.store.format import (
     READ_ERRORS,
     SCHEMA_VERSION,
@@ -108,15 +109,11 @@ class Contents:
 
     def leaks(self, splits: Mapping[str, Iterable[str]]) -> list[str]:
         """One line for each image that is in two splits, which makes scores meaningless."""
-        modalities = self.manifest.task.modalities
-        images = {
-            case_id: [s.sha256 for s in self.records[case_id].sources if s.role in modalities]
-            for case_id in self.patients
-        }
+        images = {case_id: self.records[case_id].image_checksums for case_id in self.patients}
         return [
             f"{one} and {other} have the same image: list both in one split, or move one of the "
             "cases away and preprocess with --drop-absent"
-            for one, other in shared(splits, images)
+            for one, other in leaks(splits, images)
         ]
 
     def split(self, name: str, rule: Splits | None = None) -> list[str]:

@@ -18,7 +18,6 @@ from common.splits import (
     assign,
     require,
     resolve,
-    shared,
     uniform,
     with_fold,
 )
@@ -211,10 +210,3 @@ def test_what_to_write_for_two_patients_works() -> None:
 def test_no_such_split() -> None:
     with pytest.raises(ConfigError, match="no split is called 'dev'; there are train, val, test"):
         require("dev", {}, {})
-
-
-def test_images_in_two_splits_are_found() -> None:
-    placed = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    images = {"a": ["1", "2"], "b": ["1", "3"], "c": ["2", "4"], "d": ["5"]}
-    assert shared(placed, images) == [("a (train)", "c (val)")]
-    assert shared(placed, images | {"c": ["4"]}) == []

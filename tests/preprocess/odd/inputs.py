@@ -240,7 +240,7 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         several(("a", 1, 4), ("b", 2, 4)),
         {"train": ("a",)},
         "1 labelled case(s) in no split, such as b",
-        "nothing if they are to be stored alone; else list them",
+        "nothing if they should only be stored; otherwise list them",
         "warning",
     ),
     "a split of a damaged case": (
