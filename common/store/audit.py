@@ -1,4 +1,4 @@
-"""What a whole store comes to: its cases read in full, what is missing, and what nobody needs."""
+"""Read a whole store: what is damaged, what is missing, and what killed writers left behind."""
 
 import errno
 from collections import Counter
@@ -6,21 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from common.errors import StoreError
 from common.files import UNFINISHED
-from common.record import CaseFailure, CaseRecord
-from common.settings import explain
+from common.record import CaseFailure
 from common.store.format import CROP_ARRAYS
-from common.store.paths import (
-    StoreFiles,
-    damaged,
-    open_store,
-    rows_of,
-    translate_io_errors,
-)
-from common.store.reader import Store
+from common.store.paths import damaged, open_store, rows_of, translate_io_errors
+from common.store.reader import Store, parsed
 from common.store.writer import StoreWriter
 
 State = Literal["stored", "failed", "unfinished", "damaged", "unreadable"]
@@ -28,36 +19,28 @@ State = Literal["stored", "failed", "unfinished", "damaged", "unreadable"]
 
 @dataclass(frozen=True)
 class CaseAudit:
-    """What lies in a case's folder.
-
-    Attributes:
-        case_id: the folder's name.
-        state: `stored` and as its record and the contract say; `failed`, with the reason kept;
-            `unfinished`, what a killed writer left; `damaged`; or `unreadable`, where disk or
-            network did not give the bytes, so that nobody can tell.
-        row: the one in the crops that its record names, as far as that could be read.
-        what: what is wrong with it.
-    """
+    """What is in a case's folder."""
 
     case_id: str
     state: State
+    """`stored`: as its record and the contract say; `failed`: a failure is kept; `unfinished`: left
+    by a killed writer; `damaged`; `unreadable`: disk or network did not give the bytes."""
     row: int | None = None
+    """In the crops, as far as its record could be read."""
     what: str = ""
+    """What is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a whole store comes to.
-
-    Attributes:
-        cases: what lies in it, by id.
-        missing: ids of expected cases that are not stored as they should be.
-        leftovers: files that belong to no case; they do no harm but take room.
-    """
+    """What is in a store."""
 
     cases: tuple[CaseAudit, ...]
+    """By id."""
     missing: tuple[str, ...]
+    """Ids of expected cases that are not stored."""
     leftovers: tuple[str, ...]
+    """Files that belong to no case; they are harmless but take room."""
 
     def of(self, *states: State) -> list[CaseAudit]:
         """The cases in any of these states."""
@@ -65,16 +48,15 @@ class Audit:
 
     @property
     def sound(self) -> bool:
-        """Whether every expected case is there and nothing is damaged."""
+        """Whether every expected case is stored and nothing is damaged."""
         return not self.missing and not self.of("damaged", "unreadable")
 
 
 def case_folders(store: Store) -> list[str]:
-    """What there is to audit: the folders of a store whose frame holds.
+    """The case folders of a store, after a check of the arrays and groups that all cases share.
 
     Raises:
-        StoreError: the arrays and groups that all cases share are damaged or not as the manifest
-            says; no case can be told from that, and no repair would be one.
+        StoreError: these are damaged or do not fit the manifest; no case can be judged then.
     """
     root = open_store(store.path)
     shapes = {
@@ -97,27 +79,27 @@ def case_folders(store: Store) -> list[str]:
 def audit_case(store: Store, case_id: str) -> CaseAudit:
     """Read everything of one case and compare it with its record and the contract."""
     try:
-        return _look(store, case_id)
+        return _audit(store, case_id)
     except StoreError:
-        pass  # judged below, after asking whether its bytes can be had at all
+        pass  # damaged, or its bytes could not be read: told apart below
     row = _row_of(store, case_id)
     try:
         with translate_io_errors(store.path, "read"):
-            _read_bytes(store.files, case_id, row)
+            _read_bytes(store, case_id, row)
     except StoreError as error:
         return CaseAudit(case_id, "unreadable", row, str(error))
     try:
-        return _look(store, case_id)
+        return _audit(store, case_id)
     except StoreError as error:
         return CaseAudit(case_id, "damaged", row, str(error))
 
 
 def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
-    """All that can be said only once every case has been looked at."""
+    """The audit of a store from the audits of all its cases."""
     audited = list(cases)
-    shared = Counter(case.row for case in audited if case.state == "stored")
+    counts = Counter(case.row for case in audited if case.state == "stored")
     for index, case in enumerate(audited):
-        if case.state == "stored" and shared[case.row] > 1:
+        if case.state == "stored" and counts[case.row] > 1:
             what = damaged(store.path, case.case_id, "another case's record names its row too")
             audited[index] = replace(case, state="damaged", what=str(what))
     stored = {case.case_id for case in audited if case.state == "stored"}
@@ -128,7 +110,7 @@ def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
 
 
 def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
-    """Take away what is damaged or left over, and say of each what it was.
+    """Remove what is damaged or left over, and yield the name of each.
 
     The caller holds the store's lock. What could not be read stays: it may be sound.
 
@@ -147,34 +129,22 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
             yield name
 
 
-def _look(store: Store, case_id: str) -> CaseAudit:
+def _audit(store: Store, case_id: str) -> CaseAudit:
     with translate_io_errors(store.path, "read"):
         attributes = store.attributes(case_id) or {}
         if "record" in attributes:
             record = store.record(case_id)
-            for fault in _misplaced(store, case_id, record):
-                raise damaged(store.path, case_id, fault)
+            if record.case_id != case_id:
+                raise damaged(store.path, case_id, f"its record is that of {record.case_id}")
+            if record.parameter_hash != store.parameter_hash:
+                what = f"made with parameters {record.parameter_hash}"
+                raise damaged(store.path, case_id, f"{what}, the store has {store.parameter_hash}")
             store.verify_record(record)
             return CaseAudit(case_id, "stored", record.row)
         if "failure" in attributes:
-            return CaseAudit(case_id, "failed", what=_reason(store, case_id, attributes["failure"]))
+            failure = parsed(store.path, CaseFailure, case_id, attributes)
+            return CaseAudit(case_id, "failed", what=failure.reason)
         return CaseAudit(case_id, "unfinished")
-
-
-def _reason(store: Store, case_id: str, failure: object) -> str:
-    try:
-        return CaseFailure.model_validate(failure).reason
-    except ValidationError as error:
-        what = f"its failure is not readable: {explain(error)}"
-        raise damaged(store.path, case_id, what) from error
-
-
-def _misplaced(store: Store, case_id: str, record: CaseRecord) -> Iterator[str]:
-    if record.case_id != case_id:
-        yield f"its record is that of {record.case_id}"
-    if record.parameter_hash != store.parameter_hash:
-        made_with, wanted = record.parameter_hash, store.parameter_hash
-        yield f"made with parameters {made_with}, the store's are {wanted}"
 
 
 def _row_of(store: Store, case_id: str) -> int | None:
@@ -184,11 +154,11 @@ def _row_of(store: Store, case_id: str) -> int | None:
         return None
 
 
-def _read_bytes(files: StoreFiles, case_id: str, row: int | None) -> None:
-    """Read a case's files; an unreadable sector is damage, any other error is none of the case."""
-    for name in files.of_case(case_id, row):
+def _read_bytes(store: Store, case_id: str, row: int | None) -> None:
+    """Read a case's files; an unreadable sector is damage, any other error is not the case's."""
+    for name in store.files.of_case(case_id, row):
         try:
-            files.read(name)
+            store.files.read(name)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise

@@ -1,4 +1,4 @@
-"""A remote store brought to local disk, case by case, each verified before it counts."""
+"""Copy a remote store to a local disk, case by case, each verified before its commit."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from common.errors import StoreError
-from common.files import replacing
+from common.files import UNFINISHED, replacing
 from common.record import CaseRecord
 from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
 from common.store.reader import Store
@@ -21,7 +21,7 @@ METADATA = tuple(
 
 
 def cache_folder() -> Path:
-    """Where copies of remote stores lie: `$FMNET_CACHE`, else the user's cache folder."""
+    """The folder of copies of remote stores: `$FMNET_CACHE`, else the user's cache folder."""
     named = os.environ.get("FMNET_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "fm-net"
 
@@ -29,15 +29,15 @@ def cache_folder() -> Path:
 def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None) -> Store:
     """A store to train from: a local one as it is, a remote one copied to the cache first.
 
-    A case that was copied before and has the same record is not copied again, so a broken-off
-    copy goes on where it was. Cases that the remote store has no more are dropped.
+    Cases that were copied before and have the same record are not copied again; cases that the
+    remote store no longer has are removed.
 
     Args:
         path: the store's path or URL.
-        on_case: told (cases copied, cases to copy) after each.
+        on_case: called with (cases copied, cases to copy) after each.
 
     Raises:
-        StoreError: there is no such store, the disk is too small, or what arrived is damaged.
+        StoreError: there is no such store, the disk is full, or what arrived is damaged.
     """
     store = Store.open(path)
     if not is_remote(path):
@@ -58,7 +58,7 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
 
 
 def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[str, CaseRecord]:
-    """Bring the store's own metadata; the records that an earlier copy left."""
+    """Copy the metadata of the store itself; the records that an earlier copy left."""
     for name in METADATA:
         _fetch(filesystem, f"{root}/{name}", target / name)
     return Store.open(target).contents().committed
@@ -79,7 +79,7 @@ def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: 
 def _fetch(filesystem: AbstractFileSystem, remote: str, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(local) as partial:
-            filesystem.get_file(remote, str(partial))
+        with replacing(local, via=local.with_name(local.name + UNFINISHED)) as unfinished:
+            filesystem.get_file(remote, str(unfinished))
     except OSError as error:
         raise StoreError(f"{remote}: could not be copied to {local}: {error}") from error

@@ -1,4 +1,4 @@
-"""Where a store is, its files below zarr, and plain words for what keeps a program from them."""
+"""A store's path, its files without zarr, and plain messages for errors of disks and services."""
 
 import json
 import os
@@ -23,9 +23,9 @@ PASSWORD = re.compile(r"://[^/@]*:.*@")
 
 
 def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
-    """The file system that a path is in, and the path there.
+    """The file system of a path, and the path in it.
 
-    Listings are fetched anew each time: whoever writes may be another process.
+    Listings are not cached: another process may write.
 
     Raises:
         StoreError: the path has a secret in it.
@@ -36,7 +36,7 @@ def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
 
 
 def resolved(path: str) -> str:
-    """A path that means the same to every process of this machine, whatever folder it stands in."""
+    """A path that does not depend on a process's working folder."""
     return path if is_remote(path) else str(Path(path).resolve())
 
 
@@ -48,7 +48,7 @@ def open_store(path: str) -> zarr.Group:
     """
     with translate_io_errors(path, "read"):
         if is_remote(path):
-            _ask_once(path)
+            _check_reachable(path)
         try:
             root = _node(path)
         except (ValueError, LookupError) as error:
@@ -82,7 +82,6 @@ def is_taken(path: str) -> bool:
 
 
 def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
-    """What Zarr finds at a path."""
     try:
         return zarr.open_group(path, mode="r")
     except ContainsArrayError:
@@ -92,12 +91,12 @@ def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
 
 
 def _is_finished(root: zarr.Group) -> bool:
-    """Whether the making of a store came to its end: it writes the root's attributes last."""
+    """Whether a store was made completely: the root's attributes are written last."""
     return "schema_version" in root.attrs
 
 
 def check_no_secrets(path: str) -> None:
-    """A store's path stands in messages and in the records of runs: no secret may be in it.
+    """Refuse a path with a secret in it: messages and the records of runs show the path.
 
     Raises:
         StoreError: it holds a password or options; the message does not repeat them.
@@ -112,18 +111,18 @@ def check_no_secrets(path: str) -> None:
 
 
 def damaged(path: str, case_id: str, what: str) -> StoreError:
-    """What is wrong with a case, and the way out."""
+    """The error for a damaged case."""
     return StoreError(f"{path}: case {case_id}: {what}; {remedy(path)}")
 
 
 def remedy(path: str) -> str:
-    """The way out of damage."""
+    """What to do about damage."""
     return f"`{hints.verify(path, repair=True)}` drops it; then preprocess again"
 
 
 @contextmanager
 def translate_io_errors(path: str, to_be: Literal["read", "written"]) -> Iterator[None]:
-    """Turn what a disk or a remote service answers into one line that names the store.
+    """Turn errors of a disk or a remote service into one line that names the store.
 
     Raises:
         StoreError: instead of any error of the file system.
@@ -153,7 +152,7 @@ def _advice(path: str) -> str:
 
 
 def check_bucket_exists(path: str, filesystem: AbstractFileSystem, root: str) -> None:
-    """A bucket that is not there is a slip of the pen: s3fs would make it.
+    """Refuse a bucket that does not exist, most likely a typo: s3fs would make it.
 
     Raises:
         StoreError: the store's bucket does not exist.
@@ -163,25 +162,19 @@ def check_bucket_exists(path: str, filesystem: AbstractFileSystem, root: str) ->
         return
     try:
         filesystem.ls(f"{bucket}/{below}")
-    except FileNotFoundError as error:
-        if _is_missing(filesystem, bucket):
+    except FileNotFoundError:
+        try:
+            filesystem.info(bucket)
+        except FileNotFoundError as error:
             raise StoreError(
                 f"{path}: there is no bucket {bucket}; make it, or name another"
             ) from error
+        except PermissionError:  # the credentials are for a part of the bucket
+            return
 
 
-def _is_missing(filesystem: AbstractFileSystem, bucket: str) -> bool:
-    try:
-        filesystem.info(bucket)
-    except FileNotFoundError:
-        return True
-    except PermissionError:  # the credentials are for a part of the bucket
-        return False
-    return False
-
-
-def _ask_once(path: str) -> None:
-    """Before zarr, which asks for four files at a time and leaves all errors but one in the air.
+def _check_reachable(path: str) -> None:
+    """Ask for one file before zarr asks for four at a time and drops all errors but one.
 
     Raises:
         StoreError: there is no such bucket, or the path has a secret in it.
@@ -194,12 +187,7 @@ def _ask_once(path: str) -> None:
 
 
 def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | None:
-    """What else is at a path where no store is; None for nothing, or a store only begun.
-
-    Args:
-        path: where.
-        root: what Zarr finds there.
-    """
+    """What is at a path instead of a store; None for nothing, or a store that was only begun."""
     if isinstance(root, zarr.Array):
         return "other Zarr data"
     if root is not None:
@@ -231,16 +219,16 @@ class StoreFiles:
         return self._below("")
 
     def case_folders(self) -> list[str]:
-        """Names of what lies in `cases`, case or not, sorted."""
+        """Names of the folders in `cases`, sorted; a killed writer's may be no case."""
         entries = self._filesystem.ls(f"{self._root}/cases", detail=True)
         folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
         return sorted(str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in folders)
 
     def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """What stands in cases' folders, `record` or `failure`; a case without is left out.
+        """Attributes of cases' folders, `record` or `failure`, without the cases that have none.
 
-        All at a time where the file system can, and without zarr, which is slower and tells of a
-        damaged one neither which nor what the others hold.
+        They are read concurrently where the file system can, and without zarr, which is slower and
+        does not say which one is damaged.
 
         Raises:
             StoreError: one is damaged, or cannot be read.
@@ -288,23 +276,23 @@ class StoreFiles:
         write_parts(path, parts)
 
     def size_bytes(self, folder: str) -> int:
-        """What all files below a folder take; here in a third of fsspec's time."""
+        """Size of all files below a folder."""
         path = f"{self._root}/{folder}"
         if self._is_local:
-            return _size_bytes(path)
+            return _size_bytes(path)  # in a third of fsspec's time
         size: int = self._filesystem.du(path, total=True)
         return size
 
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
             self._filesystem.rm_file(f"{self._root}/{name}")
 
     def remove_case(self, case_id: str) -> None:
-        """Take a case's folder away, whatever is in it: first the record, then the arrays.
+        """Remove a case's folder, whatever is in it: first the record, then the arrays.
 
         Raises:
-            StoreError: the id is not the name of one folder, and more than a case would go.
+            StoreError: the id is not the name of one folder, so more than the case would go.
         """
         if case_id in NOT_A_FOLDER or "/" in case_id:
             raise StoreError(f"{self._path}: {case_id!r} cannot be the name of a case's folder")
@@ -324,7 +312,7 @@ class StoreFiles:
 
 
 def _size_bytes(folder: str | os.DirEntry[str]) -> int:
-    """As `StoreFiles.size_bytes`; 0 for what is gone meanwhile, as in a run, or not to be seen."""
+    """As `StoreFiles.size_bytes`; what is removed meanwhile, or cannot be read, counts as 0."""
     size = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

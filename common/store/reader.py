@@ -62,7 +62,7 @@ class Contents:
     def committed(self) -> dict[str, CaseRecord]:
         """The committed cases of any parameters by id, sorted."""
         return {
-            case_id: parsed(self.path, CaseRecord, attributes["record"], case_id)
+            case_id: parsed(self.path, CaseRecord, case_id, attributes)
             for case_id, attributes in self.attributes.items()
             if "record" in attributes
         }
@@ -71,7 +71,7 @@ class Contents:
     def failures(self) -> dict[str, CaseFailure]:
         """The cases that were tried and are not in the store, by id, sorted."""
         return {
-            case_id: parsed(self.path, CaseFailure, attributes["failure"], case_id)
+            case_id: parsed(self.path, CaseFailure, case_id, attributes)
             for case_id, attributes in self.attributes.items()
             if "failure" in attributes and "record" not in attributes
         }
@@ -140,16 +140,17 @@ class Contents:
             ) from error
 
 
-def parsed(path: str, model: type[M], value: object, case_id: str) -> M:
+def parsed(path: str, model: type[M], case_id: str, attributes: Mapping[str, Any]) -> M:
     """A case's record or failure, as a typed value.
 
     Raises:
         StoreError: it does not have exactly the model's fields.
     """
+    name = "record" if model is CaseRecord else "failure"
     try:
-        return model.model_validate(value)
+        return model.model_validate(attributes[name])
     except ValidationError as error:
-        what = f"its record is not readable: {explain(error)}"
+        what = f"its {name} is not readable: {explain(error)}"
         raise damaged(path, case_id, what) from error
 
 
@@ -216,7 +217,7 @@ class Store:
         attributes = self.attributes(case_id)
         if not attributes or "record" not in attributes:
             raise StoreError(f"{self.path}: case {case_id} is not in this store")
-        return parsed(self.path, CaseRecord, attributes["record"], case_id)
+        return parsed(self.path, CaseRecord, case_id, attributes)
 
     def attributes(self, case_id: str) -> dict[str, Any] | None:
         """A case's folder's attributes, `record` or `failure`; None where there are none.

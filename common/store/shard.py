@@ -1,4 +1,4 @@
-"""One shard of an array, encoded and written here: the same format, three fifths of the time.
+"""Encode and write one shard of an array: zarr's format in three fifths of its time.
 
 zarr-python passes each inner chunk through some twenty coroutines and fills a buffer for it first;
 with the few hundred chunks of a case that takes longer than compressing them. What is written is
