@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common import console, hints
+from common import console
 from common.console import err, out
 from common.manifest import load_manifest, manifest_path
 from common.store import Store, is_remote, local_copy
@@ -186,16 +186,9 @@ def _announce(session: "Session", folder: Path) -> None:
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )
-    for message in session.splits.messages:
-        err.print(f"warning: {message}", soft_wrap=True)
-    if absent := store.contents().absent:
-        err.print(
-            f"warning: {len(absent)} of {len(store.expected)} expected case(s) are not in the "
-            f"store, such as {absent[0]}; `{hints.status(store.path)}` shows why",
-            soft_wrap=True,
-        )
+    _warn(session.splits.messages)
     if session.compute.note:
-        err.print(f"warning: {session.compute.note}", soft_wrap=True)
+        _warn([session.compute.note])
     if ended(session):
         out.print("nothing is left to train: this run has ended already")
     elif session.at.epoch > 1 or session.at.samples:

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from common.errors import ConfigError
+from common.manifest import Manifest
 from common.settings import did_you_mean, parse, read_yaml
-from common.splits import Splits
+from common.splits import Splits, with_fold
 from common.task import Task
 from train.data.augment import AugmentConfig
 from train.data.cache import CacheKind
@@ -126,6 +127,15 @@ class TrainConfig(BaseModel):
                     f"{', '.join(task.modalities)}{did_you_mean(name, task.modalities)}"
                 )
         return self.modalities or task.modalities
+
+    def splits_of(self, manifest: Manifest) -> Splits:
+        """The rule that divides the cases of a store with this manifest.
+
+        Raises:
+            ConfigError: the rule has no such fold.
+        """
+        rule = self.splits or manifest.splits
+        return rule if self.fold is None else with_fold(rule, self.fold)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -15,7 +15,7 @@ from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
-from common.splits import SPLITS, with_fold
+from common.splits import require
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
@@ -159,16 +159,10 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
-    run, config = _run_file(loaded.run_dir), loaded.config
-    recorded: list[str] = run["cases"].get(split, [])
-    if recorded and run["store_fingerprint"] == contents.fingerprint:
-        return recorded
-    rule = config.splits or contents.manifest.splits
-    if config.fold is not None:
-        rule = with_fold(rule, config.fold)
-    return contents.split(split, rule)
+    run = _run_file(loaded.run_dir)
+    if run["store_fingerprint"] == contents.fingerprint:
+        return require(split, run["cases"], contents.patients)
+    return contents.split(split, loaded.config.splits_of(contents.manifest))
 
 
 def store_warnings(

@@ -20,8 +20,9 @@ from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
 from common.files import write_json, write_text
-from common.splits import SplitAssignment, require, resolve, with_fold
+from common.splits import SplitAssignment, require, resolve
 from common.store import Store
+from common.store.reader import Contents
 from train import trainer
 from train.config import TrainConfig, load_config
 from train.data.loader import check_cache, open_feed
@@ -53,16 +54,22 @@ CHANGEABLE = frozenset(
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
 
-def fresh(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """The session of a new run; nothing is written.
+def fresh(
+    preset: str,
+    overrides: Sequence[str],
+    store: Store,
+    run_dir: Path,
+    contents: Contents | None = None,
+) -> Session:
+    """The session of a new run; nothing is written. The store's contents are read if not given.
 
     Raises:
         ConfigError: the configuration is not valid or does not fit the store.
     """
     config = load_config(preset, overrides)
     config = config.model_copy(update={"modalities": config.modalities_of(store.task)})
-    splits = assign_cases(config, store)
-    _check_store(config, store, splits)
+    splits = assign_cases(config, contents or store.contents())
+    _check_store(config, store)
     session = _session(run_dir, config, store, splits)
     check_cache(config.loader, session.epoch_stream(), config.cache)
     return session
@@ -76,11 +83,12 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
         RunError: the folder holds a run, or cannot be written.
     """
     _check_new_run(run_dir)
-    session = fresh(preset, overrides, store, run_dir)
+    contents = store.contents()
+    session = fresh(preset, overrides, store, run_dir, contents)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(run_dir / MANIFEST, store.manifest.to_yaml())
-        _write_run_file(session, preset, [])
+        _write_run_file(session, preset, contents.fingerprint, [])
         save(session)
         write_text(run_dir / CONFIG, session.config.to_yaml())
     except OSError as error:
@@ -124,7 +132,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         note = f"this run was on {before} before, so its numbers are not those of one device"
         session.compute = replace(session.compute, note=note)
     write_text(run_dir / CONFIG, config.to_yaml())
-    _write_run_file(session, run["preset"], run["sessions"])
+    _write_run_file(session, run["preset"], run["store_fingerprint"], run["sessions"])
     trainer.write_metrics(session)
     return session
 
@@ -156,29 +164,33 @@ def execute(session: Session) -> trainer.End:
         return trainer.train(session, batches, monitor, stopping)
 
 
-def assign_cases(config: TrainConfig, store: Store) -> SplitAssignment:
+def assign_cases(config: TrainConfig, contents: Contents) -> SplitAssignment:
     """A store's cases for training, validation and test.
 
     Raises:
         ConfigError: a split that is needed is empty, or an image is in two splits.
     """
-    contents, rule = store.contents(), config.splits or store.manifest.splits
-    if config.fold is not None:
-        rule = with_fold(rule, config.fold)
+    rule, absent = config.splits_of(contents.manifest), contents.absent
     try:
         found = resolve(rule, contents.patients)
         for name in ("train", "val"):
             require(name, found.cases, contents.patients)
     except ConfigError as error:
-        if not contents.absent:
+        if not absent:
             raise
         raise ConfigError(
-            f"{store.path}: {len(contents.absent)} of {len(contents.expected)} expected case(s) "
-            f"are not stored: preprocess again first. As it is, {error}"
+            f"{contents.path}: {len(absent)} of {len(contents.expected)} expected case(s) are not "
+            f"stored: preprocess again first. As it is, {error}"
         ) from error
     if leaks := contents.leaks(found.cases):
-        raise ConfigError(f"{store.path}: " + "\n".join(leaks))
-    return found
+        raise ConfigError(f"{contents.path}: " + "\n".join(leaks))
+    if not absent:
+        return found
+    missing = (
+        f"{len(absent)} of {len(contents.expected)} expected case(s) are not in the store, such as "
+        f"{absent[0]}; `{hints.status(contents.path)}` shows why"
+    )
+    return SplitAssignment(found.cases, (*found.messages, missing))
 
 
 def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssignment) -> Session:
@@ -189,8 +201,8 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
     return new_session(run_dir, config, compute, store, splits)
 
 
-def _check_store(config: TrainConfig, store: Store, splits: SplitAssignment) -> None:
-    """Check that the store's crops fit the network, and that validation has whole volumes."""
+def _check_store(config: TrainConfig, store: Store) -> None:
+    """Check that the store's crops fit the network."""
     stride = config.model.stride
     sides = store.crop[-config.model.dims :]
     if any(side % stride or side < 2 * stride for side in sides):
@@ -244,7 +256,9 @@ def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> Tr
     return changed
 
 
-def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]]) -> None:
+def _write_run_file(
+    session: Session, preset: str, fingerprint: str, before: list[dict[str, Any]]
+) -> None:
     config, store = session.config, session.store
     now = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -262,7 +276,7 @@ def _write_run_file(session: Session, preset: str, before: list[dict[str, Any]])
             "preset": preset,
             "seed": config.seed,
             "store": store.path,
-            "store_fingerprint": store.contents().fingerprint,
+            "store_fingerprint": fingerprint,
             "cases": session.splits.cases,
             "sessions": [*before, now],
         },

@@ -11,22 +11,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 
+from common import nifti
+from common.case import prepare
+from common.discovery import discover
 from common.errors import ConfigError, RunError, StoreError
+from common.geometry import Geometry
 from common.manifest import Manifest
-from common.splits import FractionSplits, ListSplits, SplitAssignment
+from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter
 from common.task import TASKS, Task
 from train import trainer
 from train.checkpoint import load
-from train.config import load_config
-from train.data.feed import Batch
+from train.evaluate import evaluate
+from train.loaded_run import load_run
 from train.loss import RegionLoss
 from train.precision import Compute
+from train.predict import predict
 from train.run import execute, reopen
 from train.trainer import End, new_session, restore
 
@@ -148,21 +154,37 @@ def test_modalities_are_the_tasks_unless_named(five: Store, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_a_step_of_every_task(task: Task, tmp_path: Path) -> None:
-    manifest = Manifest.model_validate({"task": task.name, "crop": (16, 16, 16)})
-    store = StoreWriter.create(tmp_path / "cases.zarr", manifest)
-    config = load_config("fm_net", ["model.widths=[4,6,8]"])
-    compute = Compute(torch.device("cpu"), "fp32")
-    session = new_session(tmp_path, config, compute, store, SplitAssignment({}))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, len(task.modalities), 16, 16, 16, generator=generator)
-    values = torch.tensor([0, *task.labels.values()], dtype=torch.uint8)
-    label = values[torch.randint(len(values), (2, 16, 16, 16), generator=generator)]
-    batch = Batch(image, label, ("a", "b"), 1, last=False)
-    losses = [trainer.step(session, batch)[0] for _ in range(10)]
-    assert losses[-1] < losses[0]
-    (logits,) = session.model.eval()(image)
-    assert logits.shape == (2, len(task.regions), 16, 16, 16)
+def test_every_task_trains_a_step_and_predicts_in_its_files_values(
+    task: Task, tmp_path: Path, write_coded_case: Callable[..., None]
+) -> None:
+    grid = Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+    distance = np.linalg.norm(np.indices(grid.shape).T - (10, 13, 12), axis=-1).T
+    values = list(task.labels.values())
+    label = np.select([distance < 2 + k for k in range(len(values))], values, 0)
+    convention = next(iter(task.conventions))
+    for case_id, radius in (("a", 9), ("b", 8)):
+        folder, brain = tmp_path / "data" / case_id, distance < radius
+        write_coded_case(folder, label, brain, grid, task=task, convention=convention)
+    splits = ListSplits(kind="lists", train=("a",), val=("b",))
+    manifest = Manifest.model_validate(
+        {"task": task.name, "crop": (16, 16, 16), "splits": splits.model_dump()}
+    )
+    cases = discover(tmp_path / "data", manifest).cases
+    writer = StoreWriter.create(tmp_path / "cases.zarr", manifest)
+    for case, row in zip(cases, writer.allocate(2), strict=True):
+        writer.write(prepare(case, manifest), row)
+    session = begun(Store.open(tmp_path / "cases.zarr"), tmp_path / "run", "epochs=1")
+    assert execute(session) is End.EPOCHS
+    assert session.at.step == 1
+    (row,) = rows(tmp_path / "run")
+    assert {key for key in row if key.startswith("val_dice_")} == {
+        f"val_dice_{region}" for region in task.regions
+    }
+    done = predict(load_run(tmp_path / "run"), tmp_path / "data", tmp_path / "out")
+    assert done.clean
+    predicted = nifti.read(done.written["a"])
+    assert predicted.geometry.matches(grid)
+    assert set(np.unique(predicted.voxels).tolist()) <= task.values_of(convention)
 
 
 def test_validation_every_n_epochs_and_always_the_last(five: Store, tmp_path: Path) -> None:
@@ -238,6 +260,8 @@ def test_the_splits_of_a_run_are_its_own(make_store: MakeStore, tmp_path: Path) 
         session = begun(store, tmp_path / f"fold-{fold}", folds, f"fold={fold}")
         assert len(session.training) == 4
         validated += session.validation
+        with pytest.raises(ConfigError, match="split 'test' is empty"):
+            evaluate(session.as_trained(), store, "test")
     assert sorted(validated) == IDS
     with pytest.raises(ConfigError, match="folds are 0 to 2"):
         begun(store, tmp_path / "run", folds, "fold=3")
