@@ -110,9 +110,9 @@ def evaluate(
     opened = _store(store)
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case)
-    out.print(case_table(evaluation, opened.task))
+    out.print(case_table(evaluation, loaded.task))
     out.print()
-    out.print(mean_table(evaluation, opened.task))
+    out.print(mean_table(evaluation, loaded.task))
     _warn(evaluation.warnings)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
     out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)

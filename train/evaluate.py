@@ -138,16 +138,16 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
         logits = loaded.logits(image)
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
-    prediction = label_of(logits, store.task)
+    prediction = label_of(logits, loaded.task)
     regions = score(
         record.to_file_grid(prediction),
         store.read_reference(case_id),
         record.geometry.spacing_mm,
-        store.task,
+        loaded.task,
     )
     loss = _loss(loaded, logits, label)
     found = CaseScore(case_id, regions, loss, time.perf_counter() - began)
-    return ScoredCase(found, store.task, image, label, prediction)
+    return ScoredCase(found, loaded.task, image, label, prediction)
 
 
 def score_cases(
@@ -168,9 +168,9 @@ def score_cases(
 
 def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
     """Means over all cases; a NaN stays one."""
-    losses = [score.loss for score in scores]
+    losses = [each.loss for each in scores]
     return MeanScores(
-        summarise([score.regions for score in scores]),
+        summarise([each.regions for each in scores]),
         fsum(losses) / len(losses) if losses else nan,
     )
 
@@ -218,7 +218,7 @@ def evaluate(
         stem.with_suffix(".png"),
     )
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
-    figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, store.task)
+    figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, loaded.task)
     with replacing(evaluation.figure_file) as unfinished:
         figure.savefig(unfinished, format="png")
     write_json(evaluation.json_file, _as_json(evaluation, loaded, store, contents.fingerprint))

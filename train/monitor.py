@@ -1,7 +1,6 @@
 """What a run shows while it trains and when it ends."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from statistics import median
 from types import TracebackType
 from typing import Any, Self
@@ -14,15 +13,13 @@ from rich.progress import (
     Progress,
     TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column, Table
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from common import hints
-from common.console import out
+from common.console import TimesColumn, duration, out
 from common.images import shown_channel
 from common.task import Task, title
 from train.checkpoint import checkpoint_path
@@ -55,9 +52,7 @@ class Monitor:
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TextColumn("{task.fields[cases]}"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed, left"),
-            TimeRemainingColumn(),
+            TimesColumn(),
             speed_estimate_period=RATE_SECONDS,
         )
         epochs = session.config.epochs
@@ -187,7 +182,7 @@ def run_summary(session: Session, end: End) -> Table:
     why = f" ({end.value})" if end is not End.EPOCHS else ""
     under_way = f", {at.samples} sample(s) into the next" if at.samples else ""
     table.add_row("epochs", f"{len(at.rows)} of {config.epochs}{under_way}{why}")
-    table.add_row("elapsed", f"{_hours(at.spent_seconds)} with validation, over all sessions")
+    table.add_row("elapsed", f"{duration(at.spent_seconds)} with validation, over all sessions")
     best = next((row for row in at.rows if row["epoch"] == at.best_epoch), None)
     if best is None:
         table.add_row("best", "none yet: not validated yet")
@@ -224,10 +219,6 @@ def next_steps(session: Session, end: End) -> list[str]:
     }[end]
     longer_run = hints.resume(store, folder, longer)
     return [f"evaluate with: {evaluate}", f"train longer with: {longer_run}"]
-
-
-def _hours(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _validation(session: Session) -> str:

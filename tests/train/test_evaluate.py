@@ -258,6 +258,17 @@ def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_pat
     assert [score.case_id for score in evaluation.scores] == chosen
 
 
+def test_another_store_is_divided_by_the_runs_own_rule(
+    store: Store, make_store: MakeStore, tmp_path: Path
+) -> None:
+    ids = sorted(store.contents().records)
+    rule = f"splits={{kind: lists, train: [{ids[0]}], val: [{ids[1]}], test: [{ids[2]}]}}"
+    run_of(store, tmp_path / "run", rule)
+    evaluation = evaluate(load_run(tmp_path / "run"), make_store(margin=4), "test")
+    assert [score.case_id for score in evaluation.scores] == [ids[2]]
+    assert evaluation.warnings
+
+
 def test_a_store_of_another_task_is_refused(
     tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:
