@@ -1,0 +1,122 @@
+"""Every section of the training benchmark, and every check of a GPU, once on a CPU."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.sections import SECTIONS
+from benchmarks.steps import NETWORKS, entries
+from benchmarks.table1 import PRECISIONS, WAYS
+from train.precision import DTYPES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("bench") / "new" / "figures.json"
+    shown = run("benchmarks", "training", "--device", "cpu", "--dry-run", "--out", file)
+    figures: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    assert figures["dry_run"]
+    assert figures["store"]["crop"] == [16, 16, 16]
+    assert {"commit", "driver", "versions"} <= figures.keys()
+    assert file.with_name("figures-learning.png").stat().st_size > 10_000
+    assert all(section.title in shown for section in SECTIONS)
+    return figures["sections"]
+
+
+def test_table_1_has_every_row(sections: dict[str, Any]) -> None:
+    rows = sections["table1"]["rows"]
+    ways = [f"{way.name}, {PRECISIONS[each]}" for way in WAYS for each in way.precisions]
+    assert [row["name"] for row in rows] == 2 * ways
+    for row in rows:
+        rate = row["volumes"] * len(row["seconds"]) / sum(row["seconds"])
+        assert row["volumes_per_second"] == pytest.approx(rate)
+        assert 0 < row["more"]["wait_share"] < 1
+
+
+def test_every_way_of_taking_a_step_has_its_row(sections: dict[str, Any]) -> None:
+    rows = sections["steps"]["rows"]
+    names = [(entry.network, entry.way) for network in NETWORKS for entry in entries(network)]
+    assert [(row["group"], row["name"]) for row in rows] == names
+    assert not any(row["failed"] for row in rows)
+    left_out = {row["name"] for row in rows if not row["seconds"]}
+    assert left_out == {"CUDA graphs", "compile"}
+
+
+def test_peers_take_the_same_step(sections: dict[str, Any]) -> None:
+    for row in sections["peers"]["rows"]:
+        ours = row["group"] in {"U-Net", "FM-Net"}
+        if ours or (find_spec("monai") and find_spec("dynamic_network_architectures")):
+            assert min(row["seconds"]) > 0, row["note"]
+            assert row["forward_gflop"] > 0
+
+
+def test_limits_have_work_bound_and_time_of_each_kind(sections: dict[str, Any]) -> None:
+    for network in sections["limits"]["networks"]:
+        assert network["step_ms"] > network["bound_ms"] > 0
+        assert network["kinds"]["convolutions"]["flop"] > 0
+        assert network["kinds"]["convolutions"]["measured_ms"] > 0
+
+
+def test_whole_volumes_and_learning(sections: dict[str, Any]) -> None:
+    for row in sections["inference"]["rows"]:
+        assert row["note"] or min(row["seconds"]) > 0
+    for difference in sections["inference"]["largest_probability_difference"].values():
+        assert difference < 1e-5
+    ours, theirs = sections["learning"]["networks"]
+    for learnt in (ours, theirs) if find_spec("monai") else (ours,):
+        assert learnt["missing"] == ""
+        assert learnt["steps"] == len(learnt["losses"]) >= 4
+        assert len(learnt["scores"]) == 1
+    assert ours["parameters"] != theirs["parameters"]
+
+
+def test_a_samples_parts_add_up_to_the_whole(sections: dict[str, Any]) -> None:
+    pipeline = sections["pipeline"]
+    parts = {part: ms for part, ms in pipeline["cpu_ms"].items() if ms is not None}
+    assert list(parts) == ["read", "decode", "draw", "transport", "augment"]
+    assert sum(parts.values()) == pytest.approx(pipeline["loader"]["1 worker(s)"]["cpu_ms"])
+    assert all(0 < loop["wait_share"] < 1 for loop in pipeline["end_to_end"].values())
+
+
+def test_gpu_check(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    shown = run("pytest", "-q", "-m", "gpu", "tests/gpu", "--dry", "--out", file)
+    assert "nothing about a GPU" in shown
+    rows = {
+        name: {row["name"]: row for row in section["rows"]}
+        for name, section in json.loads(file.read_text("utf-8"))["sections"].items()
+    }
+    for check in ("samples", "resume"):
+        assert all(row["status"] == "passed" for row in rows[check].values())
+        assert all(row["found"] <= row["bound"] for row in rows[check].values())
+    assert len(rows["memory"]) == 4 * len(DTYPES)
+    for check in ("memory", "waits"):
+        assert all(row["status"] == "not run" for row in rows[check].values())
+    gap = rows["precision"]["bf16: largest gap"]
+    assert 0 < gap["found"] <= gap["bound"]
+
+
+def test_gpu_check_needs_a_gpu() -> None:
+    shown = run("pytest", "-q", "-m", "gpu", "tests/gpu", "--device", "cpu", code=4)
+    assert "DRY=1" in shown

@@ -1,0 +1,242 @@
+"""What a benchmark could get wrong: ratios, medians, counted work, rows that are not measured."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from benchmarks import table1
+from benchmarks.__main__ import app
+from benchmarks.learning import Learnt, running_mean
+from benchmarks.limits import OPTIMISER, OTHER, Peaks, by_kind, count_step, kind_of
+from benchmarks.loading import in_this_process
+from benchmarks.peers import forward_flop
+from benchmarks.racing import Entry, first, measure_entry, race, resident
+from benchmarks.rows import Row
+from benchmarks.sections import Bench
+from common.errors import ConfigError
+from common.store import Store
+from train.config import load_config
+from train.data.feed import Batch
+from train.data.loader import open_feed
+from train.loss import LossConfig, RegionLoss
+from train.networks import parameter_count
+
+CPU = torch.device("cpu")
+LOSS = RegionLoss(LossConfig())
+
+
+@pytest.fixture
+def bench(store: Store) -> Bench:
+    return Bench(CPU, store, dry=True)
+
+
+@pytest.fixture
+def batch(bench: Bench) -> Batch:
+    with bench.begun("unet") as session:
+        return resident(session.stream(), 2, CPU)
+
+
+def shapes_of(preset: str, *overrides: str) -> nn.Module:
+    with torch.device("meta"):
+        return load_config(preset, overrides).model.build(4, 3)
+
+
+# Rows
+
+
+def test_rates_and_ratios() -> None:
+    row = Row("unet", "x", 4, [1.0, 2.0, 30.0], [4.0, 1.0, 3.0], base_volumes=2)
+    assert row.rate == 2
+    assert row.ratio == pytest.approx(2 / (2 / 3))
+    assert replace(row, typical="mean").rate == pytest.approx(4 / 11)
+    assert row.times(Row("unet", "y", 1, [2.0])) == 4
+    assert row.times(Row("unet", "y")) is None
+    empty = Row("unet", "z", note="not run")
+    assert empty.rate is empty.ratio is empty.typical_seconds is None
+    json.dumps(row.to_json())
+
+
+def of_table1(way: table1.Way, precision: str, seconds: float, size: int = 1) -> Row:
+    name = f"{way.name}, {precision}"
+    return Row(f"batches of {size}", name, size, [seconds, seconds], typical="mean")
+
+
+def test_table_1_compares_with_both_baselines_at_the_same_batch_size() -> None:
+    rows = [
+        of_table1(table1.BEST, "TF32", 0.1),
+        of_table1(table1.PAPERS, "fp32", 0.4),
+        of_table1(table1.DALI, "AMP", 0.02),
+        of_table1(table1.BEST, "TF32", 0.16, size=2),
+        of_table1(table1.DALI, "AMP", 0.02, size=2),
+    ]
+    best = [table1.times(rows, row, table1.BEST) for row in rows]
+    assert best == pytest.approx([1, 0.25, 5, 1, 8])
+    papers = [table1.times(rows, row, table1.PAPERS) for row in rows]
+    assert papers[:3] == pytest.approx([4, 1, 20])
+    assert papers[3:] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("wait_share", "ahead", "expected"),
+    [(0.0, True, "step"), (0.5, True, "data"), (0.5, False, "both"), (0.96, False, "data")],
+)
+def test_what_bounds_a_rate(wait_share: float, ahead: bool, expected: str) -> None:
+    assert table1.bound(wait_share, ahead=ahead) == expected
+
+
+def test_an_epoch_is_of_the_cases_that_default_splits_train_on() -> None:
+    assert table1.EPOCH_CASES == 1001
+
+
+def test_a_curve_in_parts_of_equal_time_and_its_line() -> None:
+    learnt = Learnt("a network", seconds=[1.0, 1.5, 2.5, 4.0], losses=[4.0, 3.0, None, 1.0])
+    assert learnt.part_losses() == [None, 3.5, None, 1.0]
+    values = np.array(20 * [4.0] + 20 * [2.0])  # a line's point is the mean of two
+    values[[0, 30]] = np.nan
+    line = running_mean(values)
+    assert np.isnan(line[0])
+    assert list(line[[1, 19, 20, 21, 30, 39]]) == [4, 4, 3, 2, 2, 2]
+
+
+# Counted work
+
+
+def test_a_forward_passs_work() -> None:
+    flop = forward_flop(shapes_of("unet", "model.widths=[2,4]"), 4, (16, 16, 16))
+    convs = [(4, 2, 16), (2, 2, 16), (2, 4, 8), (4, 4, 8), (4, 2, 16), (2, 2, 16)]
+    voxelwise = sum(27 * i * o * side**3 for i, o, side in convs)
+    voxelwise += 27 * 4 * 2 * 8**3 + 2 * 3 * 16**3
+    assert flop == 2 * voxelwise
+
+
+def test_fm_nets_step_computes_what_its_layers_say() -> None:
+    model = shapes_of("fm_net")
+    peaks = Peaks({"fp16": 100.0}, gb_per_second=1000.0)
+    kinds = by_kind(count_step(model, LOSS, (1, 4, 128, 128, 128), "fp16"), peaks, "fp16")
+    forward = kinds["convolutions"].flop / 2e9
+    assert forward == pytest.approx(519, rel=5e-3)
+    # A backward pass convolves twice, but for the images, which need no gradient.
+    backward = kinds["convolutions, backward"].flop / 2e9
+    assert backward == pytest.approx(2 * forward - 27 * 4 * 32 * 128**3 / 1e9, rel=1e-6)
+    assert kinds[OPTIMISER].moved_bytes == 4 * 10 * parameter_count(model.parameters())
+
+
+class Alone(nn.Module):
+    """One convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(4, 3, 3, padding=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (self.conv(image),)
+
+
+def test_a_convolution_reads_and_writes_its_tensors_once() -> None:
+    with torch.device("meta"):
+        alone = Alone()
+    kinds = dict(count_step(alone, LOSS, (2, 4, 8, 8, 8), "fp32"))
+    voxels, weights = 2 * 8**3, 4 * 3 * 27 + 3
+    forward = kinds["convolutions"]
+    assert forward.flop == 2 * 27 * 4 * 3 * voxels
+    assert forward.moved_bytes == 4 * (4 * voxels + weights + 3 * voxels)
+
+
+def test_an_operators_bound_is_what_takes_longer() -> None:
+    peaks = Peaks({"fp16": 100.0}, gb_per_second=1000.0)
+    assert peaks.bound_ms(6 * 10**12, 10**9, "fp16") == pytest.approx(60)
+    assert peaks.bound_ms(0, 10**11, "fp16") == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("aten::mkldnn_convolution", "aten::convolution", "aten::conv3d"), "convolutions"),
+        (("aten::add_", "aten::_convolution", "aten::convolution"), "convolutions"),
+        (("aten::copy_", "aten::_to_copy", "aten::to", "aten::conv3d"), "copies"),
+        (("aten::cudnn_batch_norm", "aten::batch_norm", "aten::instance_norm"), "norms"),
+        (("aten::_foreach_addcdiv_", "Optimizer.step#NAdam.step"), OPTIMISER),
+        (("aten::isfinite",), OTHER),
+    ],
+)
+def test_an_events_kind_is_that_of_the_nearest_known(names: tuple[str, ...], kind: str) -> None:
+    assert kind_of(names) == kind
+
+
+# Steps in turns
+
+
+def test_a_resident_batch_holds_crops_as_they_are_stored(bench: Bench, store: Store) -> None:
+    with bench.begun("unet") as session:
+        held = resident(session.stream(), 6, CPU)
+    image, label = store.read_crop(held.case_ids[5])
+    assert torch.equal(held.image[5], torch.from_numpy(image))
+    assert torch.equal(held.label[5], torch.from_numpy(label))
+    assert first(held, 2).case_ids == held.case_ids[:2]
+
+
+def test_an_error_is_its_rows_note_and_costs_no_other_row(bench: Bench) -> None:
+    base = Entry("unet", "unet")
+    deep = replace(base, way="deep", overrides=("model.widths=[1,1,1,1,1,1]",))
+    graphs = replace(base, way="graphs", graphs=True)
+    small = replace(base, way="small", batch=1)
+    rows = race(bench, [base, deep, graphs, small])
+    assert [bool(row.seconds) for row in rows] == [True, False, False, True]
+    assert rows[1].failed
+    assert "ConfigError" in rows[1].note
+    assert rows[2].note == "not run: needs a GPU"
+    assert len(rows[3].seconds) == len(rows[3].base_seconds) == 3
+    assert (rows[3].volumes, rows[3].base_volumes) == (1, 2)
+
+
+class Large(Entry):
+    """Needs more memory than there is."""
+
+    @contextmanager
+    def begun(self, bench, volumes):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+
+def test_out_of_memory_and_out_of_time_are_notes(bench: Bench, batch: Batch) -> None:
+    row = measure_entry(bench, Large("unet", "unet"), batch, None, 0.0)
+    assert (row.note, row.failed) == ("not run: out of memory", True)
+    row = measure_entry(replace(bench, dry=False), Entry("unet", "unet"), batch, None, 0.0)
+    assert (row.note, row.failed) == ("not run: no time was left", False)
+
+
+@pytest.mark.slow
+def test_batches_of_one_process_are_those_of_the_dataloader(bench: Bench) -> None:
+    with bench.begun("unet", "batch_size=3") as session:
+        stream = session.epoch_stream()
+    with open_feed("torch", stream, CPU, 1) as feed:
+        for ours, _ in zip(in_this_process(stream, CPU), range(4), strict=False):
+            theirs = next(feed)
+            assert ours.case_ids == theirs.case_ids
+            assert torch.equal(ours.image, theirs.image)
+            assert torch.equal(ours.label, theirs.label)
+
+
+# The command
+
+
+def test_a_section_that_fails_is_in_the_file(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--crop", "16", "--out", f"{tmp_path}/", "--only", "pipeline"]
+    deep = ["--set", "model.widths=[1,1,1,1,1,1,1]"]
+    result = CliRunner().invoke(app, ["training", "demo", *options, *deep])
+    assert result.exit_code == 1
+    (file,) = tmp_path.glob("cpu-*.json")
+    assert "64" in json.loads(file.read_text("utf-8"))["sections"]["pipeline"]["failed"]
+
+
+def test_an_unknown_section_is_named() -> None:
+    result = CliRunner().invoke(app, ["training", "--only", "pipelin"])
+    assert isinstance(result.exception, ConfigError)
+    assert "pipelin" in str(result.exception)
