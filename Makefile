@@ -158,5 +158,5 @@ clean:  ## Remove the demo's output
 #: DEVICE=auto          auto, cpu, cuda or cuda:N
 #: MINUTES=20           how long measurements may take
 #: ONLY='steps …'       the measurements to make
-#: DRY=1                list the measurements, make none
+#: DRY=1                try the measurements on tiny networks
 #: EXTRAS=preprocess    one stage alone; EXTRAS=train for the other
