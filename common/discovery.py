@@ -184,10 +184,8 @@ def _case(
     if not case_id.strip("-_ "):
         paths = sorted(path for _, path in files)
         found = f"no case id in {', '.join(path.name for path in paths)}"
-        expected, action = (
-            "names that start with the case's id",
-            "rename the files, or move them away",
-        )
+        expected = "names that start with the case's id"
+        action = "rename the files, or move them away"
         problems = [Finding(_folder(paths[0], root), found, expected, action)]
     if problems:
         return problems

@@ -290,6 +290,14 @@ def test_the_channels_of_a_stacked_case_are_its_modalities(
     assert len({source.sha256 for source in case.sources}) == 2
 
 
+def test_a_4d_file_of_one_modality(files: Files, tmp_path: Path) -> None:
+    label = (files["seg"] == 4).astype(np.uint8)
+    case = loaded(stack(tmp_path, {"t1ce": files["t1ce"]}, label), task="meningioma-rt")
+    assert np.array_equal(case.images["t1ce"], files["t1ce"])
+    assert case.label is not None
+    assert np.array_equal(case.label, label)
+
+
 def test_a_layouts_convention_is_overruled_by_the_manifest_alone(
     files: Files, tmp_path: Path
 ) -> None:

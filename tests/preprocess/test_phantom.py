@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from common import nifti
-from common.case import prepare
+from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.manifest import Manifest, load_manifest
 from common.splits import SPLITS, assign
@@ -144,6 +144,9 @@ def test_each_task_has_its_files_and_its_labels_come_back(name: str, tmp_path: P
         found |= set(np.unique(values).tolist())
         prepared = prepare(files, manifest)
         assert len(prepared.image) == len(prepared.crop_image) == len(task.modalities)
+        assert prepared.label is not None
+        restored, _ = restore(prepared.label, prepared.record, task)
+        assert np.array_equal(restored, values)
     assert found == task.values_of(loaded.convention)
 
 
