@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from common.case import PreparedCase, prepare
-from common.discovery import case_files
+from common.discovery import discover
 from common.errors import ConfigError, StoreError
 from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
@@ -86,7 +86,7 @@ def test_the_reference_is_the_files_label(
     direction, spacing_mm = grid
     geometry = Geometry(files["seg"].shape, spacing_mm, (5.0, -30.0, 12.0), direction)
     folder, manifest = write(files, "one", geometry=geometry), Manifest(crop=(16, 16, 16))
-    case = prepare(case_files(folder, manifest), manifest)
+    case = prepare(discover(folder, manifest).cases[0], manifest)
     writer = StoreWriter.create(tmp_path / "s.zarr", manifest)
     writer.write(case, writer.allocate(1)[0])
     for store in (Store.open(writer.path), Store.open(f"file://{writer.path}")):
