@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.timing import Spent, spend
 from common.errors import StoreError
-from train.data.augment import AugmentConfig
+from train.data.augment import AUGMENTATIONS, AugmentConfig
 from train.data.cache import CacheKind
 from train.data.feed import Batch, batch_of
 from train.data.loader import LoaderKind, open_feed
@@ -26,9 +26,7 @@ AT_LEAST = 4
 """Batches, or steps, of a measurement, however short its time is."""
 CACHED_CASES = 16
 """That a cache is measured with; its rate does not depend on their number."""
-NOTHING = AugmentConfig.model_validate(
-    {name: 0 for name in AugmentConfig.model_fields if name.endswith("_probability")}
-)
+NOTHING = AugmentConfig.model_validate({name: {"probability": 0} for name in AUGMENTATIONS})
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,8 @@ def in_this_process(stream: Stream, device: torch.device) -> Iterator[Batch]:
     """
     for index in count():
         planned = stream.step(index)
-        images, labels = zip(*map(augmented, samples(stream, index)), strict=True)
+        pairs = [augmented(each, stream.augment.in_order()) for each in samples(stream, index)]
+        images, labels = zip(*pairs, strict=True)
         image, label = torch.stack(images).to(device), torch.stack(labels).to(device)
         yield batch_of(planned, image, label)
 

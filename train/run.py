@@ -25,8 +25,8 @@ from common.store import Store
 from common.store.reader import Contents
 from train import trainer
 from train.config import TrainConfig, load_config
+from train.data.feed import StallDetector
 from train.data.loader import check_cache, open_feed
-from train.data.stall import StallDetector
 from train.loaded_run import CONFIG, MANIFEST, RUN_FILE
 from train.monitor import Monitor
 from train.precision import avoid_cpu_bf16_bug, choose_compute, configure_backends

@@ -9,7 +9,7 @@ from gpu_check import PRESET, Check, Row, judged, verdict
 from torch import Tensor, nn
 
 from train.checkpoint import MODEL, OPTIMIZER, RNG, Checkpoint, load
-from train.data.augment import AugmentConfig
+from train.data.augment import AUGMENTATIONS
 from train.run import execute, reopen
 from train.trainer import Session
 
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.gpu
 
 STOP, STEPS = 7, 10
 """Steps before the stop, one less where an epoch would end there, and in all."""
-EVERY_AUGMENTATION = tuple(
-    f"augment.{name}=1" for name in AugmentConfig.model_fields if name.endswith("_probability")
-)
+EVERY_AUGMENTATION = tuple(f"augment.{name}.probability=1" for name in AUGMENTATIONS)
 CHANGES = (
     *(f"epochs={10**6}", f"validate_every={10**6}"),  # no run comes to a validation
     *(*EVERY_AUGMENTATION, "deterministic=true", "batch_size=1"),

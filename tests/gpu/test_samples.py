@@ -97,7 +97,7 @@ def test_samples_of_the_device_are_those_of_a_cpu(check: Check, case: Case) -> N
 
 def stream_of(case: Case, store: Store, cases: tuple[str, ...]) -> Stream:
     """What is compared, with every chosen augmentation on every sample."""
-    chances = {f"{name}_probability": float(name in case.on) for name in ALL}
+    chances = {name: {"probability": float(name in case.on)} for name in ALL}
     return Stream(
         store=store,
         case_ids=cases,

@@ -11,6 +11,7 @@ import torch
 from common.store import Store
 from train import trainer
 from train.checkpoint import load
+from train.data.augment import AUGMENTATIONS
 from train.data.loader import open_feed
 from train.monitor import Monitor
 from train.run import begin
@@ -23,10 +24,7 @@ SMALL = [
     "workers=1",
     "batch_size=2",
     "epochs=2",
-    *(
-        f"augment.{kind}_probability=0.5"
-        for kind in ("zoom", "flip", "noise", "blur", "brightness")
-    ),
+    *(f"augment.{name}.probability=0.5" for name in AUGMENTATIONS),
 ]
 TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
 

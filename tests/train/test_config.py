@@ -20,7 +20,7 @@ def test_the_presets_are_the_networks_they_are_named_after() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Path) -> None:
-    config = load_config(preset, ["optimizer.lr=1e-3", "augment.zoom_range=[0.8,1]"])
+    config = load_config(preset, ["optimizer.lr=1e-3", "augment.zoom.range=[0.8,1]"])
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert load_config(str(path)) == config
@@ -42,7 +42,7 @@ def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Pat
         ("model.headz=1", r"model\.headz: no such key; did you mean model\.heads\?"),
         ("model.kind=unet", r"model: expected kind: fm_net, dynunet or plain_conv_unet"),
         ("model.widths=[4]", r"^--set: model\.widths: "),
-        ("augment.zoom_range=[1,0.7]", r"lower bound 1\.0 is above"),
+        ("augment.zoom.range=[1,0.7]", r"lower bound 1\.0 is above"),
     ],
 )
 def test_what_is_not_valid_is_named(override: str, message: str) -> None:

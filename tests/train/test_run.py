@@ -239,7 +239,7 @@ def test_a_device_that_is_too_small_is_said_with_what_to_do(five: Store, tmp_pat
 def test_what_would_change_the_numbers_is_refused_on_resuming(
     at_once: Path, five: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:
-    for change in ("batch_size=1", "optimizer.lr=0.1", "augment.flip_probability=0.1", "seed=3"):
+    for change in ("batch_size=1", "optimizer.lr=0.1", "augment.flip.probability=0.1", "seed=3"):
         with pytest.raises(ConfigError, match=rf"{change.split('=')[0].split('.')[0]}: cannot"):
             reopen(None, [change], five, at_once)
     with pytest.raises(ConfigError, match="began with preset fm_net, not unet"):

@@ -185,7 +185,7 @@ def test_a_stuck_loader_ends_the_run_with_its_stacks(
     assert process.returncode == 2, output + errors
     assert "Traceback" not in errors
     assert "the loader is stuck: no batch for 24 s; worker" in errors
-    assert f"is at case {last}" in errors
+    assert f"is reading case {last}" in errors
     stacks = (folder / "stuck.txt").read_text()
     assert "read_crop" in stacks
     assert "in train" in stacks

@@ -1,14 +1,19 @@
-"""Augmentation as values: what may be done to a crop, what is drawn for one, and its noise.
+"""Augmentation: one class each, with its parameters, what it draws, and how each loader applies it.
 
-Nothing here touches a voxel. Both loaders take their draws from this module and apply them, so
-that a sample is a function of (seed, epoch, case), and for slices the plane, alone
-(docs/decisions/0004). It imports neither
-torch nor DALI, because the worker processes that read the store need neither.
+A sample is a function of (seed, epoch, case), and for slices the plane (docs/decisions/0004): each
+augmentation draws from a random generator of its own where the sample is read, and both loaders
+only apply what was drawn. To add one, write its class and name it in `AugmentConfig`.
+
+Worker processes import this module, and start faster without torch and DALI: methods that need one
+of them import it themselves.
 """
 
+from __future__ import annotations
+
 import hashlib
-from dataclasses import dataclass
-from typing import Annotated
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.random import SFC64, Generator
@@ -17,7 +22,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.volume import Box, Triple
 
-Floats3 = tuple[float, float, float]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Drawn = tuple[NDArray[np.generic], ...]
+"""What an augmentation drew for a sample: the arrays that DALI's graph gets."""
+Draws = tuple[Drawn | None, ...]
+"""What each augmentation drew for a sample, in order; None where it does nothing."""
+Shape = tuple[int, int, int, int]
+"""(M, D, H, W) of an image; D is 1 for a slice."""
+Node = Any
+"""A node of DALI's graph; DALI is untyped."""
 
 ZOOM_STEPS = 1024
 """Zooms and their windows are multiples of 1/1024 voxel.
@@ -26,8 +41,10 @@ Then every position that is sampled is exact in float32, and a label's nearest v
 whatever order of operations a loader computes it in, on a CPU or a GPU.
 """
 
-PARAMETERS, NOISE, WINDOW = 0, 1, 2
-"""What a random generator is for; its last key."""
+CUBIC_A = -0.5
+"""Keys' parameter (1981, doi:10.1109/TASSP.1981.1163711) as DALI has it; torch has -0.75."""
+CUBIC_KNOTS = 65
+"""Entries of DALI's table of that kernel, from its centre to its edge."""
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -36,127 +53,242 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+Ordered = AfterValidator(_ordered)
 Probability = Annotated[float, Field(ge=0, le=1)]
-Scale = Annotated[float, Field(ge=0.1, le=1)]
-Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.1, le=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class AugmentConfig(BaseModel):
-    """What is done to a training crop, how often and how much (paper, sec. III).
+class Augmentation(BaseModel):
+    """What may be done to a training sample; a subclass has the parameters as its fields.
 
-    The order is fixed: zoom, flips, noise, blur, brightness. With every probability at 0 a crop
-    leaves as it was stored, bit for bit.
-
-    Attributes:
-        zoom_probability: of enlarging a window of the crop to the crop's size.
-        zoom_range: the window's side as a share of the crop's; 1 is the whole crop.
-        flip_probability: of mirroring, for each axis by itself.
-        noise_probability: of adding Gaussian noise.
-        noise_range: its standard deviation, in the image's own (z-scored) units.
-        blur_probability: of Gaussian blur.
-        blur_range: its standard deviation in voxels.
-        brightness_probability: of multiplying the image by a factor.
-        brightness_range: that factor.
+    Both loaders must compute the same: images up to the rounding of float32, labels exactly.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    zoom_probability: Probability = 0.15
-    zoom_range: Annotated[tuple[Scale, Scale], AfterValidator(_ordered)] = (0.7, 1.0)
-    flip_probability: Probability = 0.5
-    noise_probability: Probability = 0.15
-    noise_range: Annotated[tuple[Sigma, Sigma], AfterValidator(_ordered)] = (0.0, 0.33)
-    blur_probability: Probability = 0.15
-    blur_range: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.5, 1.5)
-    brightness_probability: Probability = 0.15
-    brightness_range: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.7, 1.3)
-
-
-@dataclass(frozen=True)
-class Zoom:
-    """A window of a crop that is enlarged to the crop's size.
-
-    Attributes:
-        start: where the window begins (z, y, x), in voxels from the crop's outer edge.
-        scales: the window's sides as a share of the crop's (z, y, x): one number, but 1 along an
-            axis of one voxel.
+    placeholder: ClassVar[Drawn]
+    """What DALI's graph gets where nothing is drawn: arrays of a draw's types and numbers of axes.
     """
 
-    start: Floats3
-    scales: Floats3
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        """Draw what is done to a sample; None if nothing is."""
+        raise NotImplementedError
+
+    def most_bytes(self, shape: Shape) -> int:
+        """Memory that a draw takes at most; to be overridden where it is as large as an image."""
+        return sum(array.nbytes for array in self.placeholder)
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Do it to an image (M, D, H, W) float32 and its label (D, H, W) uint8."""
+        raise NotImplementedError
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        """The same in DALI's graph, which runs this only for samples that something is drawn for.
+
+        Args:
+            image: (M, D, H, W) float32, on a CPU or a GPU.
+            label: (1, D, H, W) uint8, likewise.
+            drawn: the arrays of `draw`, on the CPU.
+        """
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What is done to one crop; None where nothing is.
+class Zoom(Augmentation):
+    """Enlarge a window of the sample to the sample's size: cubic for images, nearest for labels."""
 
-    Attributes:
-        zoom: the window to enlarge.
-        flips: whether each axis (z, y, x) is mirrored.
-        noise_sigma: standard deviation of the noise.
-        blur_sigma: standard deviation of the blur in voxels.
-        brightness: factor.
+    placeholder = (np.zeros((3, 3), np.float32),)
+    """The sample's size, and the window's start and stop in voxels from its edge; each (z, y, x).
     """
 
-    zoom: Zoom | None = None
-    flips: tuple[bool, bool, bool] = (False, False, False)
-    noise_sigma: float | None = None
-    blur_sigma: float | None = None
-    brightness: float | None = None
+    probability: Probability = 0.15
+    """Of one zoom for all axes; an axis of one voxel stays as it is."""
+    range: Annotated[tuple[Share, Share], Ordered] = (0.7, 1.0)
+    """The window's side as a share of the sample's."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        if random.random() >= self.probability:
+            return None
+        steps = round(random.uniform(*self.range) * ZOOM_STEPS)
+        size = np.asarray(shape[1:])
+        shares = np.where(size > 1, steps, ZOOM_STEPS)
+        start = random.integers(0, size * (ZOOM_STEPS - shares), endpoint=True)
+        window = np.stack([size * ZOOM_STEPS, start, start + size * shares]) / ZOOM_STEPS
+        return (window.astype(np.float32),)
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        axes = [Axis(round(size), start, stop) for size, start, stop in drawn[0].T.tolist()]
+        z, y, x = (_nearest(axis) for axis in axes)
+        label = label[z[:, None, None], y[:, None], x]
+        return _filtered(image, map(_cubic, axes)), label
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        from nvidia.dali import fn
+        from nvidia.dali.types import DALIInterpType
+
+        (window,) = drawn
+        region = {"size": window[0], "roi_start": window[1], "roi_end": window[2]}
+        image = fn.resize(image, **region, interp_type=DALIInterpType.INTERP_CUBIC)
+        return image, fn.resize(label, **region, interp_type=DALIInterpType.INTERP_NN)
 
 
-def generator(
-    seed: int, epoch: int, case_id: str, purpose: int, plane: int | None = None
-) -> Generator:
+class Flip(Augmentation):
+    """Mirror the sample."""
+
+    placeholder = (np.zeros(3, np.int32),)
+    """1 for each axis (z, y, x) that is mirrored."""
+
+    probability: Probability = 0.5
+    """Of each axis by itself; an axis of one voxel stays as it is."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        axes = (random.random(3) < self.probability) & (np.asarray(shape[1:]) > 1)
+        return (axes.astype(np.int32),) if axes.any() else None
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        axes = (np.flatnonzero(drawn[0]) - 3).tolist()
+        return image.flip(axes), label.flip(axes)
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        from nvidia.dali import fn
+
+        (axes,) = drawn
+        flips = {"depthwise": axes[0], "vertical": axes[1], "horizontal": axes[2]}
+        return fn.flip(image, **flips), fn.flip(label, **flips)
+
+
+class Noise(Augmentation):
+    """Add Gaussian noise.
+
+    It is drawn here, since DALI's own depends on a sample's position in the batch and on how many
+    samples came before.
+    """
+
+    placeholder = (np.zeros((), np.float32), np.zeros((1, 1, 1, 1), np.float16))
+    """Standard deviation, and standard-normal noise (M, D, H, W): float16 is half the bytes."""
+
+    probability: Probability = 0.15
+    range: Annotated[tuple[NotNegative, NotNegative], Ordered] = (0.0, 0.33)
+    """Standard deviation, in the image's own (z-scored) units."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        if random.random() >= self.probability:
+            return None
+        sigma = np.asarray(random.uniform(*self.range), np.float32)
+        return sigma, random.standard_normal(shape, np.float32).astype(np.float16)
+
+    def most_bytes(self, shape: Shape) -> int:
+        return super().most_bytes(shape) + math.prod(shape) * np.dtype(np.float16).itemsize
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        sigma, noise = drawn
+        return image + image.new_tensor(noise) * sigma.item(), label
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        from nvidia.dali import fn
+        from nvidia.dali.types import DALIDataType
+
+        sigma, noise = (_on_device_of(image, each) for each in drawn)
+        return image + fn.cast(noise, dtype=DALIDataType.FLOAT) * sigma, label
+
+
+class Blur(Augmentation):
+    """Blur by a Gaussian of radius ⌈3σ⌉, mirrored about the edge voxels."""
+
+    placeholder = (np.ones((), np.float32),)
+    """Standard deviation."""
+
+    probability: Probability = 0.15
+    range: Annotated[tuple[Positive, Positive], Ordered] = (0.5, 1.5)
+    """Standard deviation in voxels."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        return _amount(self.probability, self.range, random)
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        sigma = drawn[0].item()
+        return _filtered(image, (_gaussian(side, sigma) for side in label.shape)), label
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        from nvidia.dali import fn
+
+        return fn.gaussian_blur(image, sigma=drawn[0]), label
+
+
+class Brightness(Augmentation):
+    """Multiply the image by a factor."""
+
+    placeholder = (np.ones((), np.float32),)
+    """The factor."""
+
+    probability: Probability = 0.15
+    range: Annotated[tuple[Positive, Positive], Ordered] = (0.7, 1.3)
+    """The factor."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        return _amount(self.probability, self.range, random)
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        return image * drawn[0].item(), label
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        return image * _on_device_of(image, drawn[0]), label
+
+
+class AugmentConfig(BaseModel):
+    """What is done to training samples, in the order of the fields (paper, sec. III).
+
+    With every probability at 0 a sample leaves as it was stored, bit for bit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    zoom: Zoom = Zoom()
+    flip: Flip = Flip()
+    noise: Noise = Noise()
+    blur: Blur = Blur()
+    brightness: Brightness = Brightness()
+
+    def in_order(self) -> tuple[Augmentation, ...]:
+        """All augmentations, in the order in which they are applied."""
+        return tuple(getattr(self, name) for name in AUGMENTATIONS)
+
+    def draw(
+        self, shape: Shape, seed: int, epoch: int, case_id: str, plane: int | None = None
+    ) -> Draws:
+        """Draw what is done to one sample, each augmentation from a generator of its own.
+
+        So adding one, or switching one off, leaves what the others draw as it was.
+        """
+        return tuple(
+            augmentation.draw(generator(seed, epoch, case_id, plane, name), shape)
+            for name, augmentation in zip(AUGMENTATIONS, self.in_order(), strict=True)
+        )
+
+
+AUGMENTATIONS = tuple(AugmentConfig.model_fields)
+"""The augmentations' names, in the order in which they are applied."""
+
+
+def generator(seed: int, epoch: int, case_id: str, plane: int | None, purpose: str) -> Generator:
     """The random numbers of one case, or one plane of it, in one epoch, for one purpose.
 
-    The key is the case's id and not its row, so that a store made anew gives the same samples.
-    """
-    key = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:8], "big")
-    return Generator(SFC64([seed, epoch, key, purpose, *([] if plane is None else [plane])]))
-
-
-def draw(config: AugmentConfig, crop: Triple, random: Generator) -> Draw:
-    """Draw what is done to one crop, or to one plane of it.
-
-    Every number is drawn whether it is used or not: switching one augmentation off leaves the
-    others' draws as they were.
+    The key holds the case's id and not its row, so that a store made anew gives the same samples.
 
     Args:
-        config: how often and how much.
-        crop: (D, H, W); along an axis of one voxel nothing is enlarged or mirrored.
-        random: from `generator(…, PARAMETERS)`.
+        seed: the run's.
+        epoch: counted from 1.
+        case_id: the case.
+        plane: of the case's crop; None for all of it.
+        purpose: an augmentation's name, or whatever else is drawn.
     """
-    zooms, noises, blurs, brightens = random.random(4) < (
-        config.zoom_probability,
-        config.noise_probability,
-        config.blur_probability,
-        config.brightness_probability,
-    )
-    mirrored = (random.random(3) < config.flip_probability) & (np.asarray(crop) > 1)
-    flip_z, flip_y, flip_x = map(bool, mirrored)
-    zoom = _draw_zoom(config.zoom_range, crop, random)
-    noise_sigma = _uniform(config.noise_range, random)
-    blur_sigma = _uniform(config.blur_range, random)
-    brightness = _uniform(config.brightness_range, random)
-    return Draw(
-        zoom=zoom if zooms else None,
-        flips=(flip_z, flip_y, flip_x),
-        noise_sigma=noise_sigma if noises else None,
-        blur_sigma=blur_sigma if blurs else None,
-        brightness=brightness if brightens else None,
-    )
+    key = repr((seed, epoch, case_id, plane, purpose)).encode()
+    return Generator(SFC64(int.from_bytes(hashlib.sha256(key).digest(), "big")))
 
 
 def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
-    """Draw where a crop is cut from a volume that is at least as large; each place is as likely.
-
-    Args:
-        volume: (D, H, W).
-        crop: likewise.
-        random: from `generator(…, WINDOW)`.
-    """
+    """Draw where a crop (D, H, W) is cut from a larger volume; every place is equally likely."""
     z, y, x = (
         int(random.integers(0, whole - side, endpoint=True))
         for whole, side in zip(volume, crop, strict=True)
@@ -164,22 +296,89 @@ def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
     return Box((z, y, x), crop)
 
 
-def noise_field(shape: tuple[int, ...], random: Generator) -> NDArray[np.float16]:
-    """Standard-normal noise of a shape; float16, as it is half the bytes to hand over."""
-    return random.standard_normal(shape, np.float32).astype(np.float16)
+def _amount(
+    probability: float, bounds: tuple[float, float], random: Generator
+) -> tuple[NDArray[np.float32]] | None:
+    """One number between bounds, with a probability.
+
+    It is of float32, so that both loaders compute with the same one.
+    """
+    if random.random() >= probability:
+        return None
+    return (np.asarray(random.uniform(*bounds), np.float32),)
 
 
-def _draw_zoom(bounds: tuple[float, float], crop: Triple, random: Generator) -> Zoom:
-    steps = round(_uniform(bounds, random) * ZOOM_STEPS)
-    sides = [steps if side > 1 else ZOOM_STEPS for side in crop]
-    z, y, x = (
-        int(random.integers(0, side * (ZOOM_STEPS - share), endpoint=True)) / ZOOM_STEPS
-        for side, share in zip(crop, sides, strict=True)
-    )
-    scale_z, scale_y, scale_x = (share / ZOOM_STEPS for share in sides)
-    return Zoom((z, y, x), (scale_z, scale_y, scale_x))
+def _on_device_of(image: Node, values: Node) -> Node:
+    return values.gpu() if image.device == "gpu" else values
 
 
-def _uniform(bounds: tuple[float, float], random: Generator) -> float:
-    """A number that is exact in float32, so that both loaders compute with the same one."""
-    return float(np.float32(random.uniform(*bounds)))
+# The torch loader repeats DALI's arithmetic: a filter is a product with one matrix an axis.
+
+
+class Axis(NamedTuple):
+    """One axis of a zoom."""
+
+    size: int
+    """Voxels of the sample."""
+    start: float
+    """Where the window starts."""
+    stop: float
+    """Where it stops."""
+
+    def positions(self) -> NDArray[np.float64]:
+        """Where the enlarged voxels' centres are, from the sample's outer edge; (size,)."""
+        return self.start + (np.arange(self.size) + 0.5) * (self.stop - self.start) / self.size
+
+
+def _cubic(axis: Axis) -> NDArray[np.float32]:
+    """Matrix (size, size) that enlarges the window.
+
+    Taps beyond the sample's edge, not the window's, take the edge's voxel. As in DALI the kernel is
+    a table with linear interpolation between its entries, and a row sums to 1.
+    """
+    positions = axis.positions() - 0.5
+    taps = np.floor(positions).astype(int)[:, None] + np.arange(-1, 3)
+    knots = np.linspace(0, 2, CUBIC_KNOTS)
+    weights = np.interp(np.abs(positions[:, None] - taps), knots, _keys(knots))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return _matrix(axis.size, np.clip(taps, 0, axis.size - 1), weights)
+
+
+def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel at distances from 0 to 2."""
+    near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance**2 + 1
+    far = CUBIC_A * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, far)
+
+
+def _nearest(axis: Axis) -> NDArray[np.int_]:
+    """Indices (size,) of the voxels nearest to the enlarged ones."""
+    indices: NDArray[np.int_] = np.floor(axis.positions()).astype(int)
+    return np.clip(indices, 0, axis.size - 1)
+
+
+def _gaussian(size: int, sigma: float) -> NDArray[np.float32]:
+    """Matrix (size, size) of a Gaussian filter of radius ⌈3σ⌉, mirrored about the edge voxels."""
+    radius = math.ceil(3 * sigma)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    taps = np.arange(size)[:, None] + offsets
+    period = max(1, 2 * (size - 1))
+    mirrored = np.abs((taps + size - 1) % period - (size - 1))
+    return _matrix(size, mirrored, np.broadcast_to(weights, taps.shape))
+
+
+def _matrix(size: int, taps: NDArray[np.int_], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], taps), weights)
+    return matrix.astype(np.float32)
+
+
+def _filtered(image: Tensor, matrices: Iterable[NDArray[np.float32]]) -> Tensor:
+    """An image (M, D, H, W), each axis multiplied by its matrix."""
+    import torch
+
+    z, y, x = map(torch.from_numpy, matrices)
+    image = y @ (image @ x.T)
+    return (z @ image.flatten(2)).view_as(image)

@@ -1,4 +1,4 @@
-"""Decoded crops in memory: room for them, and one copy that all workers of a feed share."""
+"""Decoded crops kept in memory: one copy that all workers share, and what memory is free."""
 
 import math
 import os
@@ -17,49 +17,44 @@ from numpy.typing import NDArray
 from common.console import out
 from common.errors import ConfigError
 from common.store import Store
-from common.task import MODALITIES
 
 CacheKind = Literal["none", "ram", "device"]
 """Where decoded crops are kept: nowhere, in memory that the workers share, or on the device."""
 
 ALIGNMENT_BYTES = 64
 GROUPS = Path("/proc/self/cgroup")
-"""Which control groups this process is in (Linux, cgroups(7))."""
+"""The control groups of this process (Linux, cgroups(7))."""
 
 
 @dataclass(frozen=True)
 class SharedCrops:
-    """Room for some cases' crops, each filled by whichever process reads it first; picklable.
+    """Some cases' crops in shared memory, each put there by its first reader; picklable.
 
     The memory has no name in any folder: it is gone with the processes that use it, however they
-    end. /dev/shm's size does not bound it.
-
-    Attributes:
-        store: where the crops come from.
-        case_ids: the cases there is room for.
-        holder: id of the process that made the room.
-        descriptor: of the memory in that process.
-        inode: of the memory; the system gives a descriptor out again when it is closed.
+    end. The size of /dev/shm does not limit it.
     """
 
     store: Store
     case_ids: tuple[str, ...]
-    holder: int
+    owner: int
+    """Id of the process that allocated the memory."""
     descriptor: int
+    """Of the memory in that process."""
     inode: int
+    """Of the memory; a descriptor is used again once it is closed."""
 
     @property
     def bytes(self) -> int:
-        """What all of it takes: the crops, and a byte for each that is 1 once it is there."""
+        """Size of all crops, and of a byte for each that is 1 once it is stored."""
         return len(self.case_ids) * (self._slot_bytes + 1)
 
-    def read(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-        """As `Store.read_crop`; nobody may write to what is returned."""
-        file, memory = _opened(f"/proc/{self.holder}/fd/{self.descriptor}", self.inode)
+    def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+        """As `Store.read_crop`; the arrays must not be changed."""
+        file, memory = _opened(f"/proc/{self.owner}/fd/{self.descriptor}", self.inode)
         row = self._rows[case_id]
         image, label = self._slot(memory, row)
         filled = len(self.case_ids) * self._slot_bytes + row
-        # By system calls, before and after which memory is in order on every processor.
+        # System calls order the writes to memory on every processor.
         if os.pread(file, 1, filled) != b"\1":
             image[...], label[...] = self.store.read_crop(case_id)
             os.pwrite(file, b"\1", filled)
@@ -72,12 +67,12 @@ class SharedCrops:
         middle = first + self._image_bytes
         image: NDArray[Any] = memory[first:middle].view(self.store.manifest.dtype)
         label = memory[middle : middle + math.prod(crop)]
-        return image.reshape(len(MODALITIES), *crop), label.reshape(crop)
+        return image.reshape(len(self.store.task.modalities), *crop), label.reshape(crop)
 
     @property
     def _image_bytes(self) -> int:
         itemsize = np.dtype(self.store.manifest.dtype).itemsize
-        return len(MODALITIES) * math.prod(self.store.crop) * itemsize
+        return len(self.store.task.modalities) * math.prod(self.store.crop) * itemsize
 
     @property
     def _slot_bytes(self) -> int:
@@ -96,16 +91,16 @@ def _opened(path: str, _inode: int) -> tuple[int, NDArray[np.uint8]]:
 
 @contextmanager
 def shared_crops(store: Store, case_ids: tuple[str, ...]) -> Iterator[SharedCrops]:
-    """Room in this machine's memory.
+    """Shared memory for the crops of these cases.
 
     Raises:
-        ConfigError: there is too little.
+        ConfigError: there is too little memory.
     """
     descriptor = os.memfd_create("fmnet-crops")
     try:
         inode = os.fstat(descriptor).st_ino
         crops = SharedCrops(store, case_ids, os.getpid(), descriptor, inode)
-        take("ram", crops.bytes, free_memory(), "memory")
+        check_memory("ram", crops.bytes, free_memory(), "memory")
         os.ftruncate(descriptor, crops.bytes)
         yield crops
     finally:
@@ -113,23 +108,23 @@ def shared_crops(store: Store, case_ids: tuple[str, ...]) -> Iterator[SharedCrop
 
 
 def free_memory() -> int:
-    """What this process may still take of the machine's memory, in bytes.
+    """Memory in bytes that this process can still use.
 
-    A container or a batch system bounds it by control groups, of which psutil says nothing.
+    Containers and batch systems limit it by control groups, which psutil does not know of.
     """
     free = [psutil.virtual_memory().available]
     for line in GROUPS.read_text("utf-8").splitlines() if GROUPS.is_file() else ():
         number, kinds, group = line.split(":", 2)
         if number == "0":
-            free += _left(Path("/sys/fs/cgroup"), group, "memory.max", "memory.current")
+            free += _free_in_group(Path("/sys/fs/cgroup"), group, "memory.max", "memory.current")
         elif "memory" in kinds.split(","):
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            free += _left(Path("/sys/fs/cgroup/memory"), group, *files)
+            free += _free_in_group(Path("/sys/fs/cgroup/memory"), group, *files)
     return max(0, min(free))
 
 
-def _left(root: Path, group: str, limit: str, used: str) -> Iterator[int]:
-    """What is left in a group and those that it is in, as far as this process can see them."""
+def _free_in_group(root: Path, group: str, limit: str, used: str) -> Iterator[int]:
+    """What is free in a group and in each group around it that this process can see."""
     inner = root / group.strip("/")
     for folder in (inner, *inner.parents):
         if not folder.is_relative_to(root):
@@ -140,11 +135,11 @@ def _left(root: Path, group: str, limit: str, used: str) -> Iterator[int]:
             yield int(most) - int((folder / used).read_text()) + reclaimable
 
 
-def take(kind: CacheKind, needed: int, free: int, where: str) -> None:
-    """Say what a cache takes before it does.
+def check_memory(kind: CacheKind, needed: int, free: int, where: str) -> None:
+    """Print how much memory a cache takes, before it does.
 
     Raises:
-        ConfigError: more than there is.
+        ConfigError: more than is free.
     """
     amounts = f"cache={kind} takes {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB of {where} free"
     if needed > free:

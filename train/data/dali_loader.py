@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from nvidia.dali import fn
 from nvidia.dali.pipeline import pipeline_def
-from nvidia.dali.types import DALIDataType, DALIInterpType
+from nvidia.dali.types import DALIDataType
 from torch.utils.dlpack import from_dlpack
 
 from common.console import progress
 from common.errors import StoreError
-from train.data.cache import free_memory, take
+from train.data.cache import check_memory, free_memory
+from train.data.dali_source import DaliSource, SampleInfo, SourcePickler
 from train.data.feed import Batch, Feed, batch_of
-from train.data.source import CONTROLS, DaliSource, SampleInfo, WorkersPickle
 from train.data.stream import Stream
 from train.data.workers import WorkerMonitor, check_shared_memory, status_folder
 
@@ -29,23 +29,22 @@ def dali_feed(
     stream: Stream, device: torch.device, workers: int, *, on_device: bool
 ) -> Iterator[Feed]:
     """As `train.data.loader.open_feed`; with `on_device`, from crops that are kept there."""
-    carried = stream.noise_bytes if on_device else stream.sample_bytes
-    check_shared_memory(2 * QUEUE * stream.batch_size * carried)
-    stored = Stored(stream, device) if on_device else None
+    sample_bytes = stream.drawn_bytes + (0 if on_device else stream.stored_bytes)
+    check_shared_memory(2 * QUEUE * stream.batch_size * sample_bytes)
+    stored = StoredSamples(stream, device) if on_device else None
     with status_folder() as folder:
         monitor = WorkerMonitor(folder, stream.store.path)
-        source = DaliSource(stream, folder, reads=stored is None)
         pipeline: Any = _graph(
-            source,
+            DaliSource(stream, folder, reads=stored is None),
             stored,
-            carried,
+            sample_bytes,
             on_gpu=device.type == "cuda",
             batch_size=stream.batch_size,
             num_threads=workers,
             device_id=(device.index or 0) if device.type == "cuda" else None,
             py_num_workers=workers,
             py_start_method="spawn",  # zarrs hangs in a forked child
-            py_callback_pickler=WorkersPickle(folder),
+            py_callback_pickler=SourcePickler(folder),
             prefetch_queue_depth=QUEUE,
         )
         with monitor.starting():
@@ -58,12 +57,8 @@ def dali_feed(
             pool.pool._observer = None  # or one that did not come to an end is waited for at exit
 
 
-class Stored:
-    """All samples of a stream as they are stored, on a device; what DALI calls for them.
-
-    Args:
-        stream: the samples; they are read here and now.
-        device: where they are kept.
+class StoredSamples:
+    """All samples of a stream on a device, as they are stored; what DALI calls for them.
 
     Raises:
         ConfigError: there is too little memory.
@@ -71,18 +66,16 @@ class Stored:
     """
 
     def __init__(self, stream: Stream, device: torch.device) -> None:
-        count, shape = stream.samples, stream.shape
-        on_gpu = device.type == "cuda"
+        self._stream, on_gpu = stream, device.type == "cuda"
+        needed = stream.samples * stream.stored_bytes
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
-        take("device", count * stream.stored_bytes, free, "GPU memory" if on_gpu else "memory")
-        self._stream = stream
-        dtype = getattr(torch, stream.store.manifest.dtype)
-        images = torch.empty((count, len(stream.modalities), *shape), dtype=dtype, device=device)
-        labels = torch.empty((count, 1, *shape), dtype=torch.uint8, device=device)
+        check_memory("device", needed, free, "GPU memory" if on_gpu else "memory")
+        image_type = getattr(torch, stream.store.manifest.dtype)
+        images = torch.empty((stream.samples, *stream.image_shape), dtype=image_type, device=device)
+        labels = torch.empty((stream.samples, 1, *stream.shape), dtype=torch.uint8, device=device)
         with progress("samples") as bar:
-            for number, (image, label) in enumerate(
-                bar.track(stream.every(), count, description="reading")
-            ):
+            samples = bar.track(stream.every(), stream.samples, description="reading")
+            for number, (image, label) in enumerate(samples):
                 images[number] = torch.from_numpy(image)
                 labels[number, 0] = torch.from_numpy(label)
         if on_gpu:
@@ -99,28 +92,24 @@ class Stored:
 
 @pipeline_def(enable_conditionals=True)
 def _graph(
-    source: DaliSource, stored: Stored | None, carried: int, *, on_gpu: bool
+    source: DaliSource, stored: StoredSamples | None, sample_bytes: int, *, on_gpu: bool
 ) -> tuple[Any, ...]:
-    """Augmentation of one batch: zoom, flips, noise, blur, brightness."""
-    layouts = ["CDHW", "CDHW", ""] if stored is None else []
+    """What is done to one batch: each augmentation runs for the samples it is drawn for."""
+    augmentations = source.stream.augment.in_order()
+    arrays = sum(len(augmentation.placeholder) for augmentation in augmentations)
+    read = ["CDHW", "CDHW", ""] if source.reads else []
     inputs: Any = fn.external_source(
         source=source,
-        num_outputs=len(layouts) + CONTROLS,
-        layout=[*layouts, "CDHW", "", "", "", ""],
+        num_outputs=len(read) + 1 + arrays,
+        layout=[*read, *[""] * (1 + arrays)],
         parallel=True,
         batch=False,
         prefetch_queue_depth=QUEUE,
-        bytes_per_sample_hint=carried,
+        bytes_per_sample_hint=sample_bytes,
     )
-    noise, window, flips, chosen, amounts = inputs[-CONTROLS:]
-    factors = amounts
-    if on_gpu:
-        noise, factors = noise.gpu(), amounts.gpu()
     errors: list[Any] = []
-    if stored is None:
-        image, label, *errors = inputs[:-CONTROLS]
-        if on_gpu:
-            image, label = image.gpu(), label.gpu()
+    if source.reads:
+        image, label, *errors = inputs[: len(read)]
     else:
         image, label = fn.external_source(
             source=stored,
@@ -129,24 +118,15 @@ def _graph(
             batch=False,
             device="gpu" if on_gpu else "cpu",
         )
+    chosen, *drawn = inputs[len(read) :]
+    if on_gpu:
+        image, label = image.gpu(), label.gpu()
     # Nearly every 3-D operator refuses float16.
     image = fn.cast(image, dtype=DALIDataType.FLOAT)
-    if chosen[0]:
-        size, start, stop = source.stream.shape, window[:3], window[3:]
-        image = fn.resize(
-            image, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_CUBIC
-        )
-        label = fn.resize(
-            label, size=size, roi_start=start, roi_end=stop, interp_type=DALIInterpType.INTERP_NN
-        )
-    image = fn.flip(image, depthwise=flips[0], vertical=flips[1], horizontal=flips[2])
-    label = fn.flip(label, depthwise=flips[0], vertical=flips[1], horizontal=flips[2])
-    if chosen[1]:
-        image = image + fn.cast(noise, dtype=DALIDataType.FLOAT) * factors[0]
-    if chosen[2]:
-        image = fn.gaussian_blur(image, sigma=amounts[1])
-    if chosen[3]:
-        image = image * factors[2]
+    for number, augmentation in enumerate(augmentations):
+        own, drawn = drawn[: len(augmentation.placeholder)], drawn[len(augmentation.placeholder) :]
+        if chosen[number]:
+            image, label = augmentation.apply_dali(image, label, own)
     return fn.cast(image, dtype=DALIDataType.FLOAT16), label, *errors
 
 

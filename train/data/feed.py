@@ -1,33 +1,46 @@
-"""Batches on the device, and what is known of the processes that read them."""
+"""Batches on the device, from worker processes that may die or get stuck."""
 
+import faulthandler
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from torch import Tensor
 
+from common import hints
 from train.data.stream import Step
 from train.data.workers import WorkerMonitor
+
+STACKS_FILE = "stuck.txt"
+"""In the run's folder: where every thread of every process was when the loader was stuck."""
+WRITING_SECONDS = 20.0
+"""What writing them may take; the folder's disk may hang as the store's does."""
+ENDING_SECONDS = 30.0
+"""How long the main thread may go on waiting once the workers were ended."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from.
-
-    Attributes:
-        image: (B, M, D, H, W) float16, augmented, on the device; of slices (B, M, H, W).
-        label: (B, D, H, W) uint8 canonical labels; of slices (B, H, W).
-        case_ids: the case of each sample.
-        epoch: counted from 1.
-        last: the epoch ends with it.
-        planes: which axial plane of its case's crop each slice is; empty for volumes.
-    """
+    """The samples of one step, augmented, on the device."""
 
     image: Tensor
+    """(B, M, D, H, W) float16; of slices (B, M, H, W)."""
     label: Tensor
+    """(B, D, H, W) uint8 canonical labels; of slices (B, H, W)."""
     case_ids: tuple[str, ...]
+    """The case of each sample."""
     epoch: int
+    """Counted from 1."""
     last: bool
+    """Whether the epoch ends with it."""
     planes: tuple[int, ...] = ()
+    """Which axial plane of its case's crop each slice is; empty for volumes."""
 
 
 def batch_of(step: Step, image: Tensor, label: Tensor) -> Batch:
@@ -39,38 +52,96 @@ def batch_of(step: Step, image: Tensor, label: Tensor) -> Batch:
 
 
 class Feed(Iterator[Batch]):
-    """Batches without end, and what can be known of the processes that read them.
+    """Batches without end, and the processes that read them."""
 
-    Args:
-        batches: as a loader makes them.
-        crew: its processes.
-    """
-
-    def __init__(self, batches: Iterator[Batch], monitor: WorkerMonitor) -> None:
-        self._batches, self._monitor = batches, monitor
+    def __init__(self, batches: Iterator[Batch], workers: WorkerMonitor) -> None:
+        self._batches, self.workers = batches, workers
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
             StoreError: a case cannot be read.
-            LoaderError: a worker process died, or `kill` was called.
+            LoaderError: a worker process died, or was ended by `workers.kill`.
         """
-        with self._monitor.waiting():
+        with self.workers.translate_errors():
             return next(self._batches)
 
-    def at(self) -> dict[int, str]:
-        """Ids of the worker processes, and the sample that each is at; empty between two."""
-        return self._monitor.at()
 
-    def stacks(self) -> str:
-        """Where the threads of each worker are, as text; from any thread, in a second or two."""
-        return self._monitor.stacks()
+class StallDetector(Iterator[Batch]):
+    """A feed's batches with a time limit for each; a context manager.
 
-    def kill(self, reason: str) -> None:
-        """End the workers, so that whoever waits for a batch gets a LoaderError; any thread.
+    A loader that is stuck ends the run with a LoaderError instead of hanging. Where every thread
+    of every process was is written to the run's folder first.
 
-        Args:
-            reason: the error's message.
-        """
-        self._monitor.kill(reason)
+    Args:
+        feed: where the batches come from.
+        seconds: the limit.
+        run_dir: where the stacks go.
+    """
+
+    def __init__(self, feed: Feed, seconds: float, run_dir: Path) -> None:
+        self._feed, self._seconds, self._file = feed, seconds, run_dir / STACKS_FILE
+        self._wait_began: float | None = None
+        self._written = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall detector", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __next__(self) -> Batch:
+        self._wait_began = time.monotonic()
+        try:
+            return next(self._feed)
+        finally:
+            self._wait_began = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._seconds / 4)):
+            began = self._wait_began
+            if began is not None and time.monotonic() - began > self._seconds:
+                self._end_wait(began)
+
+    def _end_wait(self, began: float) -> None:
+        """Write the stacks and end the workers, unless a batch has come since."""
+        writing = threading.Thread(target=self._write_stacks, name="stacks", daemon=True)
+        writing.start()
+        writing.join(WRITING_SECONDS)
+        samples = self._feed.workers.current_samples()
+        busy = [f"worker {pid} is reading {sample}" for pid, sample in samples.items() if sample]
+        reason = (
+            f"the loader is stuck: no batch for {self._seconds:.0f} s; "
+            f"{', '.join(busy) or 'no worker is reading a case'}. Check the store's disk. The "
+            f"stacks {f'are in {self._file}' if self._written else 'could not be written'}; "
+            f"resume with {hints.option('--resume')}"
+        )
+        if self._wait_began != began:
+            return
+        self._feed.workers.kill(reason)
+        self._over.wait(ENDING_SECONDS)
+        if self._wait_began == began:
+            sys.stderr.write(f"error: {reason}; ending the workers did not end the wait\n")
+            os._exit(1)
+
+    def _write_stacks(self) -> None:
+        try:
+            workers = self._feed.workers.stacks()
+            with self._file.open("w", encoding="utf-8") as file:
+                file.write(f"No batch for {self._seconds:.0f} s.\n\nmain process:\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
+                file.write(f"\n{workers}\n")
+            self._written = True
+        except OSError:  # the error's message says so
+            self._written = False

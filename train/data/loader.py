@@ -14,6 +14,7 @@ from train.data.feed import Feed
 from train.data.stream import Stream
 
 LoaderKind = Literal["dali", "torch"]
+"""DALI, or torch's where DALI cannot be installed; both give the same samples."""
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def open_feed(
     """The stream's batches, endlessly: epochs follow each other without a pause. Main thread only.
 
     Args:
-        kind: `dali`, or `torch` where DALI cannot be installed; both give the same samples.
+        kind: the loader.
         stream: which samples.
         device: where batches go; DALI also augments there.
         workers: processes that read the store.
@@ -45,8 +46,8 @@ def open_feed(
     check_cache(kind, stream, cache)
     with ExitStack() as stack:
         if cache == "ram":
-            held = stack.enter_context(shared_crops(stream.store, stream.case_ids))
-            stream = replace(stream, held=held)
+            crops = stack.enter_context(shared_crops(stream.store, stream.case_ids))
+            stream = replace(stream, cache=crops)
         if kind == "torch":
             from train.data.torch_loader import torch_feed
 
@@ -57,7 +58,7 @@ def open_feed(
 
 
 def check_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> None:
-    """Make sure that a loader can keep what a stream is cut from.
+    """Check that a loader can cache what a stream is cut from.
 
     Raises:
         ConfigError: it cannot.

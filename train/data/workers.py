@@ -1,4 +1,4 @@
-"""Worker processes of a loader: the memory they share, what each is doing, and when they end."""
+"""Worker processes of a loader: the memory they share, what each is reading, and how they end."""
 
 import atexit
 import faulthandler
@@ -22,132 +22,135 @@ from common import hints
 from common.errors import ConfigError, FMNetError, LoaderError
 from common.interrupts import interrupts_held_back
 
-SHARED = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 MARGIN_BYTES = 16 * 2**20
-"""For the queues, and for whatever else of this process lies there."""
-NOTE_BYTES = 256
-"""Of a worker's note; longer names are cut."""
+"""Of shared memory, for the loader's queues and whatever else of this process lies there."""
+NAME_BYTES = 256
+"""Of a sample's name in a worker's status file; longer ones are cut."""
+DYING_SECONDS = 1.0
+"""A process that is killed loses its connections one by one; its end may be the last to show."""
+CLOSING_SECONDS = 5.0
+"""How long a loader may take to end its workers."""
+STACKS_SECONDS = 2.0
+"""How long a worker may take to write its stacks; milliseconds unless the disk hangs."""
+CAUSES = {
+    signal.SIGKILL: "as the system does when memory runs out; resume with "
+    f"{hints.option('--resume')} and fewer workers, or begin again with a lower batch_size",
+    signal.SIGBUS: "as the system does when shared memory (/dev/shm) or a mapped file ends early; "
+    f"make it larger, then resume with {hints.option('--resume')}",
+}
 
 
 def check_shared_memory(needed_bytes: int) -> None:
-    """Make sure that what a loader will keep in shared memory fits there.
+    """Check that what a loader will keep in shared memory fits there.
 
     A process that writes beyond its end dies of SIGBUS, and DALI's message does not say so.
 
     Raises:
         ConfigError: there is less; Docker gives 64 MB unless told otherwise.
     """
-    if not SHARED.is_dir():  # a system that keeps shared memory elsewhere, and does not bound it
+    if not SHARED_MEMORY.is_dir():  # a system that keeps it elsewhere does not bound it
         return
-    state = os.statvfs(SHARED)
+    state = os.statvfs(SHARED_MEMORY)
     free, needed = state.f_bavail * state.f_frsize, needed_bytes + MARGIN_BYTES
     if free < needed:
+        size = f"{-(-needed // 10**9)}g"
         raise ConfigError(
-            f"{SHARED} has {free / 1e6:.0f} MB free, the loader needs {needed / 1e6:.0f} MB; "
-            f"enlarge it (docker run --shm-size={_gigabytes(needed)}g, or as root: mount -o "
-            f"remount,size={_gigabytes(needed)}g {SHARED}), or lower batch_size, or with "
-            "loader=torch workers"
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, the loader needs {needed / 1e6:.0f} "
+            f"MB; enlarge it (docker run --shm-size={size}, or as root: mount -o "
+            f"remount,size={size} {SHARED_MEMORY}), or lower batch_size, or with loader=torch "
+            "workers"
         )
 
 
-class WorkerStatus:
-    """What one worker process says of itself, in two files of a folder that its feed watches.
+# In a worker
 
-    The file named by its process id says which sample it is at, and is there as soon as the
-    stacks of its threads can be asked for by SIGUSR1, which go into the other file.
+
+@contextmanager
+def status_folder() -> Iterator[Path]:
+    """A temporary folder for the status files of a loader's workers."""
+    with tempfile.TemporaryDirectory(prefix="fmnet-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _sample_file(folder: Path, pid: int) -> Path:
+    """Which sample a worker is reading, padded with zero bytes."""
+    return folder / str(pid)
+
+
+def _stacks_file(folder: Path, pid: int) -> Path:
+    """Where a worker writes the stacks of its threads on SIGUSR1."""
+    return folder / f"{pid}.stacks"
+
+
+class WorkerStatus:
+    """What one worker process is doing, in two files that its loader reads.
+
+    Once the file of its sample is there, SIGUSR1 makes it write its stacks.
     """
 
-    def __init__(self, status_folder: Path) -> None:
-        self._stacks = stacks_file(status_folder, os.getpid()).open("w")
+    def __init__(self, folder: Path) -> None:
+        self._stacks = _stacks_file(folder, os.getpid()).open("w")
         faulthandler.register(signal.SIGUSR1, self._stacks)
-        self._note = note_file(status_folder, os.getpid()).open("wb", buffering=0)
+        self._sample = _sample_file(folder, os.getpid()).open("wb", buffering=0)
 
     @contextmanager
-    def at(self, sample: str) -> Iterator[None]:
-        """Say that this process is at a sample, until it is done."""
-        self._say(sample)
+    def working_on(self, sample: str) -> Iterator[None]:
+        """Name the sample that this process reads, until it is done."""
+        self._write(sample)
         try:
             yield
         finally:
-            self._say("")
+            self._write("")
 
-    def _say(self, sample: str) -> None:
-        # One write of one length: whoever reads meanwhile sees this sample or the one before.
-        os.pwrite(self._note.fileno(), sample.encode()[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0"), 0)
-
-
-def note_file(status_folder: Path, pid: int) -> Path:
-    """Where a worker says which sample it is at, padded with zero bytes."""
-    return status_folder / str(pid)
-
-
-def stacks_file(status_folder: Path, pid: int) -> Path:
-    """Where a worker's stacks are written when they are asked for."""
-    return status_folder / f"{pid}.stacks"
+    def _write(self, sample: str) -> None:
+        # One write of one length: a reader sees this sample's name or the one before.
+        os.pwrite(self._sample.fileno(), sample.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0"), 0)
 
 
 @cache
-def set_up_worker(status_folder: Path) -> WorkerStatus:
-    """Make this worker end at once, and when the process that started it does; its desk.
+def set_up_worker(folder: Path) -> WorkerStatus:
+    """Make this worker end at once, and with the process that started it. Later calls do nothing.
 
-    An interpreter that shuts down orderly can abort in a thread that hands a sample over, and takes
-    its time; there is nothing to put in order. And DALI's own workers would wait for their next
-    task for ever if the process that started them was killed. A second call does nothing.
+    An orderly end of the interpreter takes time, and can abort in a thread that hands a sample
+    over. And DALI's own workers would wait for ever if the process that started them was killed.
     """
-    atexit.register(_leave, status_folder)
-    Thread(target=_wait_for_parent, args=[status_folder], daemon=True).start()
-    return WorkerStatus(status_folder)
+    atexit.register(_end_process, folder)
+    Thread(target=_end_with_parent, args=[folder], daemon=True).start()
+    return WorkerStatus(folder)
 
 
-def _wait_for_parent(status_folder: Path) -> None:
+def _end_with_parent(folder: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        _leave(status_folder)
+        _end_process(folder)
 
 
-def _leave(status_folder: Path) -> NoReturn:
-    """End; a loader may see its parent's end before the thread that waits for it does."""
+def _end_process(folder: Path) -> NoReturn:
+    # A loader may see its parent's end before the thread that waits for it does.
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        shutil.rmtree(status_folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
-def _gigabytes(count: int) -> int:
-    return -(-count // 10**9)
-
-
-DYING_SECONDS = 1.0
-"""A process that is killed loses its connections one by one; its end may be the last to show."""
-CLOSING_SECONDS = 5.0
-"""How long a loader may take to end its workers."""
-STACKS_SECONDS = 2.0
-"""How long a worker may take to write its stacks; it takes milliseconds unless the disk hangs."""
-REMEDY = (
-    f"as the system does when memory runs out; resume with {hints.option('--resume')} and lower "
-    "workers, or begin again with a lower batch_size"
-)
-HINTS = {
-    signal.SIGKILL: REMEDY,
-    signal.SIGBUS: "as the system does when shared memory (/dev/shm) or a mapped file ends early",
-}
+# In the main process
 
 
 class WorkerMonitor:
-    """The worker processes of one feed.
+    """The worker processes of one loader.
 
     Args:
-        board: the folder where each says what it is at (`train.data.workers.WorkerStatus`).
+        folder: of their status files.
         store: path of what they read, for messages.
     """
 
-    def __init__(self, status_folder: Path, store: str) -> None:
-        self.status_folder = status_folder
-        self._store = store
+    def __init__(self, folder: Path, store: str) -> None:
+        self._folder, self._store = folder, store
         self._processes: Sequence[BaseProcess] = ()
         self._reason = ""
-        self._waiting = False
+        self._in_loader = False
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -168,19 +171,19 @@ class WorkerMonitor:
     def watching(
         self, processes: Sequence[BaseProcess], close: Callable[[], None], *, polls: bool
     ) -> Iterator[None]:
-        """StallDetector these, which have started, until the context ends; main thread only.
+        """Watch these processes, which have started, until the context ends; main thread only.
 
         Args:
             processes: the workers.
-            close: ends the loader, and them with it, which a loader itself does when it is
-                collected: an error's traceback delays that.
-            polls: whether the loader itself looks every few seconds if they are alive. If it does
-                not, a signal breaks off its wait when one dies, with whatever it was just doing.
+            close: ends the loader and its workers. A loader does so itself when it is collected,
+                but an error's traceback delays that.
+            polls: whether the loader itself checks every few seconds that they are alive. If it
+                does not, a signal interrupts its wait when one dies.
         """
         self._processes = processes
         # Set in any case: torch's own handler would raise, wherever the main thread is.
-        on_death = signal.SIG_DFL if polls else self._on_death
-        before = signal.signal(signal.SIGCHLD, on_death)
+        handler = signal.SIG_DFL if polls else self._on_death
+        before = signal.signal(signal.SIGCHLD, handler)
         try:
             yield
         finally:
@@ -191,97 +194,93 @@ class WorkerMonitor:
                     self._end()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Where the main thread waits for a batch: a worker that is dead or dies ends it.
+    def translate_errors(self) -> Iterator[None]:
+        """Around the main thread's wait for a batch: raise what went wrong in a worker.
 
-        A loader's own queues can hold their reader for ever when a process dies at them.
+        A loader's own queues can block their reader for ever when a process dies.
 
         Raises:
-            LoaderError: one is, or does, or the loader fails with all of them alive.
+            LoaderError: a worker is dead or dies, or the loader fails with all of them alive.
         """
-        self._waiting = True
+        self._in_loader = True
         try:
             self.check_alive()
             yield
         except (FMNetError, StopIteration):
             raise
         except Exception as error:
-            self.check_alive(DYING_SECONDS)  # of which a loader's own error says nothing
+            self.check_alive(DYING_SECONDS)  # a loader's own error does not name the dead worker
             raise LoaderError(
                 f"{self._store}: the loader failed ({type(error).__name__}: {error}); resume "
                 f"with {hints.option('--resume')}, with the other loader if it fails again"
             ) from error
         finally:
-            self._waiting = False
+            self._in_loader = False
 
-    def at(self) -> dict[int, str]:
-        """Ids of the processes and the sample each is at; empty between two."""
-        return {pid: self._note(pid) for pid in self._pids()}
+    def current_samples(self) -> dict[int, str]:
+        """Ids of the processes, and the sample that each is reading; empty between two."""
+        return {pid: self._sample(pid) for pid in self._pids()}
 
     def stacks(self) -> str:
-        """Where each worker's threads are, as text; from any thread."""
-        asked = [pid for pid in self._pids() if note_file(self.status_folder, pid).exists()]
-        sizes = {pid: stacks_file(self.status_folder, pid).stat().st_size for pid in asked}
-        for pid in asked:
+        """Where each worker's threads are, as text; from any thread, in a second or two."""
+        pids = [pid for pid in self._pids() if _sample_file(self._folder, pid).exists()]
+        sizes = {pid: _stacks_file(self._folder, pid).stat().st_size for pid in pids}
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
         return "\n".join(
-            f"worker {pid}, at {self._note(pid) or 'no sample'}:\n{self._written(pid, size)}"
+            f"worker {pid}, reading {self._sample(pid) or 'nothing'}:\n{self._stacks(pid, size)}"
             for pid, size in sizes.items()
         )
 
     def kill(self, reason: str) -> None:
-        """End all of them, so that whoever waits for a batch gets a LoaderError; any thread.
-
-        Args:
-            reason: the error's message.
-        """
+        """End all workers, so that a wait for a batch ends with LoaderError(reason); any thread."""
         self._reason = reason
         for pid in self._pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def check_alive(self, within_seconds: float = 0) -> None:
-        """Make sure that all are alive.
+        """Check that all workers are alive.
 
         Args:
             within_seconds: how long one may take to turn out to be dead.
 
         Raises:
-            LoaderError: one is not.
+            LoaderError: one is dead.
         """
         deadline = time.monotonic() + within_seconds
         while dead := self._dead(deadline - time.monotonic()):
             if self._reason:
                 raise LoaderError(self._reason)
             # When one dies, DALI asks the others to end, and theirs may show first.
-            first = [process for process in dead if _code(process) != -signal.SIGTERM]
+            first = [process for process in dead if _exit_code(process) != -signal.SIGTERM]
             if first or time.monotonic() > deadline:
                 raise LoaderError("; ".join(self._death_message(each) for each in first or dead))
             time.sleep(0.01)
 
     def _on_death(self, _: int, __: FrameType | None) -> None:
-        if self._waiting:
+        if self._in_loader:
             self.check_alive()
 
     def _death_message(self, process: BaseProcess) -> str:
-        code, pid = _code(process), process.pid or 0
-        sample = self._note(pid)
+        code, pid = _exit_code(process), process.pid or 0
+        sample = self._sample(pid)
         where = f"while it read {sample}" if sample else "between two samples"
-        how = f"it ended with exit code {code}" if code is not None else "nobody was told how"
+        how = f"exit code {'unknown' if code is None else code}"
         if code is not None and code < 0:
             number = signal.Signals(-code)
-            how = f"{number.name} from outside ended it"
-            how += f", {HINTS[number]}" if number in HINTS else ""
+            how = f"{number.name} ended it"
+            how += f", {CAUSES[number]}" if number in CAUSES else ""
         return f"{self._store}: a loader's worker process ({pid}) died {where}: {how}"
 
     def _dead(self, within_seconds: float = 0) -> list[BaseProcess]:
-        # Not by `is_alive`: a thread of DALI's asks as well, and only one of both is told at once.
+        # Not by `is_alive`: a thread of DALI's calls it too, and only one of both gets the code.
         ended = wait([process.sentinel for process in self._processes], max(0, within_seconds))
         return [process for process in self._processes if process.sentinel in ended]
 
     def _close(self, close: Callable[[], None]) -> None:
-        """A process that was killed may have held a lock of the loader's: nobody waits for that."""
+        # A process that was killed may hold a lock of the loader's.
         closing = Thread(target=close, daemon=True)
         closing.start()
         closing.join(CLOSING_SECONDS)
@@ -297,16 +296,16 @@ class WorkerMonitor:
     def _pids(self) -> list[int]:
         return [process.pid for process in self._processes if process.pid is not None]
 
-    def _note(self, pid: int) -> str:
+    def _sample(self, pid: int) -> str:
         try:
-            note = note_file(self.status_folder, pid).read_bytes()
-        except FileNotFoundError:  # it has not come to its first sample
+            name = _sample_file(self._folder, pid).read_bytes()
+        except FileNotFoundError:  # the worker is still starting
             return ""
-        return note.rstrip(b"\0").decode(errors="replace")
+        return name.rstrip(b"\0").decode(errors="replace")
 
-    def _written(self, pid: int, before: int) -> str:
+    def _stacks(self, pid: int, before: int) -> str:
         """What was added to a file of stacks, once nothing more is."""
-        file, deadline = stacks_file(self.status_folder, pid), time.monotonic() + STACKS_SECONDS
+        file, deadline = _stacks_file(self._folder, pid), time.monotonic() + STACKS_SECONDS
         size = before
         while time.monotonic() < deadline:
             time.sleep(0.1)
@@ -318,15 +317,8 @@ class WorkerMonitor:
             return stacks.read().decode(errors="replace")
 
 
-@contextmanager
-def status_folder() -> Iterator[Path]:
-    """A folder for workers' desks."""
-    with tempfile.TemporaryDirectory(prefix="fmnet-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _code(process: BaseProcess) -> int | None:
-    """Of a process that has ended; another thread may be about to write it down."""
+def _exit_code(process: BaseProcess) -> int | None:
+    """Of a process that has ended; another thread may be about to store it."""
     deadline = time.monotonic() + 1
     while process.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -18,26 +18,17 @@ import psutil
 import pytest
 import torch
 from failing import FailingStream
+from streams import CPU, both, stream_of
 
 from common.errors import ConfigError, LoaderError
 from common.store import Store
-from common.task import MODALITIES
-from train.data.augment import AugmentConfig
 from train.data.feed import Feed
 from train.data.loader import LoaderKind, open_feed
 from train.data.stream import Stream
 
 MakeStore = Callable[..., Store]
-CPU = torch.device("cpu")
-KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
-both = pytest.mark.parametrize("kind", KINDS)
 SOON = 60.0
 """Seconds; far below any timeout that would end a wait anyway."""
-
-
-def stream_of(store: Store, batch_size: int = 1) -> Stream:
-    cases = tuple(store.contents().split("train"))
-    return Stream(store, cases, MODALITIES, AugmentConfig(), seed=3, batch_size=batch_size)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -50,7 +41,7 @@ def until(true: Callable[[], bool]) -> None:
 def idle(feed: Feed) -> bool:
     """Whether no worker is at a sample, for long enough to be waiting for the next."""
     for _ in range(10):
-        if any(feed.at().values()):
+        if any(feed.workers.current_samples().values()):
             return False
         time.sleep(0.02)
     return True
@@ -66,7 +57,7 @@ Blocked = tuple[Stream, str]
 @pytest.fixture
 def blocked(make_store: MakeStore, tmp_path: Path) -> Iterator[Blocked]:
     """A stream, and its third case, whose image holds whoever reads it for ever."""
-    stream = stream_of(make_store())
+    stream = stream_of(make_store(), batch_size=1)
     case_id = stream.order(1)[2].case_id
     row = stream.store.record(case_id).row
     shard = Path(stream.store.path) / f"crops/image/c/{row}/0/0/0/0"
@@ -91,7 +82,7 @@ def when_at(feed: Feed, case_id: str, do: Callable[[], None]) -> None:
 
     def wait() -> None:
         try:
-            until(lambda: f"case {case_id}" in feed.at().values())
+            until(lambda: f"case {case_id}" in feed.workers.current_samples().values())
             time.sleep(0.5)
         finally:  # or the main thread would wait for ever
             do()
@@ -101,16 +92,16 @@ def when_at(feed: Feed, case_id: str, do: Callable[[], None]) -> None:
 
 @both
 def test_a_worker_that_is_killed_ends_the_feed(store: Store, kind: LoaderKind) -> None:
-    with open_feed(kind, stream_of(store), CPU, 2) as feed:
+    with open_feed(kind, stream_of(store, batch_size=1), CPU, 2) as feed:
         next(feed)
         until(lambda: idle(feed))
-        victim, other = feed.at()
+        victim, other = feed.workers.current_samples()
         os.kill(victim, signal.SIGKILL)
         until(lambda: is_dead(victim))
         message = the_end_of(feed)
     assert multiprocessing.active_children() == []
     assert message.startswith(f"{store.path}: a loader's worker process ({victim}) died between")
-    assert "SIGKILL from outside ended it, as the system does when memory runs out" in message
+    assert "SIGKILL ended it, as the system does when memory runs out" in message
     assert f"({other})" not in message
 
 
@@ -118,7 +109,7 @@ def test_a_worker_that_is_killed_ends_the_feed(store: Store, kind: LoaderKind) -
 def test_a_worker_that_is_killed_at_a_case_names_it(blocked: Blocked, kind: LoaderKind) -> None:
     stream, case_id = blocked
     with open_feed(kind, stream, CPU, 1) as feed:
-        (victim,) = feed.at()
+        (victim,) = feed.workers.current_samples()
         when_at(feed, case_id, lambda: os.kill(victim, signal.SIGKILL))
         message = the_end_of(feed)
     assert multiprocessing.active_children() == []
@@ -135,7 +126,7 @@ def test_whenever_a_worker_is_killed_it_is_said_so(
     """A loader's own error, of a connection that broke, may come before the worker's end shows."""
     with open_feed(kind, stream_of(store, batch_size=2), CPU, 2) as feed:
         next(feed)
-        victim = next(iter(feed.at()))
+        victim = next(iter(feed.workers.current_samples()))
         Timer(seconds, os.kill, [victim, signal.SIGKILL]).start()
         with pytest.raises(LoaderError, match=rf"\({victim}\) died .*SIGKILL"):
             deque(feed, maxlen=0)
@@ -148,8 +139,8 @@ def test_a_stuck_worker_is_seen_and_can_be_ended(blocked: Blocked, kind: LoaderK
     stacks: list[str] = []
 
     def watch() -> None:
-        stacks.append(feed.stacks())
-        feed.kill(f"no batch since then, at {set(feed.at().values())}")
+        stacks.append(feed.workers.stacks())
+        feed.workers.kill(f"no batch since then, at {set(feed.workers.current_samples().values())}")
 
     with open_feed(kind, stream, CPU, 1) as feed:
         when_at(feed, case_id, watch)
@@ -157,7 +148,7 @@ def test_a_stuck_worker_is_seen_and_can_be_ended(blocked: Blocked, kind: LoaderK
     assert multiprocessing.active_children() == []
     assert message.startswith("no batch since then, at {")
     assert f"'case {case_id}'" in message
-    assert f", at case {case_id}:" in stacks[0]
+    assert f", reading case {case_id}:" in stacks[0]
     assert "read_crop" in stacks[0]
     assert stacks[0].count("worker ") == 1
 
@@ -167,7 +158,7 @@ def test_a_stuck_worker_does_not_hold_up_the_end(blocked: Blocked, kind: LoaderK
     stream, case_id = blocked
     with open_feed(kind, stream, CPU, 1) as feed:
         next(feed)
-        until(lambda: f"case {case_id}" in feed.at().values())
+        until(lambda: f"case {case_id}" in feed.workers.current_samples().values())
         began = time.monotonic()
     assert time.monotonic() - began < SOON / 2
     assert multiprocessing.active_children() == []
@@ -177,7 +168,7 @@ def test_a_stuck_worker_does_not_hold_up_the_end(blocked: Blocked, kind: LoaderK
 def test_a_loader_that_fails_with_its_workers_alive_is_an_error_of_its_own(
     store: Store, kind: LoaderKind
 ) -> None:
-    stream = stream_of(store)
+    stream = stream_of(store, batch_size=1)
     failing = FailingStream(**{field.name: getattr(stream, field.name) for field in fields(stream)})
     with open_feed(kind, failing, CPU, 1) as feed:
         message = the_end_of(feed)
@@ -189,7 +180,7 @@ def test_a_loader_that_fails_with_its_workers_alive_is_an_error_of_its_own(
 
 @both
 def test_a_worker_that_cannot_start_ends_the_feed(make_store: MakeStore, kind: LoaderKind) -> None:
-    stream = stream_of(make_store())
+    stream = stream_of(make_store(), batch_size=1)
     Path(stream.store.path).rename(f"{stream.store.path}.gone")
 
     def learn() -> None:

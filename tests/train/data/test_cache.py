@@ -13,46 +13,20 @@ from typing import Literal
 
 import psutil
 import pytest
-import torch
+from streams import CPU, assert_same_bits, by_key, stream_of, take
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
-from common.task import MODALITIES
-from train.data.augment import AugmentConfig
 from train.data.cache import CacheKind, free_memory, shared_crops
 from train.data.feed import Batch
 from train.data.loader import LoaderKind, open_feed
-from train.data.stream import Stream
 
 MakeStore = Callable[..., Store]
-CPU = torch.device("cpu")
-ALL = ("zoom", "flip", "noise", "blur", "brightness")
 WAYS = (
     ("dali", "ram"),
     ("dali", "device"),
     pytest.param("torch", "ram", marks=pytest.mark.slow),
 )
-
-
-def stream_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
-    augment = AugmentConfig.model_validate({f"{kind}_probability": probability for kind in ALL})
-    cases = tuple(store.contents().split("train"))
-    return replace(Stream(store, cases, MODALITIES, augment, seed=3, batch_size=3), **changes)
-
-
-def take(
-    kind: LoaderKind, stream: Stream, count: int, kept: CacheKind, workers: int = 1
-) -> list[Batch]:
-    with open_feed(kind, stream, CPU, workers, kept) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def samples(batches: list[Batch]) -> dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]]:
-    return {
-        (batch.epoch, case_id, (batch.planes or (0,) * 9)[n]): (batch.image[n], batch.label[n])
-        for batch in batches
-        for n, case_id in enumerate(batch.case_ids)
-    }
 
 
 Uncached = Callable[[LoaderKind, Literal[2, 3]], list[Batch]]
@@ -66,7 +40,7 @@ def uncached(store: Store) -> Uncached:
     def collect(kind: LoaderKind, dims: Literal[2, 3]) -> list[Batch]:
         stream = stream_of(store, dims=dims, modalities=("t2", "flair"))
         stream = replace(stream, batch_size=3 if dims == 3 else 24)
-        return take(kind, stream, 3 * -(-stream.samples // stream.batch_size), "none")
+        return take(kind, stream, 3 * -(-stream.samples // stream.batch_size))
 
     return collect
 
@@ -76,17 +50,15 @@ def uncached(store: Store) -> Uncached:
 def test_a_cache_changes_no_sample(
     store: Store, uncached: Uncached, kind: LoaderKind, kept: CacheKind, dims: Literal[2, 3]
 ) -> None:
-    before = samples(uncached(kind, dims))
+    before = by_key(uncached(kind, dims))
     stream = stream_of(store, dims=dims, modalities=("t2", "flair"))
     size = stream.samples // 2
     stream = replace(stream, batch_size=size, skip=1)
     workers = 2 if kind == "dali" else 1  # torch's take long to start
     # The first of these epochs fills it.
-    after = samples(take(kind, stream, 6, kept, workers))
+    after = by_key(take(kind, stream, 6, workers, kept))
     assert len(after) == 3 * stream.samples - 1
-    for key, (image, label) in after.items():
-        assert (image.view(torch.int16) == before[key][0].view(torch.int16)).all()
-        assert (label == before[key][1]).all()
+    assert_same_bits(after, before)
 
 
 def test_float32_crops_stay_what_they_are(make_store: MakeStore) -> None:
@@ -95,7 +67,7 @@ def test_float32_crops_stay_what_they_are(make_store: MakeStore) -> None:
     with shared_crops(store, cases) as crops:
         for _ in range(2):
             for case_id in cases:
-                image, label = crops.read(case_id)
+                image, label = crops.read_crop(case_id)
                 expected, its_label = store.read_crop(case_id)
                 assert image.dtype == expected.dtype
                 assert (image == expected).all()
@@ -106,7 +78,7 @@ def test_a_second_cache_does_not_hold_what_the_first_did(make_store: MakeStore) 
     for stores in (make_store(), make_store(dtype="float32")):
         cases = tuple(stores.contents().split("train"))
         with shared_crops(stores, cases) as crops:
-            image, _ = crops.read(cases[0])
+            image, _ = crops.read_crop(cases[0])
             assert (image == stores.read_crop(cases[0])[0]).all()
 
 
@@ -161,14 +133,14 @@ def test_a_damaged_case_is_named(make_store: MakeStore, kind: LoaderKind, kept: 
     shard = Path(store.path) / f"crops/image/c/{row}/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(StoreError, match=f"case {victim}: crops/image is damaged"):
-        take(kind, stream, 2, kept)
+        take(kind, stream, 2, cache=kept)
 
 
 @pytest.mark.parametrize("kept", ["ram", "device"])
 def test_what_it_takes_is_said_and_refused_if_there_is_less(
     store: Store, kept: CacheKind, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    take("dali", stream_of(store), 1, kept)
+    take("dali", stream_of(store), 1, cache=kept)
     said = capsys.readouterr().out
     amounts = rf"cache={kept} takes 0\.0 GB of (\d+\.\d) GB of memory free"
     (free,) = re.findall(amounts, said)

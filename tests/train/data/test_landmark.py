@@ -4,9 +4,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import CPU, augment, both
 
 from common import nifti
 from common.case import prepare
@@ -16,13 +16,10 @@ from common.manifest import Manifest
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
 from common.task import MODALITIES
-from train.data.augment import PARAMETERS, ZOOM_STEPS, AugmentConfig, Draw, Zoom, draw, generator
+from train.data.augment import AUGMENTATIONS, ZOOM_STEPS, AugmentConfig, Draws
 from train.data.loader import LoaderKind, open_feed
-from train.data.stream import Plan, Sample, Stream
+from train.data.stream import Sample, Stream
 from train.data.torch_loader import augmented
-
-KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
-CPU = torch.device("cpu")
 
 LANDMARK = (slice(9, 14), slice(10, 14), slice(8, 14))
 SIDE = 24
@@ -56,11 +53,14 @@ def centre(weights: np.ndarray) -> np.ndarray:
     return (where * weights.astype(float)).sum(axis=(1, 2, 3)) / weights.astype(float).sum()
 
 
-def moved(point: np.ndarray, drawn: Draw, shape: tuple[int, int, int]) -> np.ndarray:
+def moved(point: np.ndarray, draws: Draws, shape: tuple[int, int, int]) -> np.ndarray:
     """Where a point of the stored crop comes to lie."""
-    if drawn.zoom:
-        point = (point + 0.5 - drawn.zoom.start) / drawn.zoom.scales - 0.5
-    return np.where(drawn.flips, np.asarray(shape) - 1 - point, point)
+    found = dict(zip(AUGMENTATIONS, draws, strict=True))
+    if found["zoom"]:
+        size, start, stop = found["zoom"][0]
+        point = (point + 0.5 - start) / ((stop - start) / size) - 0.5
+    flips = found["flip"][0] if found["flip"] else np.zeros(3)
+    return np.where(flips, np.asarray(shape) - 1 - point, point)
 
 
 def assert_landmark_at(expected: np.ndarray, image: np.ndarray, label: np.ndarray) -> None:
@@ -71,18 +71,12 @@ def assert_landmark_at(expected: np.ndarray, image: np.ndarray, label: np.ndarra
         assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@both
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_landmark_stays_on_its_label(
     landmark: Store, kind: LoaderKind, dims: Literal[2, 3]
 ) -> None:
-    config = AugmentConfig(
-        zoom_probability=0.7,
-        flip_probability=0.5,
-        noise_probability=0,
-        blur_probability=0,
-        brightness_probability=0,
-    )
+    config = augment(0, zoom={"probability": 0.7}, flip={"probability": 0.5})
     size = SIDE if dims == 2 else 1
     stream = Stream(landmark, ("one",), MODALITIES, config, seed=3, batch_size=size, dims=dims)
     zoomed, flips = set(), set()
@@ -90,8 +84,7 @@ def test_a_landmark_stays_on_its_label(
         for _ in range(8 if dims == 2 else 40):  # 40 that hold the landmark
             batch = next(feed)
             for n, plane in enumerate(batch.planes or [None]):
-                random = generator(3, batch.epoch, "one", PARAMETERS, plane)
-                drawn = draw(config, stream.shape, random)
+                draws = config.draw(stream.image_shape, 3, batch.epoch, "one", plane)
                 image, label = batch.image[n].numpy(), batch.label[n].numpy()
                 if plane is not None:
                     if not LANDMARK[0].start <= plane < LANDMARK[0].stop:
@@ -100,48 +93,45 @@ def test_a_landmark_stays_on_its_label(
                     image, label = image[:, np.newaxis], label[np.newaxis]
                 box = landmark.read_crop("one")[1] == 3
                 point = centre(box if plane is None else box[[plane]])
-                assert_landmark_at(moved(point, drawn, stream.shape), image, label)
-                zoomed.add(drawn.zoom is not None)
-                flips.add(drawn.flips)
+                assert_landmark_at(moved(point, draws, stream.shape), image, label)
+                zoom, flip, *_ = draws
+                zoomed.add(zoom is not None)
+                flips.add(tuple(flip[0].tolist()) if flip else (0, 0, 0))
     assert zoomed == {True, False}
     assert len(flips) == 2**dims
     assert not any(flip_z for flip_z, _, _ in flips) or dims == 3
 
 
 @st.composite
-def planned(drawing: st.DrawFn) -> tuple[Draw, tuple[int, int, int], int]:
-    """What may be done to a volume or a slice, its shape, and how many modalities it has.
+def samples(drawing: st.DrawFn) -> Sample:
+    """A volume or a slice with the landmark, and what may be drawn for it, but noise.
 
     Blur keeps to the landmark's surroundings, since beyond the edge it mirrors the image.
     """
     shape = drawing(st.sampled_from([(SIDE,) * 3, (1, SIDE, SIDE), (20, SIDE, 22)]))
-    steps = drawing(st.integers(round(0.7 * ZOOM_STEPS), ZOOM_STEPS))
-    scales = [steps if side > 1 else ZOOM_STEPS for side in shape]
-    starts = [
-        drawing(st.integers(0, side * (ZOOM_STEPS - scale))) / ZOOM_STEPS
-        for side, scale in zip(shape, scales, strict=True)
-    ]
-    zoom = Zoom(tuple(starts), tuple(scale / ZOOM_STEPS for scale in scales))
-    drawn = Draw(
-        zoom=drawing(st.sampled_from([None, zoom])),
-        flips=drawing(st.tuples(*[st.booleans()] * 3)),
-        blur_sigma=drawing(st.none() | st.floats(0.3, 0.5)),
-        brightness=drawing(st.none() | st.floats(0.7, 1.3)),
-    )
-    return drawn, shape, drawing(st.integers(1, 4))
-
-
-@given(planned())
-def test_whatever_is_drawn_moves_all_modalities_and_the_label_alike(
-    plan: tuple[Draw, tuple[int, int, int], int],
-) -> None:
-    drawn, shape, modalities = plan
     window = LANDMARK if shape[0] > 1 else (slice(0, 1), *LANDMARK[1:])
     label = np.zeros(shape, np.uint8)
     label[window] = 3
-    image = np.zeros((modalities, *shape), np.float16)
-    for n in range(modalities):
-        image[n][window] = 2 + n
-    moved_image, moved_label = augmented(Sample(image, label, Plan(drawn)))
-    expected = moved(centre(label), drawn, shape)
-    assert_landmark_at(expected, moved_image.numpy(), moved_label.numpy())
+    image = np.zeros((drawing(st.integers(1, 4)), *shape), np.float16)
+    for n, channel in enumerate(image):
+        channel[window] = 2 + n
+    steps = drawing(st.integers(round(0.7 * ZOOM_STEPS), ZOOM_STEPS))
+    shares = np.asarray([steps if side > 1 else ZOOM_STEPS for side in shape])
+    start = np.asarray([drawing(st.integers(0, int(m))) for m in shape * (ZOOM_STEPS - shares)])
+    zoom = np.stack([np.asarray(shape) * ZOOM_STEPS, start, start + shape * shares]) / ZOOM_STEPS
+    arrays = {
+        "zoom": zoom.astype(np.float32),
+        "flip": np.asarray(drawing(st.tuples(*[st.integers(0, 1)] * 3)), np.int32),
+        "blur": np.asarray(drawing(st.floats(0.3, 0.5)), np.float32),
+        "brightness": np.asarray(drawing(st.floats(0.7, 1.3)), np.float32),
+    }
+    chosen = drawing(st.sets(st.sampled_from(sorted(arrays))))
+    draws = tuple((arrays[name],) if name in chosen else None for name in AUGMENTATIONS)
+    return Sample(image, label, draws)
+
+
+@given(samples())
+def test_whatever_is_drawn_moves_all_modalities_and_the_label_alike(sample: Sample) -> None:
+    image, label = augmented(sample, AugmentConfig().in_order())
+    expected = moved(centre(sample.label), sample.draws, sample.label.shape)
+    assert_landmark_at(expected, image.numpy(), label.numpy())

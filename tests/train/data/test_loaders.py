@@ -8,50 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from streams import CPU, KINDS, assert_same_batches, assert_same_bits, both, by_key, stream_of, take
 
 from common.errors import StoreError
 from common.store import Store
 from common.task import MODALITIES
-from train.data.augment import AugmentConfig
 from train.data.feed import Batch
 from train.data.loader import LoaderKind, open_feed
 from train.data.stream import Stream
 
-KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 MakeStore = Callable[..., Store]
-CPU = torch.device("cpu")
-
-both = pytest.mark.parametrize("kind", KINDS)
-
-
-def augment(probability: float) -> AugmentConfig:
-    kinds = ("zoom", "flip", "noise", "blur", "brightness")
-    return AugmentConfig.model_validate({f"{kind}_probability": probability for kind in kinds})
-
-
-def stream_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
-    cases = tuple(store.contents().split("train"))
-    stream = Stream(store, cases, MODALITIES, augment(probability), seed=3, batch_size=3)
-    return replace(stream, **changes)
-
-
-def take(kind: LoaderKind, stream: Stream, count: int, workers: int = 1) -> list[Batch]:
-    with open_feed(kind, stream, CPU, workers) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def by_key(batches: list[Batch]) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
-    return {
-        (batch.epoch, case_id): (batch.image[n], batch.label[n])
-        for batch in batches
-        for n, case_id in enumerate(batch.case_ids)
-    }
-
-
 Collect = Callable[[LoaderKind, float], list[Batch]]
 
 
@@ -116,20 +84,10 @@ def test_a_stream_without_samples_is_refused(store: Store, changes: dict[str, ob
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_both_loaders_give_the_same_samples(collected: Collect, probability: float) -> None:
-    pairs = list(zip(*(collected(kind, probability) for kind in KINDS), strict=True))
-    for dali, torches in pairs:
-        assert (dali.case_ids, dali.epoch, dali.last) == (
-            torches.case_ids,
-            torches.epoch,
-            torches.last,
-        )
-        assert dali.image.dtype == torches.image.dtype == torch.float16
-        assert dali.label.dtype == torches.label.dtype == torch.uint8
-        torch.testing.assert_close(dali.label, torches.label, rtol=0, atol=0)
-        # Both round to float16 at the end, whose steps are 2⁻¹⁰ of a value.
-        torch.testing.assert_close(dali.image, torches.image, rtol=1.1e-3, atol=1e-3)
-    images = [image for batch, _ in pairs for image in batch.image]
-    assert len({image.numpy().tobytes() for image in images}) == len(images) == 80
+    dali, torches = (collected(kind, probability) for kind in KINDS)
+    assert_same_batches(dali, torches)
+    images = {image.numpy().tobytes() for batch in dali for image in batch.image}
+    assert probability < 1 or len(images) == 80
 
 
 @both
@@ -141,9 +99,7 @@ def test_a_sample_depends_on_seed_epoch_and_case_alone(
     stream = stream_of(store, batch_size=2, first_epoch=2, skip=1)
     after = by_key(take(kind, stream, 10, workers=2))
     assert len(after) == 3 + 4 * 4
-    for key, (image, label) in after.items():
-        assert (image.view(torch.int16) == before[key][0].view(torch.int16)).all()
-        assert (label == before[key][1]).all()
+    assert_same_bits(after, before)
     other = by_key(take(kind, replace(stream, seed=4), 2))
     assert any((other[key][0] != before[key][0]).any() for key in other)
 
@@ -167,7 +123,7 @@ def test_epochs_follow_each_other_and_end_with_a_smaller_batch(
 def test_without_augmentation_samples_are_the_stored_bits(
     store: Store, collected: Collect, kind: LoaderKind
 ) -> None:
-    for (_, case_id), (image, label) in by_key(collected(kind, 0.0)).items():
+    for (_, case_id, _), (image, label) in by_key(collected(kind, 0.0)).items():
         stored = store.read_crop(case_id)
         assert (image.numpy().view(np.uint16) == stored[0].view(np.uint16)).all()
         assert (label.numpy() == stored[1]).all()
@@ -176,22 +132,14 @@ def test_without_augmentation_samples_are_the_stored_bits(
 def test_float32_stores_and_some_of_the_modalities(make_store: MakeStore) -> None:
     store = make_store(dtype="float32")
     modalities = ("t2", "flair")
-    stream = stream_of(store, 0.0, modalities=modalities)
-    with (
-        open_feed("dali", stream, CPU, 1) as dali,
-        open_feed("torch", replace(stream, augment=augment(1.0)), CPU, 1) as augmented,
-        open_feed("dali", replace(stream, augment=augment(1.0)), CPU, 1) as same,
-    ):
-        for (_, case_id), (image, _) in by_key([next(dali), next(dali)]).items():
-            stored = store.read_crop(case_id)[0]
-            assert stored.dtype == np.float32
-            expected = stored[[MODALITIES.index(name) for name in modalities]].astype(np.float16)
-            assert (image.numpy() == expected).all()
-        for _ in range(6):
-            one, other = next(augmented), next(same)
-            assert one.image.shape[1] == 2
-            torch.testing.assert_close(one.image, other.image, rtol=1.1e-3, atol=1e-3)
-            assert (one.label == other.label).all()
+    plain = stream_of(store, 0.0, modalities=modalities)
+    for (_, case_id, _), (image, _) in by_key(take("dali", plain, 2)).items():
+        stored = store.read_crop(case_id)[0]
+        assert stored.dtype == np.float32
+        expected = stored[[MODALITIES.index(name) for name in modalities]].astype(np.float16)
+        assert (image.numpy() == expected).all()
+    stream = stream_of(store, 1.0, modalities=modalities)
+    assert_same_batches(*(take(kind, stream, 6) for kind in KINDS))
 
 
 @both

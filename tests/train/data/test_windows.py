@@ -1,52 +1,30 @@
 """Random windows of whole volumes, through both loaders."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import KINDS, assert_same_batches, assert_same_bits, both, by_key, stream_of, take
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
-from common.task import MODALITIES
 from common.volume import extract
-from train.data.augment import WINDOW, AugmentConfig, draw_window, generator
+from train.data.augment import draw_window, generator
 from train.data.feed import Batch
-from train.data.loader import LoaderKind, open_feed
+from train.data.loader import LoaderKind
 from train.data.stream import Stream
 
-KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 MakeStore = Callable[..., Store]
-CPU = torch.device("cpu")
-ALL = ("zoom", "flip", "noise", "blur", "brightness")
+Collect = Callable[[LoaderKind, float], list[Batch]]
 Triple = tuple[int, int, int]
 
-both = pytest.mark.parametrize("kind", KINDS)
 
-
-def stream_of(store: Store, probability: float, **changes: object) -> Stream:
-    augment = AugmentConfig.model_validate({f"{kind}_probability": probability for kind in ALL})
-    cases = tuple(store.contents().split("train"))
-    stream = Stream(store, cases, MODALITIES, augment, seed=3, batch_size=3, window="random")
-    return replace(stream, **changes)
-
-
-def take(kind: LoaderKind, stream: Stream, count: int, workers: int = 1) -> list[Batch]:
-    with open_feed(kind, stream, CPU, workers) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def by_key(batches: list[Batch]) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
-    return {
-        (batch.epoch, case_id): (batch.image[n], batch.label[n])
-        for batch in batches
-        for n, case_id in enumerate(batch.case_ids)
-    }
+def windows_of(store: Store, probability: float, **changes: object) -> Stream:
+    return stream_of(store, probability, window="random", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +34,10 @@ def small(make_store: MakeStore) -> Store:
 
 
 @pytest.fixture(scope="module")
-def collected(small: Store) -> Callable[[LoaderKind, float], list[Batch]]:
+def collected(small: Store) -> Collect:
     @cache
     def collect(kind: LoaderKind, probability: float) -> list[Batch]:
-        return take(kind, stream_of(small, probability), 8)
+        return take(kind, windows_of(small, probability), 8)
 
     return collect
 
@@ -71,14 +49,14 @@ def collected(small: Store) -> Callable[[LoaderKind, float], list[Batch]]:
 )
 def test_a_window_lies_inside_its_volume(crop: Triple, more: Triple, seed: int) -> None:
     volume = tuple(np.add(crop, more).tolist())
-    box = draw_window(volume, crop, generator(seed, 1, "case", WINDOW))
+    box = draw_window(volume, crop, generator(seed, 1, "case", None, "window"))
     assert box.shape == crop
     assert all(0 <= start <= extra for start, extra in zip(box.start, more, strict=True))
 
 
 def test_every_place_is_as_likely() -> None:
     windows = [
-        draw_window((30, 20, 20), (20, 16, 20), generator(0, epoch, "case", WINDOW)).start
+        draw_window((30, 20, 20), (20, 16, 20), generator(0, epoch, "case", None, "window")).start
         for epoch in range(1, 3001)
     ]
     for axis, places in enumerate((11, 5, 1)):
@@ -89,14 +67,14 @@ def test_every_place_is_as_likely() -> None:
 
 @both
 def test_windows_are_parts_of_the_volume_and_others_in_each_epoch(
-    small: Store, collected: Callable[[LoaderKind, float], list[Batch]], kind: LoaderKind
+    small: Store, collected: Collect, kind: LoaderKind
 ) -> None:
     samples = by_key(collected(kind, 0.0))
     assert len(samples) == 4 * 4
-    for (epoch, case_id), (image, label) in samples.items():
+    for (epoch, case_id, _), (image, label) in samples.items():
         volume, its_label = small.read_volume(case_id)
         assert its_label is not None
-        random = generator(3, epoch, case_id, WINDOW)
+        random = generator(3, epoch, case_id, None, "window")
         box = draw_window(its_label.shape, small.crop, random)
         assert (image.numpy() == extract(volume, box)).all()
         assert (label.numpy() == extract(its_label, box)).all()
@@ -104,31 +82,24 @@ def test_windows_are_parts_of_the_volume_and_others_in_each_epoch(
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_both_loaders_give_the_same_windows(
-    collected: Callable[[LoaderKind, float], list[Batch]], probability: float
-) -> None:
-    for dali, torches in zip(*(collected(kind, probability) for kind in KINDS), strict=True):
-        assert dali.case_ids == torches.case_ids
-        torch.testing.assert_close(dali.label, torches.label, rtol=0, atol=0)
-        torch.testing.assert_close(dali.image, torches.image, rtol=1.1e-3, atol=1e-3)
+def test_both_loaders_give_the_same_windows(collected: Collect, probability: float) -> None:
+    assert_same_batches(*(collected(kind, probability) for kind in KINDS))
 
 
 @both
 def test_a_window_depends_on_seed_epoch_and_case_alone(
-    small: Store, collected: Callable[[LoaderKind, float], list[Batch]], kind: LoaderKind
+    small: Store, collected: Collect, kind: LoaderKind
 ) -> None:
     before = by_key(collected(kind, 1.0))
-    stream = stream_of(small, 1.0, batch_size=2, first_epoch=2, skip=1)
+    stream = windows_of(small, 1.0, batch_size=2, first_epoch=2, skip=1)
     after = by_key(take(kind, stream, 6, workers=2 if kind == "dali" else 1))
     assert len(after) == 3 + 4 + 4
-    for key, (image, label) in after.items():
-        assert (image.view(torch.int16) == before[key][0].view(torch.int16)).all()
-        assert (label == before[key][1]).all()
+    assert_same_bits(after, before)
 
 
 def test_a_damaged_volume_is_named(make_store: MakeStore) -> None:
     store = make_store()
-    stream = stream_of(store, 0.0, batch_size=1)
+    stream = windows_of(store, 0.0, batch_size=1)
     victim = stream.order(1)[1].case_id
     shard = Path(store.path) / f"cases/{victim}/image/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -138,4 +109,4 @@ def test_a_damaged_volume_is_named(make_store: MakeStore) -> None:
 
 def test_windows_of_slices_are_refused(small: Store) -> None:
     with pytest.raises(ConfigError, match=r"model\.dims=2 take window=crop"):
-        stream_of(small, 0.0, dims=2)
+        windows_of(small, 0.0, dims=2)
