@@ -1,4 +1,4 @@
-"""`python -m train`."""
+"""`fmnet-train`: the entry point of the console script."""
 
 from common.interrupts import interrupts_end_at_once
 
