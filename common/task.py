@@ -1,11 +1,10 @@
-"""What a cohort is labelled with, as data: modalities, labels, regions, conventions, colours.
+"""A task as data: modalities, labels, regions, conventions and colours of a cohort.
 
-A manifest names a packaged task or spells out one of its own; the default is BraTS glioma. The
-network has an input for each modality and an output for each region.
+A manifest names a packaged task, or has one of its own; the default is BraTS glioma. The network
+has an input for each modality and an output for each region.
 """
 
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from functools import cached_property, reduce
 from typing import Annotated, Any, Self
 
@@ -14,10 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PALETTE = ("#648fff", "#ffb000", "#dc267f", "#785ef0", "#fe6100", "#009e73", "#56b4e9", "#f0e442")
-"""Colours of regions that name none of their own: told apart with every kind of colour blindness.
-
-The first five are the IBM Design Language's colour-blind safe palette, the others Okabe and Ito's.
-"""
+"""Default colours of regions, safe for every kind of colour blindness: the first five are the IBM
+Design Language's palette, the others Okabe and Ito's."""
 
 TITLES = {
     "wt": "Whole tumour",
@@ -35,43 +32,42 @@ TITLES = {
     "t1ce": "T1CE",
     "t2": "T2",
 }
-"""Regions, labels and modalities as a reader knows them; others show their own names."""
+"""Titles of regions, labels and modalities; others show their names in capitals."""
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 LabelValue = Annotated[int, Field(ge=1, le=254)]
-"""Of 255 possible values the last marks what was never written."""
+"""255 marks voxels of a store that were never written."""
 
 
 def title(name: str) -> str:
-    """A region, label or modality as a reader knows it."""
+    """The title of a region, label or modality."""
     return TITLES.get(name, name.upper())
 
 
 class Task(BaseModel):
-    """Modalities, labels and regions of a cohort, and how its files write them.
+    """Modalities, labels and regions of a cohort, and the label values of its files.
 
     Raises:
-        ValueError: a region or convention names a label that is not there, or two labels belong
-            to the same regions, so that no prediction could tell them apart.
+        ValueError: a region or convention names an unknown label, or two labels are in the same
+            regions, so that predicted regions do not decide between them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    """What the task is called."""
     modalities: tuple[Name, ...] = Field(min_length=1, max_length=8)
     """The images of a case, in the channel order of every image array."""
     labels: dict[Name, LabelValue] = Field(min_length=1)
-    """Label to its canonical value, which is what the store holds."""
+    """Label to its canonical value, as in the store."""
     regions: dict[Name, tuple[LabelValue, ...]] = Field(min_length=1)
-    """Region to the canonical values that make it, in the order of the network's outputs."""
+    """Region to the canonical values in it, in the order of the network's outputs."""
     painting: tuple[Name, ...]
-    """Labels in the order in which predicted regions are painted; a later one covers an earlier."""
+    """Labels in the order in which predictions are painted; a later one covers an earlier."""
     conventions: dict[str, dict[Name, LabelValue]] = Field(min_length=1)
-    """Convention to the value that its files write for each label."""
+    """Convention to the value of each label in its files."""
     colours: dict[Name, str] = {}
-    """Region to its colour as #rrggbb; others take the next one of `PALETTE`."""
+    """Region to its colour as #rrggbb; others have one of `PALETTE`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -97,7 +93,7 @@ class Task(BaseModel):
         return self
 
     def _check_painting(self) -> None:
-        """Labels that lie in the same regions, or are painted over by one of fewer regions."""
+        """Check that every label can be predicted: none has the regions of a later one."""
         for index, name in enumerate(self.painting):
             own = self._regions_of(name)
             if not own:
@@ -117,7 +113,7 @@ class Task(BaseModel):
 
     @property
     def region_names(self) -> tuple[str, ...]:
-        """The regions, in the order of the network's outputs."""
+        """In the order of the network's outputs."""
         return tuple(self.regions)
 
     @cached_property
@@ -129,11 +125,11 @@ class Task(BaseModel):
         }
 
     def values_of(self, convention: str) -> frozenset[int]:
-        """Every value that files of a convention may hold, the background's 0 among them."""
+        """All values in files of a convention, with 0 for the background."""
         return frozenset((0, *self.conventions[convention].values()))
 
     def conventions_of(self, values: Iterable[int]) -> set[str]:
-        """Conventions whose files may hold all of these values."""
+        """Conventions that have all of these values."""
         found = set(values)
         return {name for name in self.conventions if found <= self.values_of(name)}
 
@@ -183,7 +179,7 @@ class Task(BaseModel):
 
 
 def _renamed(label: NDArray[np.uint8], pairs: Mapping[int, int]) -> NDArray[np.uint8]:
-    """In place, each old value for its new one: all are found before any is changed."""
+    """Replace old values by new ones in place; all are found before any is changed."""
     moved = [(label == old, new) for old, new in pairs.items() if old != new]
     for where, value in moved:
         np.copyto(label, np.uint8(value), where=where)
@@ -206,7 +202,7 @@ _POST_TREATMENT: dict[str, Any] = {
     },
     "painting": ("snfh", "netc", "et", "rc"),
 }
-"""What post-treatment gliomas and metastases of 2024 and 2025 have in common."""
+"""Common to post-treatment gliomas and metastases of 2024 and 2025."""
 
 GLIOMA = Task(
     name="glioma",
@@ -223,8 +219,8 @@ GLIOMA = Task(
 """BraTS gliomas before treatment. The canonical labels are those of BraTS 2023.
 
 Up to 2021 enhancing tumour was 4. The Medical Segmentation Decathlon (Task01_BrainTumour, made of
-BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 2023, so that only the
-layout of its files can tell.
+BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 2023, so only the
+layout of its files identifies it.
 """
 
 TASKS = {
@@ -270,7 +266,6 @@ TASKS = {
 
 
 def _packaged(value: object) -> object:
-    """A packaged task for its name; anything else as it is."""
     if not isinstance(value, str):
         return value
     if value not in TASKS:
@@ -279,27 +274,9 @@ def _packaged(value: object) -> object:
 
 
 TaskField = Annotated[Task, BeforeValidator(_packaged)]
-"""A task in a manifest: a packaged one's name, or all of its fields."""
+"""A task in a manifest: the name of a packaged one, or all fields."""
 
 
-# What follows is on its way out: callers take it from the manifest's task.
+# On its way out: the quality report takes it from the store's task.
 REGIONS = GLIOMA.region_names
-REGION_LABELS = GLIOMA.regions
 REGION_COLOURS = GLIOMA.region_colours
-to_canonical = GLIOMA.to_canonical
-from_canonical = GLIOMA.from_canonical
-to_regions = GLIOMA.to_regions
-from_regions = GLIOMA.from_regions
-
-
-class Convention(StrEnum):
-    """The conventions of gliomas."""
-
-    BRATS_2021 = "brats2021"
-    BRATS_2023 = "brats2023"
-    MSD = "msd"
-
-
-def region_voxels(label: NDArray[np.uint8]) -> dict[str, int]:
-    """Voxels of each region in a canonical label array."""
-    return GLIOMA.region_voxels(GLIOMA.label_voxels(label))
