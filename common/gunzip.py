@@ -79,7 +79,7 @@ def _members(content: bytes, most: int, *, partly: bool) -> Iterator[bytes]:
             yield data[:most]
             return
         if len(data) > most:
-            raise GunzipError("it goes on beyond what its header speaks of")
+            raise GunzipError("it is longer than its header says")
         if not member.eof:
             raise GunzipError("incomplete or truncated stream")
         yield data

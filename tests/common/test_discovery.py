@@ -1,4 +1,4 @@
-"""Which files make a case, in every release's habits."""
+"""Which files make a case, by every release's names."""
 
 import gzip
 import os
@@ -20,7 +20,7 @@ from common.task import MODALITIES
 GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 CUBE = Geometry((128, 128, 128), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 TENS = Geometry((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
-HABITS = {
+NAMES = {
     "2021": ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2", "{}_seg"),
     "2018": ("{}_flair", "{}_t1", "{}_t1gd", "{}_t2", "{}_seg"),
     "2023": ("{}-t2f", "{}-t1n", "{}-t1c", "{}-t2w", "{}-seg"),
@@ -42,10 +42,10 @@ def found(root: Path, manifest: Manifest | None = None) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".NII.GZ"])
-@pytest.mark.parametrize("habit", HABITS)
-def test_each_releases_names_make_a_case(habit: str, suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("release", NAMES)
+def test_each_releases_names_make_a_case(release: str, suffix: str, tmp_path: Path) -> None:
     case = "BraTS-GLI-00012-001"
-    names = [name.format(case) for name in HABITS[habit]]
+    names = [name.format(case) for name in NAMES[release]]
     touch(tmp_path / case, *names, suffix=suffix)
     discovery = discover(tmp_path, Manifest())
     assert discovery.findings == []
@@ -60,24 +60,24 @@ def test_each_releases_names_make_a_case(habit: str, suffix: str, tmp_path: Path
     assert files.names == ("brats2023" if is_recent else "brats2021")
 
 
-def test_all_habits_in_one_go_and_a_folder_of_many_cases(tmp_path: Path) -> None:
-    for index, habit in enumerate(HABITS):
-        touch(tmp_path / f"case{index}", *[name.format(f"case{index}") for name in HABITS[habit]])
-    flat = [name.format(case) for case in ("a", "b") for name in HABITS["2021"]]
+def test_all_releases_at_once_and_a_folder_of_many_cases(tmp_path: Path) -> None:
+    for index, release in enumerate(NAMES):
+        touch(tmp_path / f"case{index}", *[name.format(f"case{index}") for name in NAMES[release]])
+    flat = [name.format(case) for case in ("a", "b") for name in NAMES["2021"]]
     touch(tmp_path / "flat", *flat)
     discovery = discover(tmp_path, Manifest())
     assert discovery.findings == []
     assert sorted(case.case_id for case in discovery.cases) == [
         "a",
         "b",
-        *(f"case{index}" for index in range(len(HABITS))),
+        *(f"case{index}" for index in range(len(NAMES))),
     ]
 
 
 @pytest.mark.parametrize("task", ["post-treatment", "pediatric", "metastases"])
 def test_a_task_of_one_convention_takes_the_newer_names(task: str, tmp_path: Path) -> None:
     case = "BraTS-PED-00012-000"
-    touch(tmp_path / case, *[name.format(case) for name in HABITS["2023"]])
+    touch(tmp_path / case, *[name.format(case) for name in NAMES["2023"]])
     (files,) = discover(tmp_path, Manifest.model_validate({"task": task})).cases
     assert (files.patient, files.names) == ("BraTS-PED-00012", None)
 
@@ -96,18 +96,18 @@ def test_a_task_of_one_modality(tmp_path: Path) -> None:
 
 
 def test_a_case_needs_no_label(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2023"][:4]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2023"][:4]])
     (files,) = discover(tmp_path, Manifest()).cases
     assert files.label is None
 
 
 @pytest.mark.parametrize("name", ["mask", "{}_mask", "Mask"])
 def test_a_brain_mask_beside_it_is_not_the_label(name: str, tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[n.format("p") for n in (*HABITS["2021"], name)])
+    touch(tmp_path / "p", *[n.format("p") for n in (*NAMES["2021"], name)])
     discovery = discover(tmp_path, Manifest())
     assert discovery.findings == []
     assert discovery.cases[0].label == tmp_path / "p" / "p_seg.nii.gz"
-    touch(tmp_path / "q", *[n.format("q") for n in (*HABITS["2021"][:4], name)])
+    touch(tmp_path / "q", *[n.format("q") for n in (*NAMES["2021"][:4], name)])
     unlabelled = next(c for c in discover(tmp_path, Manifest()).cases if c.case_id == "q")
     assert unlabelled.label is None
 
@@ -129,7 +129,7 @@ def test_a_missing_modality_is_named(tmp_path: Path) -> None:
 
 
 def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]], "p_t1gd")
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]], "p_t1gd")
     discovery = discover(tmp_path, Manifest())
     assert discovery.cases == []
     (finding,) = discovery.findings
@@ -138,14 +138,14 @@ def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_label_files_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(tmp_path / "p", "p_seg", suffix=".nii")
     assert "2 candidates for label" in found(tmp_path)["p/p_seg.nii.gz"]
 
 
 def test_the_same_case_in_two_folders_is_taken_from_neither(tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        touch(tmp_path / folder / "p", *[name.format("p") for name in HABITS["2021"]])
+        touch(tmp_path / folder / "p", *[name.format("p") for name in NAMES["2021"]])
     discovery = discover(tmp_path, Manifest())
     assert discovery.cases == []
     assert discovery.findings[0].file == "one/p, two/p"
@@ -154,7 +154,7 @@ def test_the_same_case_in_two_folders_is_taken_from_neither(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".gz", ".dcm", ".hdr", ".img", ".mgz"])
 def test_an_image_of_another_kind_is_an_error(suffix: str, tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(tmp_path / "p", "p_t1", suffix=suffix)
     (finding,) = discover(tmp_path, Manifest()).findings
     assert finding.file == f"p/p_t1{suffix}"
@@ -178,7 +178,7 @@ def test_a_pointer_is_called_one_whatever_its_suffix(name: str, tmp_path: Path) 
 
 
 def test_an_unknown_ending_is_named(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     for name in ("p_pd", "loose"):
         nifti.write(tmp_path / "p" / f"{name}.nii.gz", np.zeros((9, 9, 9), np.uint8), GRID)
     what = found(tmp_path)
@@ -269,7 +269,7 @@ def test_the_folders_of_4d_images_are_the_manifests(tmp_path: Path) -> None:
 
 
 def test_files_of_one_modality_in_such_a_folder_are_what_they_are_called(tmp_path: Path) -> None:
-    touch(tmp_path / "imagesTr", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "imagesTr", *[name.format("p") for name in NAMES["2021"]])
     (case,) = discover(tmp_path, Manifest()).cases
     assert (case.case_id, case.stacked) == ("p", False)
 
@@ -314,7 +314,7 @@ def test_an_ending_that_ends_in_another_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_what_is_passed_over(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(tmp_path / ".hidden", "x_t1")
     touch(tmp_path / "brats.zarr" / "cases", "zarr", suffix=".json")
     touch(tmp_path, "data_manifest", suffix=".yaml")
@@ -325,7 +325,7 @@ def test_what_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
-    touch(tmp_path / "elsewhere" / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "elsewhere" / "p", *[name.format("p") for name in NAMES["2021"]])
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "p").symlink_to(tmp_path / "elsewhere" / "p")
     assert [case.case_id for case in discover(tmp_path / "data", Manifest()).cases] == ["p"]
@@ -334,8 +334,8 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [".", "..", "../.."])
 def test_a_link_back_up_is_remarked_on_and_not_followed(target: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
-    touch(data / "q", *[name.format("q") for name in HABITS["2021"]])
+    touch(data / "p", *[name.format("p") for name in NAMES["2021"]])
+    touch(data / "q", *[name.format("q") for name in NAMES["2021"]])
     (data / "p" / "loop").symlink_to(target)
     discovery = discover(data, Manifest())
     assert [case.case_id for case in discovery.cases] == ["p", "q"]
@@ -346,14 +346,14 @@ def test_a_link_back_up_is_remarked_on_and_not_followed(target: str, tmp_path: P
 
 def test_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
-        touch(tmp_path / name, *[n.format(name) for n in HABITS["2021"]])
+        touch(tmp_path / name, *[n.format(name) for n in NAMES["2021"]])
         (tmp_path / name / "link").symlink_to(tmp_path / other)
     notes = [f for f in discover(tmp_path, Manifest()).findings if f.severity == "warning"]
     assert [note.file for note in notes] == ["a/link/link", "b/link/link"]
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     too_deep(tmp_path / "q")
     discovery = discover(tmp_path, Manifest())
     assert [case.case_id for case in discovery.cases] == ["p"]
@@ -369,7 +369,7 @@ LATIN_1 = os.fsdecode("Müller".encode("latin-1"))
 def test_names_that_are_no_utf_8_are_errors(tmp_path: Path) -> None:
     """ITK ends the whole process at one."""
     data = tmp_path / "data"
-    touch(data / "p", *[name.format("p") for name in HABITS["2021"]])
+    touch(data / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(data / LATIN_1, "q_flair")
     touch(data / "r", f"{LATIN_1}_flair")
     discovery = discover(data, Manifest())
@@ -382,15 +382,15 @@ def test_names_that_are_no_utf_8_are_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case_id", ["", "_", "--", " "])
-@pytest.mark.parametrize("habit", ["2021", "2023"])
-def test_a_name_without_a_case_id_is_an_error(habit: str, case_id: str, tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"]])
-    touch(tmp_path, *[name.format(case_id) for name in HABITS[habit]])
+@pytest.mark.parametrize("release", ["2021", "2023"])
+def test_a_name_without_a_case_id_is_an_error(release: str, case_id: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
+    touch(tmp_path, *[name.format(case_id) for name in NAMES[release]])
     discovery = discover(tmp_path, Manifest())
     assert [case.case_id for case in discovery.cases] == ["p"]
     (finding,) = discovery.findings
     assert finding.found.startswith("no case id in ")
-    assert HABITS[habit][0].format(case_id) in finding.found
+    assert NAMES[release][0].format(case_id) in finding.found
     assert (finding.case, finding.severity) == ("-", "error")
 
 
@@ -400,7 +400,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_case_in_the_folder_itself_is_named_as_the_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "p", *[name.format("p") for name in HABITS["2021"][:2]])
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"][:2]])
     (finding,) = discover(tmp_path / "p", Manifest()).findings
     assert (finding.file, finding.case) == ("p", "p")
 

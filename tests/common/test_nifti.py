@@ -256,7 +256,7 @@ def folder(path: Path) -> None:
         (header_of(SIZES, 32000, 32000, 32000, kind="h"), "65,536.0 GB for .32000, 32000, 32000"),
         (header_of(SIZES, 700, 700, 700, kind="h"), r"damaged: \d+ bytes for .700, 700, 700"),
         (header_of(SIZES, 12, 10, 9, kind="h"), "damaged: 2332 bytes for .9, 10, 12. voxels"),
-        (bomb, "goes on beyond what its header speaks of"),
+        (bomb, "is longer than its header says"),
         (header_of(SIZES, -4, kind="h"), "damaged: 3 axes of .-4, "),
         (header_of(AXES, 9, kind="h"), "damaged|no NIfTI header"),
         (header_of(TYPE, 1, kind="h"), "voxels of type binary"),

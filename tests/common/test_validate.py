@@ -196,9 +196,9 @@ def test_a_spacing_that_makes_no_head_is_refused(
 def test_values_that_are_no_intensities_are_refused(
     value: float, files: Files, write: Write
 ) -> None:
-    strange = files["t1"].astype(np.float32)
-    strange[10, 10, :3] = value
-    (finding,) = refused(write(files | {"t1": strange}))
+    invalid = files["t1"].astype(np.float32)
+    invalid[10, 10, :3] = value
+    (finding,) = refused(write(files | {"t1": invalid}))
     assert finding.found == "3 voxels that are NaN or infinite"
 
 

@@ -1,4 +1,4 @@
-"""Every kind of odd input: how it comes about, and what is said of it."""
+"""Every kind of odd input: how to make it, and what is found."""
 
 import os
 
@@ -74,7 +74,7 @@ ERRORS: dict[str, tuple[Build, str]] = {
     "no size": (with_header(SIZES, "h", 0), "damaged: 3 axes of (0, "),
     "bomb": (
         with_bytes("t1", lambda b: b + bytes(1 << 25), unzipped=True),
-        "damaged: it goes on beyond what its header speaks of",
+        "damaged: it is longer than its header says",
     ),
     "slice": (
         with_nibabel("t1", lambda v: nibabel.Nifti1Image(v[:, :, 0], np.eye(4))),

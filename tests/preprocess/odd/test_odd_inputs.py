@@ -1,4 +1,4 @@
-"""Every kind of input that is refused or remarked on: `check` names it as docs/check.md says.
+"""Every kind of input with an error or a warning: `check` names it as docs/check.md does.
 
 What `check` refuses of a case, preparing it refuses with the same words, and the reverse.
 """
@@ -33,7 +33,7 @@ COHORT = Manifest(crop=(16, 16, 16), splits=ListSplits(kind="lists"))
 
 
 def checked(data: Path, manifest: Manifest = COHORT) -> list[Finding]:
-    """All that `check` says of a folder."""
+    """All findings of `check` about a folder."""
     discovery = discover(data, manifest)
     cases = [check_case(manifest, files) for files in discovery.cases]
     findings = discovery.findings + [finding for case in cases for finding in case.findings]
