@@ -82,7 +82,8 @@ def crop(path: Path) -> None:
         counts = record.tumour_voxels
         lost.append((counts.lost("crop"), counts.lost("centred_crop")))
         # The best Dice over the whole volume of a prediction that sees the centred crop alone.
-        dice.append([2 * k / (k + n) for k, n in _kept(counts.centred_crop, counts.native)])
+        kept, native = map(store.task.region_voxels, (counts.centred_crop, counts.native))
+        dice.append([2 * kept[r] / (kept[r] + native[r]) for r in native if native[r]])
     print(f"{len(sizes)} labelled cases, crop {store.crop}")
     print(f"brain box: median {np.median(sizes, 0).astype(int)}, at most {np.max(sizes, 0)}")
     print(f"tumour box: median {np.median(tumours, 0).astype(int)}, at most {np.max(tumours, 0)}")
@@ -91,10 +92,6 @@ def crop(path: Path) -> None:
         print(f"lost, {name}: mean {fmean(shares):.2%}, most {max(shares):.1%}, in {some} cases")
     print(f"best Dice WT, TC, ET from the centred crop: {np.mean(dice, 0).round(4)}")
     print(f"at worst {np.min(dice, 0).round(3)}")
-
-
-def _kept(kept: dict[str, int], native: dict[str, int]) -> list[tuple[int, int]]:
-    return [(kept[region], native[region]) for region in native if native[region]]
 
 
 def dtype(data: Path) -> None:
