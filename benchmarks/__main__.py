@@ -10,7 +10,6 @@ import typer
 
 from common import console
 from common.console import err, out
-from common.store import Store, is_remote, local_copy
 
 app = typer.Typer(
     cls=console.Commands,
@@ -63,7 +62,7 @@ def training(
     made = nullcontext("") if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
     with made as folder:
         side = sections.DRY_CROP if dry else crop
-        opened = _store(store) if store else synthetic_store(Path(folder), side)
+        opened = sections.open_store(store) if store else synthetic_store(Path(folder), side)
         content = sections.about(where, opened, dry=dry) | {"minutes": minutes}
         file = sections.figures_file(out_path, content["device"])
         out.print(sections.headline(content), soft_wrap=True)
@@ -137,15 +136,6 @@ def decisions(
     if what not in MEASUREMENTS:
         raise typer.BadParameter(f"expected one of {', '.join(MEASUREMENTS)}")
     MEASUREMENTS[what](path)
-
-
-def _store(path: str) -> Store:
-    """The store to read, brought to this machine if it is elsewhere."""
-    if not is_remote(path):
-        return Store.open(path)
-    with console.progress("cases") as bar:
-        task = bar.add_task("copying the store", total=None)
-        return local_copy(path, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def main() -> None:

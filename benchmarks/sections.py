@@ -21,10 +21,11 @@ from rich.console import RenderableType
 from rich.rule import Rule
 from torch.utils import collect_env
 
+from common import console
 from common.console import err, out
 from common.errors import ConfigError, FMNetError
 from common.files import write_json
-from common.store import Store
+from common.store import Store, is_remote, local_copy
 from train.run import begin, fresh, versions
 from train.trainer import Session
 
@@ -250,6 +251,19 @@ def processor() -> str:
     """The processor's own name, on Linux."""
     found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     return found[1].strip() if found else "unknown"
+
+
+def open_store(path: str) -> Store:
+    """A store, copied to this machine if it is elsewhere.
+
+    Raises:
+        StoreError: there is none.
+    """
+    if not is_remote(path):
+        return Store.open(path)
+    with console.progress("cases") as bar:
+        task = bar.add_task("copying the store", total=None)
+        return local_copy(path, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def free(device: torch.device) -> None:

@@ -55,6 +55,9 @@ class Check:
     figures: Figures
     rows: dict[str, list[Row]] = field(default_factory=dict)
     """By check: the part of a module's name after `test_`."""
+    current: str = ""
+    """The check that runs."""
+    _kept: list[Batch] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -91,9 +94,6 @@ class Check:
         """Note a row of the test that runs."""
         self.rows.setdefault(self.current, []).append(row)
 
-    current: str = ""
-    """The check that runs."""
-
     def save(self) -> None:
         """Write the figures of the check that runs."""
         rows = self.rows.get(self.current, [])
@@ -103,8 +103,10 @@ class Check:
 
     def batches(self, count: int) -> list[Batch]:
         """Batches of one sample through DALI, augmented as the preset has it, on the device."""
-        with self.bench.begun(PRESET, "batch_size=1") as session:
-            return by_dali(session.stream(), self.device, count)
+        if len(self._kept) < count:
+            with self.bench.begun(PRESET, "batch_size=1") as session:
+                self._kept = by_dali(session.stream(), self.device, count)
+        return self._kept[:count]
 
     def why_not(self, precision: Precision) -> str:
         """Why a run on the device would not compute in a precision; empty if it would."""
