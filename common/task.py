@@ -275,8 +275,3 @@ def _packaged(value: object) -> object:
 
 TaskField = Annotated[Task, BeforeValidator(_packaged)]
 """A task in a manifest: the name of a packaged one, or all fields."""
-
-
-# On its way out: the quality report takes it from the store's task.
-REGIONS = GLIOMA.region_names
-REGION_COLOURS = GLIOMA.region_colours
