@@ -170,8 +170,11 @@ def _divide(splits: Splits, patients: Mapping[str, str]) -> SplitAssignment:
         return SplitAssignment(
             {name: sorted(set(getattr(splits, name)) & set(patients)) for name in SPLITS}
         )
-    by_rule = _by_fractions if isinstance(splits, FractionSplits) else _by_folds
-    home, messages = by_rule(splits, set(patients.values()))  # type: ignore[arg-type]  # its own
+    everyone = set(patients.values())
+    if isinstance(splits, FractionSplits):
+        home, messages = _by_fractions(splits, everyone)
+    else:
+        home, messages = _by_folds(splits, everyone)
     placed = {name: list[str]() for name in SPLITS}
     for case_id in sorted(patients):
         placed[home[patients[case_id]]].append(case_id)
