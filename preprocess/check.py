@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from common.discovery import NO_CASE, CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, STACKED_CONVENTION, CaseFiles, Discovery, discover
 from common.duplicates import shared_images
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
 from common.splits import SPLITS, ListSplits, assign, resolve
+from common.task import title
 from common.validate import LoadedCase, load_case
 from preprocess.pool import available_cores, map_in_processes
 
@@ -152,14 +153,12 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     if not count:
         return []
     order = ", ".join(manifest.stacked.channels)
-    found = (
-        f"{count} case(s) of one 4-D file, read as {order}, and their labels as 1 oedema, "
-        "2 necrotic core, 3 enhancing tumour (msd)"
-    )
+    written = manifest.task.conventions[STACKED_CONVENTION]
+    values = ", ".join(f"{value} {title(label)}" for label, value in written.items())
+    found = f"{count} case(s) of one 4-D file, read as {order}, and their labels as {values}"
+    expected = "the Decathlon's channels and values"
     action = "nothing if that is right; otherwise set stacked.channels or label_convention"
-    return [
-        Finding(WHOLE, found, "the Decathlon's channels and values", action, severity="warning")
-    ]
+    return [Finding(WHOLE, found, expected, action, severity="warning")]
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:

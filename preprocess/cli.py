@@ -173,7 +173,6 @@ def run(
             begin(work)
     if not _conclude(work, report):
         raise typer.Exit(UNCLEAN)
-    out.print(f"next: {hints.report(path)}\n      {hints.train(path)}", soft_wrap=True)
 
 
 def _execute(
@@ -224,6 +223,9 @@ def _conclude(work: "Plan", report: "Report") -> bool:
     contents = store.contents()
     out.print(run_table(report, store, contents))
     if not _print_leaks(contents) and not contents.absent and report.clean:
+        out.print(f"next: {hints.report(store.path)}", soft_wrap=True)
+        if contents.patients:
+            out.print(f"      {hints.train(store.path)}", soft_wrap=True)
         return True
     expected = len(store.expected)
     done = expected - len(contents.absent)
