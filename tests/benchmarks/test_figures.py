@@ -22,6 +22,7 @@ from benchmarks.rows import Row
 from benchmarks.sections import Bench
 from common.errors import ConfigError
 from common.store import Store
+from common.task import GLIOMA
 from train.config import load_config
 from train.data.feed import Batch
 from train.data.loader import open_feed
@@ -29,7 +30,7 @@ from train.loss import LossConfig, RegionLoss
 from train.networks import parameter_count
 
 CPU = torch.device("cpu")
-LOSS = RegionLoss(LossConfig())
+LOSS = RegionLoss(LossConfig(), GLIOMA.regions)
 
 
 @pytest.fixture
