@@ -182,7 +182,10 @@ def test_a_worker_killed_twice_between_an_old_record_and_the_new_one_costs_the_c
     failure = Store.open(path).contents().failures[VICTIM]
     assert failure.peak_memory_mb is not None
     assert failure.peak_memory_mb > 10
-    assert f"✗ {VICTIM}  failed at {failure.stage}, {failure.peak_memory_mb:.0f} MB" in ran.stdout
+    assert (
+        f"✗ {VICTIM}  failed at stage {failure.stage}, peak memory {failure.peak_memory_mb:.0f} MB"
+        in ran.stdout
+    )
     assert "2 workers died at this case, killed from outside" in failure.reason
     assert "1 of 4 expected case(s), of which 1 failed" in command("verify", path).stdout
     found = audit(path)
@@ -275,7 +278,7 @@ def test_a_full_disk(cohort: Cohort, command: Command, small_disk: Callable[[str
     failed = [line for line in ran.stdout.splitlines() if "failed at" in line]
     assert 1 <= len(failed) <= 5
     for line in failed:
-        assert "failed at store, " in line
+        assert "failed at stage store, " in line
         assert "No space left on device" in line
     assert len(Store.open(path).contents().records) == 6 - len(failed)
     assert command("status", path).returncode == 1
