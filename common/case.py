@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.discovery import CaseFiles
-from common.errors import Finding
 from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
 from common.record import CaseRecord, CaseWarning, TumourVoxels, hash_of, parameters
@@ -57,11 +56,8 @@ def prepare(
 ) -> PreparedCase:
     """Read and normalise one case.
 
-    Args:
-        files: the case's files.
-        manifest: task, crop, margin, type and label convention.
-        on_stage: called with `read` and `prepare` as they begin, so that a failure can name its
-            stage.
+    `on_stage` is called with `read` and `prepare` as they begin, so that a failure can name its
+    stage.
 
     Raises:
         InputError: a file is damaged, of the wrong kind, or does not fit the others.
@@ -104,7 +100,10 @@ def prepare(
         tumour_voxels=None if label is None else _voxels(manifest.task, label, tumour, windows),
         parameter_hash=hash_of(parameters(manifest)),
         software=_software(),
-        warnings=tuple(_warning(finding) for finding in loaded.warnings),
+        warnings=tuple(
+            CaseWarning(file=Path(warning.file).name, found=warning.found, action=warning.action)
+            for warning in loaded.warnings
+        ),
     )
     return PreparedCase(
         record,
@@ -120,18 +119,12 @@ def prepare(
 def restore(
     label: NDArray[np.uint8], record: CaseRecord, task: Task
 ) -> tuple[NDArray[np.uint8], Geometry]:
-    """Canonical labels in a case's box, back in its files' grid, orientation and values.
-
-    Args:
-        label: (*record.box.shape) canonical labels.
-        record: the case's.
-        task: has the record's convention.
-    """
+    """Canonical labels of the box (*record.box.shape) in the grid and values of the files."""
     return task.from_canonical(record.to_file_grid(label), record.convention), record.geometry
 
 
 def _cut(array: NDArray[T], box: Box) -> NDArray[T]:
-    """As `extract`, in one piece: it is read more than once."""
+    """As `extract`, but contiguous: it is read more than once."""
     return np.ascontiguousarray(extract(array, box))
 
 
@@ -142,14 +135,9 @@ def _score(
     box: Box,
     scores: NDArray[np.floating],
 ) -> tuple[float, float]:
-    """Put one modality's z-scores into the zeros of its channel; its mean and standard deviation.
+    """Put one modality's z-scores into `scores` (*box.shape), which are 0; return mean and std.
 
-    Args:
-        voxels: oriented, of the files' spacing.
-        slabs: where its foreground is.
-        to_lps: the way to the project's grid.
-        box: what is kept of that.
-        scores: (*box.shape).
+    The voxels are oriented, of the files' spacing; the slabs hold their foreground.
     """
     parts = [_cut(voxels, slab) for slab in slabs]
     mean, std = foreground_statistics(parts)
@@ -166,7 +154,7 @@ def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box
     """The brain's box at 1 mm."""
     brain = foreground(images.values()).astype(np.uint8)
     box = bounding_box(to_lps.resample(brain, linear=False))
-    assert box is not None  # noqa: S101 - `load_case` refuses a brain that is too thin for 1 mm
+    assert box is not None  # noqa: S101 - `load_case` refuses a brain too thin for 1 mm
     return box
 
 
@@ -194,26 +182,14 @@ def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
 def _voxels(
     task: Task, label: NDArray[np.uint8], tumour: Box | None, windows: dict[str, Box]
 ) -> TumourVoxels:
-    """Count labels in the whole grid and in each window.
-
-    Args:
-        task: names the labels.
-        label: (*grid).
-        tumour: holds everything that is labelled; None if nothing is.
-        windows: by their fields' names.
-    """
-    nowhere = Box((0, 0, 0), (0, 0, 0))
-    tumour = tumour or nowhere
+    """Count labels in the whole grid and in each window; `tumour` holds all that is labelled."""
+    tumour = tumour or Box((0, 0, 0), (0, 0, 0))
     native = task.label_voxels(extract(label, tumour))
     counts = {"native": native}
     for name, window in windows.items():
         part = tumour.overlap(window)
         counts[name] = native if part == tumour else task.label_voxels(extract(label, part))
     return TumourVoxels(**counts)
-
-
-def _warning(finding: Finding) -> CaseWarning:
-    return CaseWarning(file=Path(finding.file).name, found=finding.found, action=finding.action)
 
 
 @cache

@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.volume import T, Triple
+from common.volume import T, Triple, triple
 
 Vector = tuple[float, float, float]
 
@@ -24,7 +24,7 @@ TOLERANCE_MM = 1e-2
 class Geometry:
     """Where a volume's voxels are."""
 
-    shape: tuple[int, int, int]
+    shape: Triple
     """(D, H, W)."""
     spacing_mm: Vector
     """(z, y, x), along the array's own axes."""
@@ -75,7 +75,7 @@ class ToLPS:
     """For each axis of the result, whether its direction is opposite to the file's."""
     oriented_shape: Triple
     """(D, H, W) after orienting, before resampling."""
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Vector
     """(z, y, x) after orienting."""
     shape: Triple
     """(D, H, W) of the result."""
@@ -85,24 +85,18 @@ class ToLPS:
         """From a file's geometry; an oblique grid takes its nearest axes."""
         # Rows are LPS axes (x, y, z), columns the file's (i, j, k); both reversed, as in arrays.
         cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
-        first, second, third = max(
+        nearest = max(
             permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum()
         )
-        axes = (first, second, third)
-        z, y, x = (bool(cosines[row, column] < 0) for row, column in enumerate(axes))
-        shape = tuple(geometry.shape[a] for a in axes)
-        spacing = tuple(geometry.spacing_mm[a] for a in axes)
-        resampled = tuple(
+        axes = triple(nearest)
+        flip_z, flip_y, flip_x = (bool(cosines[row, axis] < 0) for row, axis in enumerate(axes))
+        shape = triple(geometry.shape[axis] for axis in axes)
+        z_mm, y_mm, x_mm = spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
+        resampled = triple(
             size if abs(mm - 1) < SPACING_TOLERANCE_MM else max(1, round(size * mm))
-            for size, mm in zip(shape, spacing, strict=True)
+            for size, mm in zip(shape, spacing_mm, strict=True)
         )
-        return cls(
-            axes,
-            (z, y, x),
-            (shape[0], shape[1], shape[2]),
-            (spacing[0], spacing[1], spacing[2]),
-            (resampled[0], resampled[1], resampled[2]),
-        )
+        return cls(axes, (flip_z, flip_y, flip_x), shape, (z_mm, y_mm, x_mm), resampled)
 
     @property
     def resamples(self) -> bool:

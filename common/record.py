@@ -1,4 +1,4 @@
-"""What the store knows of one case. A case is in the store when its record is."""
+"""The store's record of one case. A case is in the store when its record is."""
 
 import hashlib
 import json
@@ -18,13 +18,14 @@ PREPROCESSING_VERSION = 2
 """Raised when the same sources and manifest would give other arrays."""
 
 
-class Source(BaseModel):
-    """A file that a case was made from.
-
-    A rerun compares size and time of change, and reads a file only where one of them differs.
-    """
+class Record(BaseModel):
+    """Part of a store's JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Record):
+    """A file that a case was made from; a rerun reads it again if size or time of change differ."""
 
     role: str
     """A modality, or `label`."""
@@ -35,10 +36,8 @@ class Source(BaseModel):
     modified_ns: int
 
 
-class TumourVoxels(BaseModel):
+class TumourVoxels(Record):
     """Voxels of each label; `Task.region_voxels` gives those of each region."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     native: dict[str, int]
     """In the whole grid at LPS and 1 mm."""
@@ -61,20 +60,16 @@ class TumourVoxels(BaseModel):
         return 1 - sum(kept.values()) / total if total else 0.0
 
 
-class CaseWarning(BaseModel):
+class CaseWarning(Record):
     """Something unusual in a file that does not exclude its case; `check` shows it too."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
     found: str
     action: str
 
 
-class CaseRecord(BaseModel):
+class CaseRecord(Record):
     """Everything needed to use, check and undo the preprocessing of one case."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     case_id: str
     patient: str
@@ -129,18 +124,16 @@ class CaseRecord(BaseModel):
         return {source.role: source.sha256 for source in self.sources if source.role != "label"}
 
 
-class CaseFailure(BaseModel):
+class CaseFailure(Record):
     """Why a case is not in the store."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     case_id: str
     stage: str
-    """What was being done: `read`, `prepare` or `store`; `worker` where its process died first."""
+    """`read`, `prepare` or `store`; `worker` if its process died."""
     reason: str
     """The error's message."""
     peak_memory_mb: float | None
-    """Of the worker meanwhile; None if no worker had the case, or if it died."""
+    """Of the worker; None if no worker had the case, or if it died."""
 
 
 def parameters(manifest: Manifest) -> dict[str, object]:

@@ -20,14 +20,23 @@ SplitName = Literal["train", "val", "test"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class FractionSplits(BaseModel):
-    """Each patient falls into a split of about this share, by a seeded hash.
-
-    A patient's split depends on the seed and the patient alone, so adding patients moves nobody,
-    except out of a split that was filled because it would have been empty (`resolve`).
-    """
+class Rule(BaseModel):
+    """How cases are divided."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def requested(self) -> tuple[str, ...]:
+        """Splits that need a patient: those whose share or list is not empty."""
+        return tuple(name for name in SPLITS if getattr(self, name))
+
+
+class FractionSplits(Rule):
+    """Each patient falls into a split of about this share, by a seeded hash.
+
+    A patient's split depends on the seed and the patient alone, so adding patients moves no other,
+    except out of a split that was filled because it would have been empty (`resolve`).
+    """
 
     kind: Literal["fractions"] = "fractions"
     train: Fraction = 0.8
@@ -54,20 +63,13 @@ class FractionSplits(BaseModel):
         u = uniform(self.seed, patient)
         return max(below - u, u - below - float(getattr(self, name)), 0.0)
 
-    @property
-    def requested(self) -> tuple[str, ...]:
-        """Splits that need a patient."""
-        return tuple(name for name in SPLITS if getattr(self, name) > 0)
 
-
-class FoldSplits(BaseModel):
-    """k-fold cross-validation: fold `fold` is val, and a share of all patients is test before that.
+class FoldSplits(Rule):
+    """k-fold cross-validation: a share of patients is test, and of the others fold `fold` is val.
 
     Patients in the order of a seeded hash are cut into k groups whose sizes differ by at most one.
     So one patient more can move patients near a group's border, and only to the neighbouring fold.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["folds"]
     folds: int = Field(default=5, ge=2)
@@ -87,10 +89,8 @@ class FoldSplits(BaseModel):
         return ("train", "val", "test") if self.test > 0 else ("train", "val")
 
 
-class ListSplits(BaseModel):
-    """Case ids by name; a case in no list is in no split."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ListSplits(Rule):
+    """Case ids by split; a case in no list is in no split."""
 
     kind: Literal["lists"]
     train: tuple[str, ...] = ()
@@ -104,11 +104,6 @@ class ListSplits(BaseModel):
         if doubled:
             raise ValueError(f"cases listed twice: {', '.join(doubled[:5])}")
         return self
-
-    @property
-    def requested(self) -> tuple[str, ...]:
-        """Splits that need a patient."""
-        return tuple(name for name in SPLITS if getattr(self, name))
 
 
 Splits = Annotated[
@@ -136,17 +131,14 @@ class SplitAssignment:
     cases: dict[str, list[str]]
     """Split to sorted case ids; `train`, `val` and `test` are always there."""
     messages: tuple[str, ...] = ()
-    """Which patients are in another split than the one of their hash, and why."""
+    """Which patients are not in the split of their hash, and why."""
 
 
 def resolve(splits: Splits, patients: Mapping[str, str]) -> SplitAssignment:
     """Divide cases, with a patient in every split that the rule asks for.
 
-    Where hashing leaves a split empty, the patient with the nearest hash fills it.
-
-    Args:
-        splits: the rule.
-        patients: case id to patient, of the labelled cases.
+    Where hashing leaves a split empty, the patient with the nearest hash fills it. `patients` has
+    the patient of each labelled case.
 
     Raises:
         ConfigError: there are too few patients, lists name no case that is there, or cases of one
@@ -182,7 +174,7 @@ def _divide(splits: Splits, patients: Mapping[str, str]) -> SplitAssignment:
 
 
 def _by_fractions(splits: FractionSplits, patients: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Patient to split, and messages."""
+    """The split of each patient, and messages."""
     home: dict[str, str] = {patient: splits.place(patient) for patient in patients}
     messages = list[str]()
     for name in splits.requested if len(patients) >= len(splits.requested) else ():
@@ -198,7 +190,7 @@ def _by_fractions(splits: FractionSplits, patients: set[str]) -> tuple[dict[str,
 
 
 def _by_folds(splits: FoldSplits, patients: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Patient to split, and messages."""
+    """The split of each patient, and messages."""
 
     def by_hash(prefix: str, some: Iterable[str]) -> list[str]:
         return sorted(some, key=lambda p: (uniform(splits.seed, f"{prefix}{p}"), p))
@@ -238,7 +230,6 @@ def with_fold(splits: Splits, fold: int) -> FoldSplits:
 
 
 def _check_enough(splits: Splits, count: int) -> None:
-    """Check that there are patients for every split, or fold, that a rule asks for."""
     if isinstance(splits, ListSplits):
         return
     if isinstance(splits, FoldSplits):

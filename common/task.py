@@ -1,20 +1,19 @@
 """A task as data: modalities, labels, regions, conventions and colours of a cohort.
 
-A manifest names a packaged task, or has one of its own; the default is BraTS glioma. The network
-has an input for each modality and an output for each region.
+A manifest names a packaged task or describes another; the default is BraTS glioma. The network has
+an input for each modality and an output for each region.
 """
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PALETTE = ("#648fff", "#ffb000", "#dc267f", "#785ef0", "#fe6100", "#009e73", "#56b4e9", "#f0e442")
-"""Default colours of regions, safe for every kind of colour blindness: the first five are the IBM
-Design Language's palette, the others Okabe and Ito's."""
+"""Default colours of regions, safe for colour blindness: IBM's five, then Okabe and Ito's."""
 
 TITLES = {
     "wt": "Whole tumour",
@@ -189,21 +188,6 @@ def _renamed(label: NDArray[np.uint8], pairs: Mapping[int, int]) -> NDArray[np.u
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The BraTS four, in the default channel order."""
 
-_POST_TREATMENT: dict[str, Any] = {
-    "modalities": MODALITIES,
-    "labels": {"netc": 1, "snfh": 2, "et": 3, "rc": 4},
-    "regions": {
-        "wt": (1, 2, 3),
-        "tc": (1, 3),
-        "et": (3,),
-        "netc": (1,),
-        "snfh": (2,),
-        "rc": (4,),
-    },
-    "painting": ("snfh", "netc", "et", "rc"),
-}
-"""Common to post-treatment gliomas and metastases of 2024 and 2025."""
-
 GLIOMA = Task(
     name="glioma",
     modalities=MODALITIES,
@@ -223,45 +207,45 @@ BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 20
 layout of its files identifies it.
 """
 
-TASKS = {
-    task.name: task
-    for task in (
-        GLIOMA,
-        Task(
-            name="post-treatment",
-            conventions={"brats2024": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
-            **_POST_TREATMENT,
-        ),
-        Task(
-            name="pediatric",
-            modalities=MODALITIES,
-            labels={"et": 1, "netc": 2, "cc": 3, "ed": 4},
-            regions={
-                "wt": (1, 2, 3, 4),
-                "tc": (1, 2, 3),
-                "et": (1,),
-                "netc": (2,),
-                "cc": (3,),
-                "ed": (4,),
-            },
-            painting=("ed", "netc", "cc", "et"),
-            conventions={"brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4}},
-        ),
-        Task(
-            name="metastases",
-            conventions={"brats2025": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
-            **_POST_TREATMENT,
-        ),
-        Task(
-            name="meningioma-rt",
-            modalities=("t1ce",),
-            labels={"gtv": 1},
-            regions={"gtv": (1,)},
-            painting=("gtv",),
-            conventions={"brats2024": {"gtv": 1}},
-        ),
-    )
-}
+POST_TREATMENT = Task(
+    name="post-treatment",
+    modalities=MODALITIES,
+    labels={"netc": 1, "snfh": 2, "et": 3, "rc": 4},
+    regions={"wt": (1, 2, 3), "tc": (1, 3), "et": (3,), "netc": (1,), "snfh": (2,), "rc": (4,)},
+    painting=("snfh", "netc", "et", "rc"),
+    conventions={"brats2024": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
+)
+
+METASTASES = POST_TREATMENT.model_copy(
+    update={"name": "metastases", "conventions": {"brats2025": POST_TREATMENT.labels}}
+)
+
+PEDIATRIC = Task(
+    name="pediatric",
+    modalities=MODALITIES,
+    labels={"et": 1, "netc": 2, "cc": 3, "ed": 4},
+    regions={
+        "wt": (1, 2, 3, 4),
+        "tc": (1, 2, 3),
+        "et": (1,),
+        "netc": (2,),
+        "cc": (3,),
+        "ed": (4,),
+    },
+    painting=("ed", "netc", "cc", "et"),
+    conventions={"brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4}},
+)
+
+MENINGIOMA_RT = Task(
+    name="meningioma-rt",
+    modalities=("t1ce",),
+    labels={"gtv": 1},
+    regions={"gtv": (1,)},
+    painting=("gtv",),
+    conventions={"brats2024": {"gtv": 1}},
+)
+
+TASKS = {task.name: task for task in (GLIOMA, POST_TREATMENT, PEDIATRIC, METASTASES, MENINGIOMA_RT)}
 """Packaged tasks by the name that a manifest gives them."""
 
 

@@ -24,13 +24,13 @@ Paths = Mapping[str, Path]
 Array = NDArray[np.generic]
 
 LEAST_MM, MOST_MM = 8, 600
-"""A head's volume is so large along each axis; else its header is in metres or in pixels."""
+"""Sides of a head's volume; others come from headers in metres or in pixels."""
 
 SURELY_BACKGROUND = 0.2
 """With this share of zeros in a sample of rows, the whole image has `LEAST_BACKGROUND` too."""
 
 OBLIQUE_DEGREES = 3
-"""An angle that is reported: axes are taken as the nearest of the body's, nothing is rotated."""
+"""Smallest angle to the body's axes that is reported; nothing is rotated."""
 
 LEAST_BACKGROUND = 0.05
 """Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
@@ -39,10 +39,10 @@ LARGEST, SMALLEST = 1e30, 1e-30
 """Intensities beyond these cannot be scaled in float32."""
 
 SAMPLE = 20_000
-"""Voxels that show of nearly any image that it varies, has a background, differs from another."""
+"""Voxels of a sample, by which most images are checked without a look at all voxels."""
 
 BRAIN_SHARE = 0.8
-"""A mask that covers more of the brain than this is a brain mask: no tumour does."""
+"""A mask that covers more of the brain than this is a brain mask."""
 
 DECIDED_BY = {
     "names": "its file names",
@@ -71,32 +71,31 @@ class LoadedCase:
 
 
 def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
-    """Read and check all files of a case. What this accepts, preprocessing takes.
+    """Read and check all files of a case; preprocessing takes every case that this accepts.
 
     Raises:
         InputError: with a finding for everything that is wrong with the case.
     """
     modalities = manifest.task.modalities
     paths = dict(files.images) | ({LABEL: files.label} if files.label else {})
-    read, findings = _read_all(files, manifest)
-    findings += check_field_of_view(paths, read)
-    volumes, found = to_one_grid(paths, read)
+    read, findings = _read_all(paths, files.stacked, manifest)
+    findings += _check_field_of_view(paths, read)
+    volumes, found = _to_one_grid(paths, read)
     findings += found
     images = {m: volumes[m].voxels for m in modalities if m in volumes}
     for modality, voxels in images.items():
-        findings += check_intensities(paths[modality], voxels)
-    label, decided = None, decided_without_values(files, manifest)
+        findings += _check_intensities(paths[modality], voxels)
+    label, decided = None, _decided_without_values(files, manifest)
     if LABEL in volumes:
         complete = images.values() if len(images) == len(modalities) else ()
-        label, decided, found = read_label(
+        label, decided, found = _read_label(
             paths[LABEL], volumes[LABEL].voxels, manifest.task, decided, complete
         )
         findings += found
     first = modalities[0]
     if not _errors(findings):
-        findings += check_resampled_brain(paths[first], images.values(), read[first].geometry)
-        findings += image_warnings(paths, images)
-        findings += placement_warnings(paths, read)
+        findings += _check_resampled_brain(paths[first], images.values(), read[first].geometry)
+        findings += _image_warnings(paths, images) + _placement_warnings(paths, read)
     findings = [replace(finding, case=files.case_id) for finding in findings]
     if errors := _errors(findings):
         raise InputError(*errors)
@@ -118,18 +117,21 @@ def _errors(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], list[Finding]]:
+def _read_all(
+    paths: Paths, stacked: bool, manifest: Manifest
+) -> tuple[dict[str, Volume], list[Finding]]:
     """Every file that can be read, by role: the modalities in their order, then the label."""
     volumes, findings = dict[str, Volume](), list[Finding]()
     modalities = manifest.task.modalities
-    if files.stacked:
+    if stacked:
         try:
-            channels = nifti.read_stacked(files.images[modalities[0]], manifest.stacked.channels)
+            channels = nifti.read_stacked(paths[modalities[0]], manifest.stacked.channels)
             volumes = {modality: channels[modality] for modality in modalities}
         except InputError as error:
             findings += error.findings
-    paths = {} if files.stacked else dict(files.images)
-    for role, path in (paths | ({LABEL: files.label} if files.label else {})).items():
+    for role, path in paths.items():
+        if stacked and role != LABEL:
+            continue
         try:
             volumes[role] = nifti.read(path)
         except InputError as error:
@@ -137,7 +139,7 @@ def _read_all(files: CaseFiles, manifest: Manifest) -> tuple[dict[str, Volume], 
     return volumes, findings
 
 
-def to_one_grid(
+def _to_one_grid(
     paths: Paths, volumes: Mapping[str, Volume]
 ) -> tuple[dict[str, Volume], list[Finding]]:
     """The volumes with their axes in the first one's order; another place is an error."""
@@ -161,7 +163,7 @@ def to_one_grid(
     return on_grid, findings
 
 
-def check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
+def _check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
     """Volumes too small or too large for a head: at 1 mm, one would be a point or fill memory."""
     findings = []
     for role, volume in volumes.items():
@@ -175,7 +177,9 @@ def check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Fin
     return findings
 
 
-def check_resampled_brain(path: Path, images: Iterable[Array], geometry: Geometry) -> list[Finding]:
+def _check_resampled_brain(
+    path: Path, images: Iterable[Array], geometry: Geometry
+) -> list[Finding]:
     """A brain so thin that no voxel of the 1 mm grid falls on it."""
     to_lps = ToLPS.of(geometry)
     if not to_lps.resamples:
@@ -191,7 +195,7 @@ def check_resampled_brain(path: Path, images: Iterable[Array], geometry: Geometr
     return [Finding(str(path), found, "a brain that has voxels at 1 mm", action)]
 
 
-def check_intensities(path: Path, voxels: Array) -> list[Finding]:
+def _check_intensities(path: Path, voxels: Array) -> list[Finding]:
     """An image without finite, varied, scalable intensities."""
     if not np.issubdtype(voxels.dtype, np.integer):
         low, high = float(voxels.min()), float(voxels.max())
@@ -237,7 +241,7 @@ def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArra
     return generator.integers(depth, size=count), generator.integers(height, size=count)
 
 
-def image_warnings(paths: Paths, images: Mapping[str, Array]) -> list[Finding]:
+def _image_warnings(paths: Paths, images: Mapping[str, Array]) -> list[Finding]:
     """Images without a background, and modalities with the same image."""
     warnings, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
     for name, some in samples.items():
@@ -256,19 +260,17 @@ def image_warnings(paths: Paths, images: Mapping[str, Array]) -> list[Finding]:
     return warnings
 
 
-def placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
+def _placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
     """Headers that leave a volume's place open, and grids that are oblique or not of 1 mm."""
-    by_warning: dict[str, list[Path]] = {}
+    warnings, by_warning = list[Finding](), dict[str, list[Path]]()
     of_file = {paths[role]: volume.orientation_warning for role, volume in volumes.items()}
     for path, warning in of_file.items():
         if warning:
             by_warning.setdefault(warning, []).append(path)
-    expected = "an sform and a qform of one place"
-    action = "nothing if that is where it is; else correct the header"
-    warnings = [
-        _warning(files[0], warning + _and_others(files), expected, action)
-        for warning, files in by_warning.items()
-    ]
+    for warning, (path, *others) in by_warning.items():
+        found = warning + (f" (and {len(others)} more file(s) of the case)" if others else "")
+        action = "nothing if that is where it is; else correct the header"
+        warnings.append(_warning(path, found, "an sform and a qform of one place", action))
     role, volume = next(iter(volumes.items()))
     geometry = volume.geometry
     if (degrees := degrees_off_axis(geometry)) >= OBLIQUE_DEGREES:
@@ -282,23 +284,18 @@ def placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Find
     return warnings
 
 
-def _and_others(paths: list[Path]) -> str:
-    others = len(paths) - 1
-    return f" (and {others} more file(s) of the case)" if others else ""
-
-
 def _warning(path: Path, found: str, expected: str, action: str) -> Finding:
     return Finding(str(path), found, expected, action, severity="warning")
 
 
 class Decided(NamedTuple):
-    """How a case's labels are written, and what decided that."""
+    """A case's label convention, and what decided it."""
 
     convention: str
     by: DecidedBy
 
 
-def decided_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
+def _decided_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
     """The manifest's convention, else the task's only one, else that of layout or file names."""
     conventions = list(manifest.task.conventions)
     if manifest.label_convention != "auto":
@@ -308,20 +305,12 @@ def decided_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
     return Decided(files.names, "layout" if files.stacked else "names")
 
 
-def read_label(
+def _read_label(
     path: Path, voxels: Array, task: Task, known: Decided, images: Iterable[Array]
 ) -> tuple[NDArray[np.uint8] | None, Decided, list[Finding]]:
-    """Canonical labels of a label file.
+    """Canonical labels of a label file, None if its values are not of a convention.
 
-    Args:
-        path: the file.
-        voxels: (D, H, W), of any type.
-        task: its labels and conventions.
-        known: the convention, as far as it is known without the values.
-        images: the case's images, on the same grid; none if some could not be read.
-
-    Returns:
-        Canonical labels, None if the values are not of a convention; the convention; and findings.
+    `images` are the case's, on the same grid; none if some could not be read.
     """
     box = bounding_box(voxels)
     part = voxels[:0] if box is None else extract(voxels, box)  # fewer voxels to look at
@@ -348,7 +337,7 @@ def read_label(
 
 
 def _values_decide(decided: Decided, task: Task) -> bool:
-    """Whether values overrule what decided; a layout and a manifest they do not."""
+    """Whether values overrule that: not what the layout or the manifest decided."""
     return decided.by == "names" or (decided.by == "task" and len(task.conventions) > 1)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from types import EllipsisType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,12 +10,15 @@ from numpy.typing import NDArray
 
 Triple = tuple[int, int, int]
 T = TypeVar("T", bound=np.generic)
-Index = tuple[slice | EllipsisType, ...]
 
 SLAB = 8
-"""Planes of a box of `foreground_slabs`: a brain differs little from one to the next, and as
-float64 (1 MB in BraTS) they stay in a processor's cache.
-"""
+"""Planes of a box of `foreground_slabs`: as float64, 1 MB in BraTS, which a processor caches."""
+
+
+def triple(values: Iterable[int]) -> Triple:
+    """Three numbers as a tuple (z, y, x)."""
+    z, y, x = values
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,28 @@ class Box:
     @property
     def stop(self) -> Triple:
         """One past the last voxel (z, y, x)."""
-        z, y, x = (s + n for s, n in zip(self.start, self.shape, strict=True))
+        return triple(s + n for s, n in zip(self.start, self.shape, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The box as an index of the grid, if it is inside."""
+        z, y, x = map(slice, self.start, self.stop)
         return z, y, x
 
     def overlap(self, other: "Box") -> "Box":
         """The intersection of both; a shape with a 0 if there is none."""
-        start = [max(a, b) for a, b in zip(self.start, other.start, strict=True)]
-        stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
-        z, y, x = (max(0, b - a) for a, b in zip(start, stop, strict=True))
-        return Box((start[0], start[1], start[2]), (z, y, x))
+        start = triple(map(max, self.start, other.start))
+        stop = map(min, self.stop, other.stop)
+        return Box(start, triple(max(0, b - a) for a, b in zip(start, stop, strict=True)))
 
     def relative_to(self, other: "Box") -> "Box":
         """The same window in coordinates of `other`."""
-        z, y, x = (a - b for a, b in zip(self.start, other.start, strict=True))
-        return Box((z, y, x), self.shape)
+        start = triple(a - b for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, self.shape)
 
 
 def bounding_box(*volumes: NDArray[np.generic]) -> Box | None:
-    """The smallest box around all voxels that are not 0 in some volume; None if there are none.
-
-    Args:
-        volumes: (D, H, W) each, of one shape, at least one.
-    """
+    """The smallest box around all voxels that are not 0 in some volume (D, H, W), or None."""
     types = {volume.dtype for volume in volumes}
     are_integers = len(types) == 1 and next(iter(types)).kind in "biu"
     merged: NDArray[Any] = reduce(np.bitwise_or, volumes) if are_integers else foreground(volumes)
@@ -76,9 +78,8 @@ def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
 def enclosing_box(boxes: Iterable[Box]) -> Box:
     """The smallest box around these; there is at least one."""
     starts, stops = zip(*((box.start, box.stop) for box in boxes), strict=True)
-    z, y, x = np.min(starts, axis=0).tolist()
-    depth, height, width = (np.max(stops, axis=0) - (z, y, x)).tolist()
-    return Box((z, y, x), (depth, height, width))
+    start = np.min(starts, axis=0)
+    return Box(triple(start.tolist()), triple((np.max(stops, axis=0) - start).tolist()))
 
 
 def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
@@ -114,7 +115,7 @@ def brain_box(brain: Box, margin: int, least: Triple, grid: Triple) -> Box:
         size = max(stop - start, least[axis])
         starts.append(_inside((start + stop - size) // 2, size, grid[axis]))
         sizes.append(size)
-    return Box((starts[0], starts[1], starts[2]), (sizes[0], sizes[1], sizes[2]))
+    return Box(triple(starts), triple(sizes))
 
 
 def crop_window(brain: Box, tumour: Box | None, size: Triple, grid: Triple) -> Box:
@@ -130,7 +131,7 @@ def crop_window(brain: Box, tumour: Box | None, size: Triple, grid: Triple) -> B
             first, last = tumour.stop[axis] - size[axis], tumour.start[axis]
             start = min(max(start, first), last) if first <= last else (first + last) // 2
         starts.append(_inside(start, size[axis], grid[axis]))
-    return Box((starts[0], starts[1], starts[2]), size)
+    return Box(triple(starts), size)
 
 
 def _inside(start: int, size: int, limit: int) -> int:
@@ -142,32 +143,21 @@ def _inside(start: int, size: int, limit: int) -> int:
 
 def extract(array: NDArray[T], box: Box) -> NDArray[T]:
     """The window `box` of the last three axes, 0 beyond the array; a view if it is inside."""
-    inner, outer = _overlap(box, array.shape[-3:])
-    within: NDArray[T] = array[outer]
-    if within.shape[-3:] == box.shape:
+    inside = box.overlap(Box((0, 0, 0), triple(array.shape[-3:])))
+    within: NDArray[T] = array[..., *inside.slices]
+    if inside == box:
         return within
     out = np.zeros((*array.shape[:-3], *box.shape), array.dtype)
-    out[inner] = within
+    out[..., *inside.relative_to(box).slices] = within
     return out
 
 
 def place_back(patch: NDArray[T], box: Box, grid: Triple) -> NDArray[T]:
     """Inverse of `extract`: the patch in a grid of zeros, cut off at the grid's edges."""
+    inside = box.overlap(Box((0, 0, 0), grid))
     out = np.zeros((*patch.shape[:-3], *grid), patch.dtype)
-    inner, outer = _overlap(box, grid)
-    out[outer] = patch[inner]
+    out[..., *inside.slices] = patch[..., *inside.relative_to(box).slices]
     return out
-
-
-def _overlap(box: Box, grid: tuple[int, ...]) -> tuple[Index, Index]:
-    """The intersection of box and grid: as an index of the box's array, and of the grid's."""
-    inner: list[slice | EllipsisType] = [...]
-    outer: list[slice | EllipsisType] = [...]
-    for start, size, limit in zip(box.start, box.shape, grid, strict=True):
-        first, last = max(start, 0), max(min(start + size, limit), start, 0)
-        outer.append(slice(first, last))
-        inner.append(slice(first - start, last - start))
-    return tuple(inner), tuple(outer)
 
 
 def foreground_statistics(parts: Sequence[NDArray[np.generic]]) -> tuple[float, float]:
@@ -177,7 +167,7 @@ def foreground_statistics(parts: Sequence[NDArray[np.generic]]) -> tuple[float, 
     exact in float64 for parts of up to two million voxels.
 
     Args:
-        parts: (D, H, W) each, at least one, which together have all voxels that are not 0.
+        parts: (D, H, W) each, at least one, which together have all non-zero voxels.
     """
     if all(_is_narrow(part) for part in parts):
         count, total, squares = 0, 0, 0
@@ -202,13 +192,9 @@ def normalise(
     std: float,
     scores: Sequence[NDArray[np.floating]],
 ) -> None:
-    """Write z-scores of a volume's non-zero voxels to `scores`, 0 elsewhere (paper, sec. III).
+    """Write z-scores of the non-zero voxels of each part to its `scores`, 0 elsewhere.
 
-    Args:
-        parts: of the volume, (D, H, W) each, at least one.
-        mean: of its non-zero voxels.
-        std: likewise.
-        scores: an output array for each part, of its shape.
+    Source: paper, sec. III.
     """
     if not all(_is_narrow(part) and part.itemsize == 2 for part in parts):
         for part, out in zip(parts, scores, strict=True):
