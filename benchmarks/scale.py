@@ -26,7 +26,7 @@ from benchmarks.synthetic import write_case
 from common.discovery import discover
 from common.manifest import DEFAULT_NAME, load_manifest
 from preprocess.cluster import connect
-from preprocess.lock import hold
+from preprocess.lock import Lock
 from preprocess.pipeline import execute, peak_memory_mb
 from preprocess.plan import plan
 from preprocess.pool import available_cores, map_in_processes
@@ -148,7 +148,7 @@ def plan_line(todo: int, kept: int) -> str:
 def preprocess(run: Run) -> Row:
     """A run as the command does it, in this process, which is client and scheduler."""
     manifest = load_manifest(run.data / DEFAULT_NAME)
-    with hold(str(run.store)) as lock, connect("local", run.workers, manifest.cluster) as client:
+    with Lock(str(run.store)) as lock, connect("local", run.workers, manifest.cluster) as client:
         work = plan(run.data, str(run.store), manifest)
         began, used = time.perf_counter(), time.process_time()
         outcomes = list(execute(client, work, lock))

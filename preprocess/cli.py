@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,11 @@ from common.manifest import Manifest, load_manifest, manifest_path
 from common.store import Store, StoreWriter
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
     from rich.text import Text
 
-    from common.store.audit import Audit
     from common.store.reader import Contents
     from preprocess.lock import Lock, Owner
     from preprocess.pipeline import Report
-    from preprocess.plan import Plan
 
 
 UNCLEAN = 1
@@ -94,8 +91,7 @@ def phantom(
             on_case=lambda: bar.advance(bar_task),
         )
     out.print(f"{cases} phantoms in {made}, described by {made / 'data_manifest.yaml'}")
-    store = f"{made}.zarr"
-    out.print(f"next: {hints.preprocess(store, str(made))}", soft_wrap=True)
+    out.print(f"next: {hints.preprocess(f'{made}.zarr', str(made))}", soft_wrap=True)
 
 
 @app.command()
@@ -163,36 +159,37 @@ def run(
     path = store or cohort.store
     with _held(path) as lock:
         with console.progress("cases") as bar:
-            on_case = _update(bar, bar.add_task("comparing", visible=False))
+            task = bar.add_task("comparing", visible=False)
+
+            def on_case(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, visible=bool(total))
+
             work = plan(data, path, cohort, on_case, drop_absent=drop_absent)
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
-        report = Report(work.findings, work.kept, work.refused)
+        report = Report(work)
         if work.todo:
-            _execute(work, lock, report, cluster, workers)
+            _execute(report, lock, cluster, workers)
         else:
             begin(work)
-    if not _conclude(work, report):
+    if not _conclude(report):
         raise typer.Exit(UNCLEAN)
 
 
-def _execute(
-    work: "Plan",
-    lock: "Lock",
-    report: "Report",
-    cluster: str,
-    workers: int | None,
-) -> None:
+def _execute(report: "Report", lock: "Lock", cluster: str, workers: int | None) -> None:
     """Process the planned cases with a progress bar, and add each outcome to the report."""
     from preprocess.cluster import connect
     from preprocess.pipeline import execute
     from preprocess.plan import done
     from preprocess.pool import available_cores
 
-    section = work.manifest.cluster
+    work = report.work
     processes = min(workers or available_cores(), len(work.todo))
     out.print(f"connecting to {cluster} …" if "://" in cluster else f"starting {cluster} workers …")
     try:
-        with connect(cluster, processes, section) as client, console.progress("cases") as bar:
+        with (
+            connect(cluster, processes, work.manifest.cluster) as client,
+            console.progress("cases") as bar,
+        ):
             task = bar.add_task("preprocessing", total=len(work.todo))
             began = time.perf_counter()
             for outcome in execute(client, work, lock):
@@ -202,7 +199,7 @@ def _execute(
                     bar.print(f"✗ {outcome.case_id} failed")
                 bar.advance(task)
     except KeyboardInterrupt:
-        # Counted in the store: a worker may have stored a case without reporting it any more.
+        # Counted in the store: a worker may have stored a case and not reported it.
         err.print(
             f"interrupted: {len(done(work))} of {len(work.present)} case(s) are stored; run the "
             "same command again for the others",
@@ -211,11 +208,12 @@ def _execute(
         raise typer.Exit(console.INTERRUPTED) from None
 
 
-def _conclude(work: "Plan", report: "Report") -> bool:
+def _conclude(report: "Report") -> bool:
     """Print a run's results; returns whether every case is in the store, without errors."""
     from preprocess.tables import absent_line, failure_lines, finding_lines, run_table
 
-    _print_lines(finding_lines(report.findings))
+    work = report.work
+    _print_lines(finding_lines(work.findings))
     _print_lines(failure_lines(report.failures))
     if work.absent:
         out.print(absent_line(work), soft_wrap=True)
@@ -257,9 +255,10 @@ def verify(
     workers: Workers = None,
 ) -> None:
     """Read the whole store again, and compare every checksum."""
+    from common.store.audit import audit_case, case_folders, conclude
     from common.store.audit import repair as remove_damage
     from preprocess.lock import LockFile
-    from preprocess.pool import available_cores
+    from preprocess.pool import available_cores, map_in_processes
     from preprocess.tables import audit_lines, audit_table
 
     opened = Store.open(store)
@@ -268,8 +267,10 @@ def verify(
         out.print(f"{writer.name} is writing this store: its unfinished cases show as missing")
     with _held(store) if repair else nullcontext():
         with console.progress("cases") as bar:
-            on_case = _update(bar, bar.add_task("verifying", visible=False))
-            audit = _audit(opened, workers or available_cores(), on_case)
+            folders = case_folders(opened)
+            bar.disable = not folders
+            audits = map_in_processes(audit_case, opened, folders, workers or available_cores())
+            audit = conclude(opened, bar.track(audits, len(folders), description="verifying"))
         _print_lines(audit_lines(audit))
         for removed in remove_damage(StoreWriter(store), audit) if repair else ():
             out.print(f"removed {removed}", soft_wrap=True)
@@ -282,23 +283,6 @@ def verify(
         err.print(f"to make the missing case(s): {hints.preprocess(store)}", soft_wrap=True)
     if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)
-
-
-def _audit(store: Store, workers: int, on_case: Callable[[int, int], None]) -> "Audit":
-    """Check every case in several processes, and everything else in the store.
-
-    Raises:
-        StoreError: metadata of all cases is damaged.
-    """
-    from common.store.audit import audit_case, case_folders, conclude
-    from preprocess.pool import map_in_processes
-
-    folders, cases = case_folders(store), []
-    on_case(0, len(folders))
-    for case in map_in_processes(audit_case, store, folders, workers):
-        cases.append(case)
-        on_case(len(cases), len(folders))
-    return conclude(store, cases)
 
 
 @app.command()
@@ -354,10 +338,10 @@ def _load_manifest(
 @contextmanager
 def _held(store: str) -> Iterator["Lock"]:
     """Hold a store's lock; SIGTERM releases it as Ctrl-C does."""
-    from preprocess.lock import hold
+    from preprocess.lock import Lock
 
     signal.signal(signal.SIGTERM, _interrupt)
-    with hold(store, _print_wait) as lock:
+    with Lock(store, _print_wait) as lock:
         if lock.taken_over:
             out.print(f"taking over the lock that {lock.taken_over.name} left behind")
         yield lock
@@ -376,17 +360,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _update(bar: "Progress", task: "TaskID") -> Callable[[int, int], None]:
-    """Takes (done, total) to a bar that is hidden while there is nothing to do."""
-
-    def update(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total, visible=bool(total))
-
-    return update
-
-
 def _print_lines(lines: Iterator["Text"]) -> None:
-    """Print each on one line, however long: the terminal wraps it, and grep finds it whole."""
+    """Print each on one line: the terminal wraps it, and grep finds all of it."""
     for line in lines:
         out.print(line, soft_wrap=True)
 

@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -34,11 +34,9 @@ class Owner:
     """Unique to the run."""
     user: str
     host: str
-    """Its machine's name, for messages."""
     machine: str
     """Where its process id is valid; see `this_machine`."""
     process: int
-    """Its process id there."""
     since: float
     """When the run began, in seconds since 1970 on its machine's clock."""
     heartbeat: float
@@ -46,7 +44,7 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """The owner in messages."""
+        """For messages."""
         return f"{self.user} on {self.host}, process {self.process}"
 
     @property
@@ -90,20 +88,12 @@ class LockFile:
 
     @classmethod
     def of_store(cls, store_path: str) -> Self:
-        """The file beside a store.
-
-        Raises:
-            StoreError: the store's path contains a secret.
-        """
+        """The file beside a store."""
         filesystem, root = filesystem_of(store_path)
         return cls(filesystem, root + ".lock")
 
-    def for_takeover_from(self, owner: Owner) -> "LockFile":
-        """The lock to hold while taking this one over from `owner`, so that one run alone does."""
-        return LockFile(self.filesystem, f"{self.path}.{owner.token}")
-
     def owner(self) -> Owner | None:
-        """The run that holds the lock, alive or not; None where there is no lock.
+        """The run that holds the lock, alive or not; None if there is no lock.
 
         Raises:
             StoreError: the file is not a lock.
@@ -172,7 +162,7 @@ def _content(owner: Owner) -> bytes:
 
 @dataclass(frozen=True)
 class LockToken:
-    """Lets a worker check that its run still holds the store."""
+    """Lets a worker check that its run still holds the lock."""
 
     store_path: str
     token: str
@@ -194,19 +184,21 @@ class LockToken:
             )
 
 
-OnWait = Callable[[Owner], None]
-"""Called with an owner that seems gone, before its heartbeat is waited for."""
-
-
 class Lock:
-    """A held lock, kept alive by a heartbeat."""
+    """A store's lock, held from its construction to its release, and kept alive by a heartbeat.
+
+    `on_wait` is called with an owner that seems gone, before the wait for its heartbeat.
+
+    Raises:
+        StoreError: another run holds the lock and seems alive.
+    """
 
     token: LockToken
     """What workers check."""
     taken_over: Owner | None
     """The run that left the lock behind, if one did."""
 
-    def __init__(self, store_path: str, on_wait: OnWait = lambda _: None) -> None:
+    def __init__(self, store_path: str, on_wait: Callable[[Owner], None] = lambda _: None) -> None:
         store_path, now = resolved(store_path), time.time()
         self._owner = Owner(
             token=uuid.uuid4().hex,
@@ -229,13 +221,11 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
         self._thread.start()
 
-    def check(self) -> None:
-        """Check that this run holds the lock.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            StoreError: another run took it, because this one's heartbeat stopped.
-        """
-        self.token.check()
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Remove the lock, unless another run has taken it."""
@@ -283,10 +273,10 @@ class Lock:
     def _take_over(self, file: LockFile, owner: Owner) -> None:
         """Replace an owner that is gone.
 
-        Several runs may try. The right to do so is a lock of its own, named after the old owner's
-        token; whoever gets it too late finds another token in the file.
+        Several runs may try. The right to do so is another lock, named after the old owner's token;
+        a run that gets it too late finds another token in the file.
         """
-        right = file.for_takeover_from(owner)
+        right = LockFile(file.filesystem, f"{file.path}.{owner.token}")
         self._acquire(right)
         try:
             current = file.owner()
@@ -321,17 +311,3 @@ class Lock:
             f"{store_path}: {owner.name} has been writing this store since {since}; wait for it "
             f"to end, or remove {file.path} if that process is gone"
         )
-
-
-@contextmanager
-def hold(store_path: str, on_wait: OnWait = lambda _: None) -> Iterator[Lock]:
-    """Hold a store's lock.
-
-    Raises:
-        StoreError: another run holds it and seems alive.
-    """
-    lock = Lock(store_path, on_wait)
-    try:
-        yield lock
-    finally:
-        lock.release()

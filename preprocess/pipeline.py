@@ -17,15 +17,13 @@ from distributed import Client, Future, KilledWorker, as_completed, get_worker
 from common import __version__
 from common.case import prepare
 from common.discovery import CaseFiles
-from common.errors import ConfigError, Finding, FMNetError, StoreError
+from common.errors import ConfigError, FMNetError, StoreError
 from common.record import CaseFailure
 from common.store import StoreWriter
 from common.store.paths import translate_io_errors
 from preprocess.lock import Lock, LockToken
 from preprocess.plan import Plan
 
-RESET_PEAK = "5"
-"""Resets the peak memory through /proc/self/clear_refs (Linux, proc_pid_clear_refs(5))."""
 REPORT_SECONDS = 0.05
 """Half the interval at which a Dask nanny measures its worker's memory."""
 TOPIC = "fmnet-progress"
@@ -55,14 +53,10 @@ def installed_version() -> str:
 def process_case(files: CaseFiles, token: LockToken, row: int, version: str) -> Outcome:
     """Prepare one case and commit it to its row; an error becomes the outcome's failure.
 
-    Args:
-        files: the case's files.
-        token: of the run's lock. A worker may outlive its run, and must not write then.
-        row: index of the case's crop in the store.
-        version: of this package in the process that started the run.
+    A worker may outlive its run, and must not write then: it checks the run's lock.
 
     Raises:
-        ConfigError: the worker has another version.
+        ConfigError: the worker has another version than the process that started the run.
     """
     if version != __version__:
         raise ConfigError(f"the worker at {get_worker().address} has version {__version__}")
@@ -86,8 +80,7 @@ def process_case(files: CaseFiles, token: LockToken, row: int, version: str) -> 
         failure = CaseFailure(
             case_id=files.case_id, stage=reporter.stage, reason=reason, peak_memory_mb=peak
         )
-    seconds = time.perf_counter() - began
-    return Outcome(files.case_id, failure, seconds, peak, os.getpid())
+    return Outcome(files.case_id, failure, time.perf_counter() - began, peak, os.getpid())
 
 
 @lru_cache(maxsize=1)
@@ -97,28 +90,24 @@ def _open_writer(token: LockToken) -> StoreWriter:
 
 
 def peak_memory_mb() -> float | None:
-    """Peak memory of this process since the last reset; None where the system does not tell."""
+    """Peak memory of this process since the last reset; None where it is not known."""
     status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    peaks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(peaks[0].split()[1]) / 1024 if peaks else None
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return peaks[0] / 1024 if peaks else None
 
 
 def _reset_peak_memory() -> None:
     handle = Path("/proc/self/clear_refs")
     if os.access(handle, os.W_OK):
-        handle.write_text(RESET_PEAK)
+        handle.write_text("5")  # resets the peak: Linux, proc_pid_clear_refs(5)
 
 
 class ProgressReporter:
     """Reports a case's stage and peak memory to the run, which has them if the worker dies.
 
-    A report is sent at each new stage, and whenever the peak has grown by a tenth.
+    A report is sent at each new stage (read, prepare, store), and when the peak grew by a tenth.
     """
-
-    stage: str
-    """What is being done: read, prepare or store."""
 
     def __init__(self, token: LockToken, case_id: str) -> None:
         self.stage = "read"
@@ -177,14 +166,8 @@ class ProgressListener:
 class Report:
     """The results of a run."""
 
-    findings: list[Finding]
-    """What discovery found."""
-    kept: list[str]
-    """Ids of the cases that were stored before, unchanged."""
-    refused: list[CaseFailure]
-    """Cases whose files discovery refused."""
+    work: Plan
     outcomes: list[Outcome] = field(default_factory=list)
-    """Of the cases that were processed."""
     seconds: float = 0.0
     """From the first task to the last."""
 
@@ -201,8 +184,8 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether there was no error about a file, and every case was stored."""
-        errors = [finding for finding in self.findings if finding.severity == "error"]
+        """Whether no file had an error, and every case was stored."""
+        errors = [finding for finding in self.work.findings if finding.severity == "error"]
         return not errors and not self.failures
 
 
@@ -212,11 +195,11 @@ def begin(work: Plan) -> StoreWriter:
     Raises:
         StoreError: it cannot be written.
     """
-    remaining = () if work.drop_absent else work.absent
-    expected = tuple(sorted({*work.present, *remaining}))
+    kept, dropped = ((), work.absent) if work.drop_absent else (work.absent, ())
+    expected = tuple(sorted({*work.present, *kept}))
     store = StoreWriter.create(work.store_path, work.manifest, expected)
     with translate_io_errors(work.store_path, "written"):
-        for case_id in work.absent if work.drop_absent else ():
+        for case_id in dropped:
             store.remove(case_id)
         for failure in work.refused:
             store.set_aside(failure)
@@ -242,13 +225,13 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
         case, row = futures[future]
         try:
             outcome = _outcome(client, listener.take(case.case_id), case, future)
-        except (CancelledError, OSError) as error:  # every question here goes to the scheduler
+        except (CancelledError, OSError) as error:  # every call here goes to the scheduler
             raise ConfigError(
                 "the Dask scheduler is gone, or the network to it; the cases stored so far stay: "
                 "run the same command again with a scheduler that answers"
             ) from error
         future.release()
-        lock.check()
+        lock.token.check()
         yield _set_aside(store, work.data, outcome, row) if outcome.failure else outcome
 
 
@@ -295,8 +278,7 @@ def _outcome_of_killed(
 ) -> Outcome:
     """The outcome of a case at which several workers died.
 
-    The workers' reports say which stage they reached; their nannies say whether they killed them
-    for their memory.
+    The workers' reports name their stage; their nannies report whether they killed them for memory.
     """
     killed = [event for _, event in client.get_events("worker-restart-memory")]
     processes = {tuple(report["process"]) for report in reports}
@@ -319,10 +301,9 @@ def _outcome_of_killed(
 
 
 def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
-    """Record a failure in the store; where that fails too, add it to the failure's reason.
+    """Record a failure in the store; if that fails too, add it to the failure's reason.
 
-    Files are named relative to the data's folder, as `check` names them: a store is passed on, and
-    this machine's folders mean nothing elsewhere.
+    Files are named relative to the data's folder: a store may be used on another machine.
     """
     assert outcome.failure is not None  # noqa: S101 - the caller checked
     reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")

@@ -22,17 +22,15 @@ class Plan:
     """What a run will do; nothing is written before `pipeline.begin`."""
 
     data: Path
-    """The folder of cases."""
     store_path: str
     manifest: Manifest
     present: tuple[str, ...]
     """Ids of all cases in the data, usable or not."""
     absent: tuple[str, ...]
-    """Ids of cases that the store has and the data have not."""
+    """Ids of cases that are in the store and not in the data."""
     drop_absent: bool
     """Whether absent cases are removed from the store."""
     todo: list[CaseFiles]
-    """Cases to process."""
     kept: list[str]
     """Ids of cases that are stored already, unchanged."""
     refused: list[CaseFailure]
@@ -51,13 +49,8 @@ def plan(
 ) -> Plan:
     """Decide which cases to process.
 
-    Args:
-        data: the folder of cases.
-        store_path: the store's path or URL.
-        manifest: the cohort's description.
-        on_case: called with (cases compared, cases to compare) after each stored case.
-        drop_absent: remove stored cases that are not in the data. Not by default: the data may be
-            mounted only in part.
+    `on_case` is called with (cases compared, cases to compare). Stored cases that are not in the
+    data stay by default: the data may be mounted only in part.
 
     Raises:
         InputError: there is no usable case.
@@ -114,7 +107,7 @@ def done(work: Plan) -> set[str]:
 
 
 def _existing(store_path: str, manifest: Manifest) -> Store | None:
-    """The store at a path; None if there is none yet.
+    """The store at a path; None if there is none.
 
     Raises:
         StoreError: something else is there, or a store with other arrays.
@@ -139,21 +132,19 @@ def _unchanged(
 ) -> tuple[set[str], list[Finding]]:
     """Ids of the cases whose files are still those of their record; modified files are read.
 
-    A stored case whose file cannot be read, as on a disk that is not mounted, is kept; the file is
-    a finding.
+    A stored case whose file cannot be read, as on a disk that is not mounted, is kept.
     """
     compared = [case for case in cases if case.case_id in records]
     kept, unreadable = set(), []
     on_case(0, len(compared))
     with ThreadPoolExecutor(available_cores()) as pool:
         compare = partial(_hashes, data, records)
-        for done, (case, (hashes, findings)) in enumerate(
-            zip(compared, pool.map(compare, compared), strict=True), 1
-        ):
+        results = zip(compared, pool.map(compare, compared), strict=True)
+        for count, (case, (hashes, findings)) in enumerate(results, 1):
             if is_current(records[case.case_id], hashes, manifest):
                 kept.add(case.case_id)
                 unreadable += findings
-            on_case(done, len(compared))
+            on_case(count, len(compared))
     return kept, unreadable
 
 
@@ -185,11 +176,7 @@ def _hashes(
 def _sha256(path: Path, known: Source | None) -> str:
     """A file's checksum: the known one if size and modification time are the same."""
     state = path.stat()
-    untouched = known and (known.size_bytes, known.modified_ns) == (
-        state.st_size,
-        state.st_mtime_ns,
-    )
-    if known and untouched:
+    if known and (known.size_bytes, known.modified_ns) == (state.st_size, state.st_mtime_ns):
         return known.sha256
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

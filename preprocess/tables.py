@@ -44,8 +44,8 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     """A run's results and the store."""
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
-    table.add_row("cases stored", f"{len(report.stored)} new, {len(report.kept)} kept")
-    table.add_row("cases failed", str(len(report.failures) + len(report.refused)))
+    table.add_row("cases stored", f"{len(report.stored)} new, {len(report.work.kept)} kept")
+    table.add_row("cases failed", str(len(report.failures) + len(report.work.refused)))
     if count:
         workers = len({outcome.process for outcome in report.outcomes if outcome.process})
         rate = f"{report.seconds:.1f} s, {report.seconds / count:.2f} s per case"
@@ -58,7 +58,7 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
 
 
 def absent_line(work: "Plan") -> str:
-    """What a run did about stored cases that are not in the data."""
+    """Stored cases that are not in the data, and whether they were removed."""
     count = f"{len(work.absent)} stored case(s)"
     if work.drop_absent:
         return f"removed {count} that are not in {work.data}: {_some(work.absent)}"
@@ -123,11 +123,6 @@ def _some(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
-def disk_bytes(store: Store) -> dict[str, int]:
-    """Size on disk of the crops and of the whole volumes."""
-    return {part: store.files.size_bytes(part) for part in ("crops", "cases")}
-
-
 def _plain(title: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="dim")
@@ -152,20 +147,18 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     table.add_row("splits", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if labelled:
         table.add_row("tumour outside", _lost(labelled))
-    disk = disk_bytes(store)
-    crops, volumes = (disk[part] / 1e6 / len(records) for part in ("crops", "cases"))
-    total = sum(disk.values()) / 1e6
-    table.add_row(
-        "disk", f"{total:.0f} MB; per case: crop {crops:.1f} MB, whole volume {volumes:.1f} MB"
-    )
+    crops, volumes = (store.files.size_bytes(part) / 1e6 for part in ("crops", "cases"))
+    crop, volume = crops / len(records), volumes / len(records)
+    per_case = f"per case: crop {crop:.1f} MB, whole volume {volume:.1f} MB"
+    table.add_row("disk", f"{crops + volumes:.0f} MB; {per_case}")
 
 
 def _lost(labelled: list[CaseRecord]) -> str:
-    parts = []
-    for window, name in (
-        ("crop", "crop"),
-        ("centred_crop", "crop centred on the brain"),
-    ):
-        shares = [r.tumour_voxels.lost(window) for r in labelled if r.tumour_voxels]  # type: ignore[arg-type]  # both are of the literal
-        parts.append(f"{name} {statistics.fmean(shares):.2%} (at most {max(shares):.1%})")
-    return "; ".join(parts)
+    voxels = [record.tumour_voxels for record in labelled if record.tumour_voxels]
+    crop = _shares([counts.lost("crop") for counts in voxels])
+    centred = _shares([counts.lost("centred_crop") for counts in voxels])
+    return f"crop {crop}; crop centred on the brain {centred}"
+
+
+def _shares(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.2%} (at most {max(values):.1%})"

@@ -35,24 +35,15 @@ def check_writable(path: Path) -> None:
 def measure_cohort(
     store: Store, contents: Contents, workers: int, on_case: Callable[[], None]
 ) -> Cohort:
-    """Read every case once, several at a time, and raise flags.
-
-    Args:
-        store: the store.
-        contents: its cases.
-        workers: processes.
-        on_case: called after each case.
-    """
+    """Read every case once, in several processes, and raise flags."""
     records, failures = contents.records, contents.failures
     placed = {case: name for name, members in contents.splits.items() for case in members}
     cases = []
     results = map_in_processes(measure, store, list(records.values()), workers)
     for record, result in zip(records.values(), results, strict=True):
+        measures, problem = (None, result) if isinstance(result, str) else (result, "")
         split = placed.get(record.case_id, "")
-        if isinstance(result, str):
-            cases.append(Case(record, store.task, split, None, result))
-        else:
-            cases.append(Case(record, store.task, split, result))
+        cases.append(Case(record, store.task, split, measures, problem))
         on_case()
     missing = [case_id for case_id in contents.absent if case_id not in failures]
     return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)

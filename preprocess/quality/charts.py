@@ -38,13 +38,7 @@ class Bar:
 
 
 def volumes(values_ml: Sequence[float], region: str, decades: tuple[int, int]) -> Markup:
-    """Cases by a region's volume, on a logarithmic axis after a bar for 0 ml.
-
-    Args:
-        values_ml: one volume per labelled case.
-        region: its name.
-        decades: powers of ten at the axis' ends.
-    """
+    """Cases by a region's volume, on a logarithmic axis (see `decades_of`) after a bar for 0 ml."""
     style = f"region region-{region}"
     first, last = decades
     edges = np.logspace(first, last, (last - first) * STEPS_A_DECADE + 1)
@@ -78,13 +72,13 @@ def lost(crop: Sequence[float], centred: Sequence[float]) -> Markup:
     bars = [
         Bar(step * (index + offset), step * 0.42, count, name, style)
         for shares, style, offset in ((crop, "crop", 0.08), (centred, "centred", 0.5))
-        for index, (count, name) in enumerate(zip(_by_loss(shares), LOST_NAMES, strict=True))
+        for index, (count, name) in enumerate(zip(_loss_counts(shares), LOST_NAMES, strict=True))
     ]
     ticks = [(step * (index + 0.5), name) for index, name in enumerate(LOST_NAMES)]
     return _svg("Cases by share of tumour outside the crop", [_bars(bars), _ticks(ticks)])
 
 
-def _by_loss(shares: Sequence[float]) -> list[int]:
+def _loss_counts(shares: Sequence[float]) -> list[int]:
     counts = np.bincount(np.digitize(shares, LOST_EDGES), minlength=len(LOST_NAMES))
     return [int(count) for count in counts]
 
@@ -98,13 +92,9 @@ def span(curves: Sequence[NDArray[np.floating]]) -> slice:
 def intensities(
     curves: NDArray[np.floating], edges: NDArray[np.floating], name: str, *, logarithmic: bool
 ) -> Markup:
-    """Distribution of the voxels: the mean over all cases, and a band over the cases.
+    """Mean over all cases, and a band over the cases, of the voxels' shares (cases, bins).
 
-    Args:
-        curves: (cases, bins) shares of each case's voxels.
-        edges: the bins' edges.
-        name: the chart's description for screen readers.
-        logarithmic: whether the axis is logarithmic.
+    `name` is the chart's description for screen readers.
     """
     places = np.log10(edges) if logarithmic else edges
     begin, end = float(places[0]), float(places[-1])
@@ -137,7 +127,7 @@ def _svg(label: str, parts: Sequence[str]) -> Markup:
 
 
 def _bars(bars: Sequence[Bar]) -> str:
-    """Bars, and a line with the count of the highest bar in place of a y axis."""
+    """Bars, and a line with the highest bar's count in place of a y axis."""
     highest = max(bar.count for bar in bars)
     rise = (FLOOR - TOP) / max(highest, 1)
     drawn = [

@@ -49,8 +49,7 @@ class Modality:
     coverage: float
     """Share of the brain, the union of all modalities' foregrounds, that is its foreground."""
     mirrored_fit: float
-    """Fit to the other modalities when mirrored left to right, over its fit as it is; 1 if
-    undecided."""
+    """Fit to the other modalities when mirrored, over the fit as it is; 1 if undecided."""
     normalised: NDArray[np.floating]
     """Share of voxels in each bin of NORMALISED_EDGES."""
     original: NDArray[np.floating]
@@ -65,37 +64,23 @@ class Measures:
     """A WebP picture of three planes."""
     modalities: dict[str, Modality]
     border: dict[str, float]
-    """Side of the grid to the area of brain on it, as a share of the brain's largest section in
-    parallel; sides without brain are left out."""
+    """Side of the grid to the brain's area on it, as a share of its largest parallel section."""
     off_brain: float
     """Share of the stored tumour where every modality is background."""
     flair_in_mask: tuple[float, float] | None
-    """Mean normalised FLAIR in the tumour and in its mirror image, without voxels of both; None
-    without FLAIR, without a label, or where no voxel is left."""
+    """Mean normalised FLAIR in the tumour and in its mirror image, without voxels of both."""
 
 
 def measure(store: Store, record: CaseRecord) -> Measures | str:
-    """Measure a case's whole volume; its crop must be readable too.
-
-    Returns:
-        The measures; or, if the voxels cannot be read, the store's error message.
-    """
+    """Measures of a case's whole volume; the store's error message if it cannot be read."""
+    # Training reads the crop, which may be damaged while the volume is intact.
+    read_crop = store.read_crop if record.has_label else store.read_crop_image
     try:
-        image, label = _read(store, record)
+        read_crop(record.case_id)
+        image, label = store.read_volume(record.case_id)
     except StoreError as error:
         return str(error)
     return _measure_arrays(image, label, record, store.task)
-
-
-def _read(
-    store: Store, record: CaseRecord
-) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
-    # Training reads the crop, which may be damaged while the volume is intact.
-    if record.has_label:
-        store.read_crop(record.case_id)
-    else:
-        store.read_crop_image(record.case_id)
-    return store.read_volume(record.case_id)
 
 
 def _measure_arrays(
@@ -124,7 +109,7 @@ def _measure_arrays(
         modalities,
         _on_border(brain, box, record.box, record.grid_shape),
         0.0 if tumour is None or not tumour.any() else float((~brain)[tumour].mean()),
-        _flair_in_mask(inner, tumour if tumour is None else extract(tumour, box), task),
+        None if tumour is None else _flair_in_mask(inner, extract(tumour, box), task),
     )
 
 
@@ -189,10 +174,10 @@ def _on_border(
 
 
 def _flair_in_mask(
-    image: NDArray[np.floating], tumour: NDArray[np.bool_] | None, task: Task
+    image: NDArray[np.floating], tumour: NDArray[np.bool_], task: Task
 ) -> tuple[float, float] | None:
     """Mean FLAIR in the tumour and in its mirror image, each without voxels of both."""
-    if tumour is None or "flair" not in task.modalities:
+    if "flair" not in task.modalities:
         return None
     flair = image[task.modalities.index("flair")]
     brain = flair != 0
@@ -206,9 +191,8 @@ def _flair_in_mask(
 def _mirrored_fits(image: NDArray[np.floating]) -> list[float]:
     """For each modality, its fit to the others when mirrored left to right, over its fit as it is.
 
-    The fit is mutual information, which does not depend on the contrasts, summed over the other
-    modalities, in the voxels that are brain both ways. The image is cut to the brain's box, whose
-    middle is taken as the midline.
+    The fit is mutual information, which does not depend on contrasts, in the voxels that are brain
+    both ways. The image is cut to the brain's box, whose middle is taken as the midline.
     """
     step = max(1, round(min(image.shape[1:]) / FIT_SIDE))
     # Symmetric in the last axis, so that the mirrored sample has the same voxels.
@@ -220,18 +204,13 @@ def _mirrored_fits(image: NDArray[np.floating]) -> list[float]:
         return [1.0] * len(sample)
     straight = [_binned(channel[both]) for channel in sample]
     mirrored = [_binned(channel[..., ::-1][both]) for channel in sample]
-    return [
-        _ratio(
-            sum(_mutual_information(mirrored[a], straight[b]) for b in others),
-            sum(_mutual_information(straight[a], straight[b]) for b in others),
-        )
-        for a in range(len(sample))
-        for others in [[b for b in range(len(sample)) if b != a]]
-    ]
-
-
-def _ratio(mirrored: float, straight: float) -> float:
-    return mirrored / straight if straight > 0 else 1.0
+    fits = []
+    for channel in range(len(sample)):
+        others = straight[:channel] + straight[channel + 1 :]
+        as_is = sum(_mutual_information(straight[channel], other) for other in others)
+        flipped = sum(_mutual_information(mirrored[channel], other) for other in others)
+        fits.append(flipped / as_is if as_is > 0 else 1.0)
+    return fits
 
 
 def _binned(values: NDArray[np.floating]) -> NDArray[np.intp]:

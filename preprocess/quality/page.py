@@ -11,6 +11,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from importlib import resources
 from typing import Any
@@ -46,21 +47,13 @@ SEVERITIES = {"error": "error", "check": "to check", "note": "for information"}
 """Severities as the page names them, most serious first."""
 
 
-def page_data(cohort: Cohort) -> dict[str, Any]:
-    """Flags, the cohort's normalised intensities, and every case."""
+def _page_data(cohort: Cohort) -> dict[str, Any]:
+    """What the page's script reads."""
     task = cohort.store.task
     curves = _cohort_curves(cohort)
     tops = {name: max(*curve["high"], *curve["mean"]) for name, curve in curves.items()}
     return {
-        "flags": {
-            key: {
-                "severity": flag.severity.value,
-                "title": flag.title,
-                "meaning": flag.meaning,
-                "action": flag.action,
-            }
-            for key, flag in FLAGS.items()
-        },
+        "flags": {key: asdict(flag) for key, flag in FLAGS.items()},
         "names": {name: title(name) for name in task.modalities},
         "regions": task.region_names,
         "columns": task.region_names[:REGION_COLUMNS],
@@ -73,12 +66,11 @@ def page_data(cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def picture(case: Case) -> str | None:
-    """The case's thumbnail in base64."""
-    return base64.b64encode(case.measures.thumbnail).decode() if case.measures else None
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
-def measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.floating]:
+def _measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.floating]:
     """Shares of voxels of one modality (cases, bins); `kind` is `normalised` or `original`."""
     curves = [
         getattr(case.measures.modalities[name], kind)
@@ -91,7 +83,7 @@ def measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.float
 def _cohort_curves(cohort: Cohort) -> dict[str, dict[str, list[float]]]:
     found = {}
     for name in cohort.store.task.modalities:
-        curves = measured_curves(cohort.cases, name, "normalised")
+        curves = _measured_curves(cohort.cases, name, "normalised")
         if curves.size:
             low, high = np.percentile(curves, (5, 95), axis=0)
             found[name] = {
@@ -139,13 +131,9 @@ def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
     if case.measures is None:
         return {}
     return {
-        name: base64.b64encode(
-            np.clip(image.normalised * (CURVE_STEPS / (2 * tops[name])), 0, CURVE_STEPS)
-            .round()
-            .astype(np.uint8)
-            .tobytes()
-        ).decode()
+        name: _base64(np.round(steps.clip(0, CURVE_STEPS)).astype(np.uint8).tobytes())
         for name, image in case.measures.modalities.items()
+        for steps in [image.normalised * (CURVE_STEPS / (2 * tops[name]))]
     }
 
 
@@ -167,8 +155,10 @@ def render(cohort: Cohort) -> str:
         script=Markup(script),  # noqa: S704 - the package's own
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
-        data=_json_block(page_data(cohort)),
-        pictures=_json_block([picture(case) for case in cohort.cases]),
+        data=_json_block(_page_data(cohort)),
+        pictures=_json_block(
+            [_base64(c.measures.thumbnail) if c.measures else None for c in cohort.cases]
+        ),
         name=cohort.store.manifest.name,
         store=cohort.store,
         made=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
@@ -184,7 +174,8 @@ def render(cohort: Cohort) -> str:
         canonical=_values_text(task.labels),
         volumes=_volume_charts(cohort),
         lost=_lost_chart(cohort.cases),
-        intensities=_intensity_charts(cohort),
+        before=_intensity_charts(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
+        after=_intensity_charts(cohort, "normalised", NORMALISED_EDGES, "after normalisation"),
         regions=task.region_names,
         columns=task.region_names[:REGION_COLUMNS],
         region_titles=", ".join(f"{name.upper()}: {title(name)}" for name in task.region_names),
@@ -207,7 +198,7 @@ def _template_text(name: str) -> str:
 
 
 def _csp_hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}"
 
 
 def _json_block(value: object) -> Markup:
@@ -323,19 +314,12 @@ def _lost_chart(cases: list[Case]) -> dict[str, Any] | None:
     }
 
 
-def _intensity_charts(cohort: Cohort) -> dict[str, list[tuple[str, Markup]]]:
-    """Charts before and after normalisation, each with its modality's name."""
-    return {
-        "before": _chart_row(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
-        "after": _chart_row(cohort, "normalised", NORMALISED_EDGES, "after normalisation"),
-    }
-
-
-def _chart_row(
+def _intensity_charts(
     cohort: Cohort, kind: str, edges: NDArray[np.floating], when: str
 ) -> list[tuple[str, Markup]]:
+    """A chart for each modality, with the modality's name."""
     modalities = cohort.store.task.modalities
-    curves = {name: measured_curves(cohort.cases, name, kind) for name in modalities}
+    curves = {name: _measured_curves(cohort.cases, name, kind) for name in modalities}
     if not all(drawn.size for drawn in curves.values()):
         return []
     shown = charts.span(list(curves.values()))

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from math import log
 from statistics import median
+from typing import Literal
 
 from common.duplicates import shared_images
 from common.geometry import ToLPS
@@ -14,14 +14,8 @@ from common.store import Store
 from common.task import Task, title
 from preprocess.quality.measure import Measures, Modality
 
-
-class Severity(StrEnum):
-    """How serious a flag is, most serious first."""
-
-    ERROR = "error"
-    CHECK = "check"
-    NOTE = "note"
-
+Severity = Literal["error", "check", "note"]
+"""How serious a flag is, most serious first."""
 
 MIN_COHORT = 10
 """Cases that a cohort needs before one of them can be an outlier."""
@@ -63,29 +57,29 @@ class Flag:
 
 _PEERS = f"cohort's cases (if {MIN_COHORT} or more; {OUTLIER:g} scaled median deviations)"
 
-FLAGS = {
+FLAGS: dict[str, Flag] = {
     "damaged": Flag(
-        Severity.ERROR,
+        "error",
         "Cannot be read",
         "This case's voxels could not be read, so nothing else was measured.",
         "`fmnet-preprocess verify --repair STORE` drops what is damaged; then preprocess again.",
     ),
     "leak": Flag(
-        Severity.ERROR,
+        "error",
         "Same image in two splits",
         "An image file of this case has the same bytes as one of a case in another split: scores "
         "on that split would be scores on training data.",
         "Move one of the cases away and preprocess with --drop-absent, or list both in one split.",
     ),
     "duplicate": Flag(
-        Severity.CHECK,
+        "check",
         "Same image twice",
         "An image file has the same bytes as another one, of another case or of another modality "
         "of this case. Copies that were saved again, and so differ in bytes, are not found.",
         "Find out which file is wrong, and replace or remove it.",
     ),
     "flip": Flag(
-        Severity.CHECK,
+        "check",
         "Left–right flip suspected",
         "A file fits the others better when it is mirrored left to right: FLAIR is darker in the "
         f"mask than in its mirror image (by {FLAIR_MARGIN:g} σ or more), or one modality shares "
@@ -95,14 +89,14 @@ FLAGS = {
         "Compare the picture with the source and with the headers of all files of the case.",
     ),
     "off-brain": Flag(
-        Severity.CHECK,
+        "check",
         "Mask outside the brain",
         f"More than {OFF_BRAIN:.0%} of the stored tumour lies where every modality is background: "
         "mask and images may not belong together, or skull stripping removed tumour.",
         "Look at the picture; export the mask in the images' own grid.",
     ),
     "cut": Flag(
-        Severity.CHECK,
+        "check",
         "Brain cut by the field of view",
         f"Brain covers more than {CUT:.0%} of its largest section on the last plane of the file's "
         "grid, so part of it was probably not imaged. A cut inside the grid, as in a padded slab, "
@@ -110,14 +104,14 @@ FLAGS = {
         "Keep the case if the tumour is far from the cut; otherwise leave it out.",
     ),
     "uncovered": Flag(
-        Severity.CHECK,
+        "check",
         "A modality misses part of the brain",
         f"One modality is background in more than {1 - COVERED:.0%} of the brain that the "
         "modalities show together: a shorter slab, another brain mask, or zeros inside the brain.",
         "Look at that modality; register and strip all modalities with one brain mask.",
     ),
     "intensity": Flag(
-        Severity.CHECK,
+        "check",
         "Odd intensity range",
         f"A modality has values below 0 before normalisation, at most {LEVELS} different values "
         f"(as after an 8-bit export), a voxel brighter than {BRIGHT:g} σ, or a range (0.1% to "
@@ -126,62 +120,62 @@ FLAGS = {
         "Open the case and compare its curves with the cohort's; export the modality again.",
     ),
     "empty": Flag(
-        Severity.CHECK,
+        "check",
         "No tumour in the mask",
         "The label has no tumour voxel.",
         "Leave the case out, or keep it as a healthy one.",
     ),
     "tiny": Flag(
-        Severity.CHECK,
+        "check",
         "Tiny tumour",
         f"The tumour is under {TINY_ML:g} ml, or unusually small among the {_PEERS}, on a "
         "logarithmic scale.",
         "Look at the mask; a few stray voxels are an annotation error.",
     ),
     "huge": Flag(
-        Severity.CHECK,
+        "check",
         "Huge tumour",
         f"The tumour is over {HUGE_ML:g} ml, or unusually large among the {_PEERS}, on a "
         "logarithmic scale.",
         "Check that the mask shows the tumour and not the brain, and check the spacing.",
     ),
     "lost": Flag(
-        Severity.CHECK,
+        "check",
         "Crop loses tumour",
         "Part of the tumour, or of stray voxels in its mask, lies outside the training crop, so "
         "training never sees it. Scores on whole volumes are not affected.",
         "Look for stray voxels; otherwise preprocess into a new store with a larger crop.",
     ),
     "outside": Flag(
-        Severity.CHECK,
+        "check",
         "Tumour outside the stored volume",
         "Part of the mask lies outside the stored volume, which is the brain's box. Scores count "
         "it as missed.",
         "Look at the mask; it probably has stray voxels in the background.",
     ),
     "no-et": Flag(
-        Severity.NOTE,
+        "note",
         "No enhancing tumour",
         "The mask has no enhancing tumour. That is common in low-grade glioma. If most cases have "
         "none, the label values were probably misread: such a mask does not show its convention.",
         "If it should enhance, compare the file's label values with the convention shown.",
     ),
     "convention": Flag(
-        Severity.NOTE,
+        "note",
         "Another label convention",
         "This case's label is not written in the cohort's most frequent convention. The store has "
         "one convention; predictions are written in the case's own.",
         "Nothing, if the cohort comes from several releases.",
     ),
     "orientation": Flag(
-        Severity.NOTE,
+        "note",
         "Another orientation",
         "The file's axes have another order or direction than in most of the cohort. They were "
         "turned to LPS by the header: if the header is wrong, the case is flipped.",
         "Compare the picture with the source once for each orientation.",
     ),
     "resampled": Flag(
-        Severity.NOTE,
+        "note",
         "Resampled",
         "The file's spacing is not 1 mm in every direction, so its voxels were interpolated.",
         "Thick slices look blurred in the picture; leave the case out if it is too blurred.",
@@ -207,11 +201,10 @@ class Case:
     @property
     def tumour_ml(self) -> dict[str, float] | None:
         """Volume of each region; None without a label."""
-        voxels = self.record.tumour_voxels
-        # Voxels are counted in the 1 mm grid: a thousand of them are a millilitre.
-        if voxels is None:
+        if self.record.tumour_voxels is None:
             return None
-        counts = self.task.region_voxels(voxels.native)
+        counts = self.task.region_voxels(self.record.tumour_voxels.native)
+        # Voxels are counted in the 1 mm grid: a thousand of them are a millilitre.
         return {region: count / 1000 for region, count in counts.items()}
 
 
@@ -243,7 +236,7 @@ class Cohort:
         return [
             case_id
             for case_id, flags in self.flags.items()
-            if any(FLAGS[flag.key].severity is not Severity.NOTE for flag in flags)
+            if any(FLAGS[flag.key].severity != "note" for flag in flags)
         ]
 
 
@@ -259,7 +252,7 @@ def raise_flags(cases: list[Case]) -> dict[str, list[RaisedFlag]]:
             raised[case.record.case_id].append(RaisedFlag(key, detail))
     order = list(FLAGS)
     return {
-        case_id: sorted(flags, key=lambda f: order.index(f.key))
+        case_id: sorted(flags, key=lambda flag: order.index(flag.key))
         for case_id, flags in raised.items()
     }
 
@@ -287,21 +280,19 @@ def _unreadable(cases: list[Case]) -> Findings:
 
 def _shared_images(cases: list[Case]) -> Findings:
     by_id = {case.record.case_id: case for case in cases}
-    images = {case.record.case_id: case.record.image_checksums for case in cases}
+    images = {case_id: case.record.image_checksums for case_id, case in by_id.items()}
     for group in shared_images(images):
         for case_id, modality in group:
             case = by_id[case_id]
             others = [one for one in group if one != (case_id, modality)]
-            elsewhere = [one for one in others if _in_two_splits(case, by_id[one[0]])]
+            elsewhere = [
+                one for one in others if case.split and by_id[one[0]].split not in {"", case.split}
+            ]
             other_id, other_modality = (elsewhere or others)[0]
             what = f"{title(modality)} is {title(other_modality)} of {other_id}"
             what += f", in {by_id[other_id].split}" if elsewhere else ""
             what += f", and {len(others) - 1} more" if len(others) > 1 else ""
             yield case, "leak" if elsewhere else "duplicate", what
-
-
-def _in_two_splits(case: Case, other: Case) -> bool:
-    return bool(case.split and other.split) and case.split != other.split
 
 
 def _flips(cases: list[Case]) -> Findings:

@@ -21,37 +21,25 @@ def thumbnail(image: NDArray[np.floating], label: NDArray[np.uint8] | None, task
     """Three planes side by side as WebP, 3·TILE × TILE pixels.
 
     Each plane is the one with the most tumour, else the most brain. The patient's right is on the
-    left of the axial and the coronal plane, the nose on the left of the sagittal one.
-
-    Args:
-        image: (modalities, D, H, W) normalised, background 0.
-        label: (D, H, W) canonical labels, or None.
-        task: names the modalities and the regions.
+    left of the axial and the coronal plane, the nose on the left of the sagittal one. The image is
+    (modalities, D, H, W) with background 0, the label (D, H, W).
     """
     shown = image[shown_channel(task.modalities)]
     window, brain = intensity_window(shown), shown != 0
     masks = (brain,) if label is None else (label > 0, brain)
-    scale = TILE / max(shown.shape)
+    scale, colours = TILE / max(shown.shape), list(task.region_colours.values())
     picture = np.zeros((TILE, 3 * TILE, 3), np.uint8)
     for axis in range(3):
         index = plane_with_most(axis, *masks)
         grey = _resized(to_grey(_plane(shown, axis, index), window), scale)
-        label_plane = None if label is None else _plane(label, axis, index)
-        tile = _with_regions(grey, label_plane, scale, task)
+        regions = () if label is None else task.to_regions(_plane(label, axis, index))
+        resized = [_resized_mask(region, scale) for region in regions]
+        tile = paint(grey, resized, colours[: len(resized)], OPACITY, outlined=True)
         top, left = (TILE - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2 + axis * TILE
         picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, "WEBP", quality=QUALITY, method=4)
     return encoded.getvalue()
-
-
-def _with_regions(
-    grey: NDArray[np.uint8], label: NDArray[np.uint8] | None, scale: float, task: Task
-) -> NDArray[np.uint8]:
-    if label is None:
-        return paint(grey, (), (), OPACITY)
-    masks = [_resized_mask(mask, scale) for mask in task.to_regions(label)]
-    return paint(grey, masks, list(task.region_colours.values()), OPACITY, outlined=True)
 
 
 def _plane(volume: NDArray[T], axis: int, index: int) -> NDArray[T]:

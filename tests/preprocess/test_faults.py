@@ -30,7 +30,7 @@ from common.geometry import Geometry
 from common.store import Store
 from common.store.audit import Audit, audit_case, case_folders, conclude
 from preprocess import lock as locks
-from preprocess.lock import Lock, hold
+from preprocess.lock import Lock
 
 pytestmark = pytest.mark.slow
 
@@ -297,9 +297,9 @@ def test_the_lock_on_a_full_disk_stays_whole_and_none_is_left_half_written(
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
     disk = small_disk("size=64k")
     first, second = str(disk / "first.zarr"), str(disk / "second.zarr")
-    with hold(first) as lock, filled(disk):
+    with Lock(first) as lock, filled(disk):
         time.sleep(0.5)  # some beats
-        lock.check()
+        lock.token.check()
         with pytest.raises(StoreError, match=r"second.zarr: cannot be written \(No space left"):
             Lock(second)
     assert not Path(f"{second}.lock").exists()

@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import StoreError
 from preprocess import lock as locks
-from preprocess.lock import STALE_SECONDS, Lock, hold, this_machine
+from preprocess.lock import STALE_SECONDS, Lock, this_machine
 
 
 def owner(**changes: object) -> str:
@@ -41,8 +41,8 @@ def finished_process() -> int:
 
 def test_it_is_there_while_held_and_gone_after(tmp_path: Path) -> None:
     path = str(tmp_path / "deep" / "s.zarr")
-    with hold(path) as lock:
-        lock.check()
+    with Lock(path) as lock:
+        lock.token.check()
         content = json.loads(Path(path + ".lock").read_text())
         assert content["user"] == getpass.getuser()
         assert content["process"] == os.getpid()
@@ -51,7 +51,7 @@ def test_it_is_there_while_held_and_gone_after(tmp_path: Path) -> None:
 
 def test_it_is_given_back_when_work_fails(tmp_path: Path) -> None:
     path = str(tmp_path / "s.zarr")
-    with pytest.raises(RuntimeError), hold(path):
+    with pytest.raises(RuntimeError), Lock(path):
         raise RuntimeError
     assert not Path(path + ".lock").exists()
 
@@ -59,10 +59,10 @@ def test_it_is_given_back_when_work_fails(tmp_path: Path) -> None:
 def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     path = str(tmp_path / "s.zarr")
     name = f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}"
-    with hold(path) as lock:
+    with Lock(path) as lock:
         with pytest.raises(StoreError, match=f"{name} has been writing this store since"):
             Lock(path)
-        lock.check()
+        lock.token.check()
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_a_lock_that_a_dead_run_left_is_taken_over(
         text = owner(process=finished_process())
     Path(f"{path}.lock").write_text(text)
     began, waited = time.monotonic(), []
-    with hold(str(path), lambda owner: waited.append(owner.name)) as lock:
+    with Lock(str(path), lambda owner: waited.append(owner.name)) as lock:
         assert lock.taken_over is not None
         assert lock.taken_over.user == "ada"
-        lock.check()
+        lock.token.check()
         process = json.loads(text)["process"]
         assert waited == ([f"ada on elsewhere, process {process}"] if far_away else [])
         assert (time.monotonic() - began >= short) == far_away
@@ -141,9 +141,9 @@ def test_a_run_that_ends_while_it_is_watched_leaves_the_store_to_the_next(
     path = tmp_path / "s.zarr"
     file = Path(f"{path}.lock")
     file.write_text(owner(host="elsewhere", machine="elsewhere", heartbeat=1))
-    with hold(str(path), lambda _: file.unlink()) as lock:
+    with Lock(str(path), lambda _: file.unlink()) as lock:
         assert lock.taken_over is None
-        lock.check()
+        lock.token.check()
 
 
 def test_a_run_that_died_while_it_took_a_lock_over_is_succeeded(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_a_run_that_died_while_it_took_a_lock_over_is_succeeded(tmp_path: Path) 
     Path(f"{path}.lock").write_text(owner(process=dead))
     third = {"token": "third", "user": "bob", "process": dead}
     Path(f"{path}.lock.another").write_text(owner(**third))
-    with hold(str(path)) as lock:
+    with Lock(str(path)) as lock:
         assert lock.taken_over is not None
         assert lock.taken_over.user == "ada"
-        lock.check()
+        lock.token.check()
     assert not list(tmp_path.iterdir())
 
 
@@ -177,7 +177,7 @@ for line in sys.stdin:
     print("held", flush=True)
     sys.stdin.readline()
     try:
-        lock.check()
+        lock.token.check()
         found = "holds it still"
     except StoreError as error:
         found = f"lost: {error}"
@@ -241,23 +241,23 @@ def test_of_runs_that_start_at_once_one_holds_the_lock(
 def test_a_run_whose_lock_was_taken_stops_and_leaves_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     file = Path(f"{path}.lock")
-    with hold(str(path)) as lock:
+    with Lock(str(path)) as lock:
         file.write_text(owner())
         with pytest.raises(StoreError, match="now held by ada"):
-            lock.check()
+            lock.token.check()
     assert json.loads(file.read_text())["user"] == "ada"
     file.unlink()
-    with hold(str(path)) as lock:
+    with Lock(str(path)) as lock:
         file.unlink()
         with pytest.raises(StoreError, match="its file was removed"):
-            lock.check()
+            lock.token.check()
 
 
 def test_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
     path = tmp_path / "s.zarr"
     file = Path(f"{path}.lock")
-    with hold(str(path)):
+    with Lock(str(path)):
         first = json.loads(file.read_text())["heartbeat"]
         deadline = time.monotonic() + 10
         beat = first

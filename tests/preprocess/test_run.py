@@ -18,7 +18,7 @@ from common.case import restore
 from common.errors import InputError
 from common.manifest import load_manifest
 from common.store import Store, StoreWriter
-from preprocess.lock import hold
+from preprocess.lock import Lock
 from preprocess.pipeline import begin, execute
 from preprocess.plan import plan
 
@@ -78,7 +78,7 @@ def test_one_task_a_case_on_two_processes(
     cohort: Cohort, tmp_path: Path, cluster: LocalCluster
 ) -> None:
     data, path = cohort(6), str(tmp_path / "s.zarr")
-    with Client(cluster) as client, hold(path) as lock:
+    with Client(cluster) as client, Lock(path) as lock:
         client.get_task_stream(start=0)  # installs the scheduler's own recorder
         work = plan(data, path, load_manifest(data / "data_manifest.yaml"))
         outcomes = list(execute(client, work, lock))
