@@ -34,7 +34,7 @@ class Checkpoint:
     """What a checkpoint holds."""
 
     tensors: dict[str, Tensor]
-    """On the CPU: `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`."""
+    """As `capture` gives them."""
     state: dict[str, Any]
     """Anything that JSON can hold."""
 
@@ -69,8 +69,7 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
 def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     last = checkpoint_path(run_dir, "last")
     with replacing(last, via=_temporary(last), sync=True) as unfinished:
-        metadata = {METADATA_KEY: _metadata(checkpoint)}
-        save_file(_contiguous(checkpoint.tensors), unfinished, metadata)
+        save_file(checkpoint.tensors, unfinished, {METADATA_KEY: _metadata(checkpoint)})
         flush(unfinished)
         if best:
             _link(unfinished, checkpoint_path(run_dir, "best"))
@@ -93,12 +92,16 @@ def load(run_dir: Path, which: Which) -> Checkpoint:
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, optimiser moments and the CPU's random state, by their names in a checkpoint."""
+    """Weights, optimiser moments and the CPU's random state, contiguous on the CPU, by name.
+
+    Names are `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
+    """
     tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{key}"] = value
-    return tensors | {RNG: torch.get_rng_state()}
+    tensors[RNG] = torch.get_rng_state()
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def restore(
@@ -106,7 +109,7 @@ def restore(
 ) -> None:
     """The inverse of `capture`, in place.
 
-    Moments take their parameter's device and memory format. Step counts stay on the CPU, as NAdam
+    Moments take their parameter's device and memory format. Step counts stay on the CPU as NAdam
     has them; torch's `load_state_dict` would move them, and each step would wait for the device.
     """
     load_weights(model, tensors)
@@ -145,14 +148,10 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     """A checksum of everything: safetensors notices a short file but not a changed byte."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+        value = tensors[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def _read(path: Path) -> Checkpoint:
@@ -212,5 +211,5 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Always the same, so that killed processes leave one large file at most."""
+    """Always the same name, so that killed processes leave one large file at most."""
     return path.with_name(f"{path.name}.tmp")

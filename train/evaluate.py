@@ -96,10 +96,9 @@ class ScoredCase:
 
     def sample(self) -> Sample:
         """The plane to show of it."""
-        found = self.score
         return sample_of(
-            found.case_id,
-            found.dice,
+            self.score.case_id,
+            self.score.dice,
             self.task,
             image=self.image,
             reference=self.reference,
@@ -127,7 +126,7 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
 
     Raises:
         StoreError: the case or its label is not there.
-        InferenceError: the network gives NaN or infinity for it.
+        InferenceError: the network gives NaN or infinity.
     """
     began = time.perf_counter()
     record = store.record(case_id)
@@ -181,13 +180,9 @@ def evaluate(
     split: str,
     on_case: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Evaluation:
-    """Score a split of a store, and leave the scores and a picture in the run folder.
+    """Score a split of any store of the task, and write scores and a picture into the run's folder.
 
-    Args:
-        loaded: the run.
-        store: the cases; need not be the store that the run was trained on.
-        split: train, val or test.
-        on_case: called with (cases done, cases in all), first with none done.
+    `on_case` gets (cases done, cases in all), first with none done.
 
     Raises:
         ConfigError: the split is empty, or the store is of another task.
@@ -227,13 +222,13 @@ def evaluate(
 
 def case_table(evaluation: Evaluation, task: Task) -> Table:
     """Dice of each case, the worst first."""
-    table = Table(title=f"Dice of {_count(len(evaluation.scores))} in {evaluation.split}")
-    table.title_justify = "left"
+    title = f"Dice of {_count(len(evaluation.scores))} in {evaluation.split}"
+    table = Table(title=title, title_justify="left")
     table.add_column("case", overflow="fold")
     for region, colour in task.region_colours.items():
         table.add_column(Text(region.upper(), colour), justify="right")
-    table.add_column("mean", justify="right")
-    table.add_column("loss", justify="right")
+    for heading in ("mean", "loss"):
+        table.add_column(heading, justify="right")
     for found in sorted(evaluation.scores, key=lambda each: each.mean_dice):
         values = (*found.dice.values(), found.mean_dice, found.loss)
         table.add_row(Text(found.case_id), *(f"{value:.3f}" for value in values))
@@ -267,7 +262,7 @@ def mean_table(evaluation: Evaluation, task: Task) -> Table:
 
 
 def _rule(metric: Metric) -> str:
-    """What an empty mask is worth: a mean alone would hide it."""
+    """What an empty mask counts as: a mean alone would hide it."""
     return (
         f"{metric.title} is {metric.both_empty:g} where both masks are empty, "
         f"{metric.one_empty:g} where one is"

@@ -45,11 +45,11 @@ class Sample:
     dice: Mapping[str, float]
     """Region to Dice of the whole case."""
     plane: int
-    """Its index in the stored volume."""
+    """Index in the stored volume."""
     planes: int
     """Planes of the stored volume."""
     has_tumour: bool
-    """Whether the reference has any, in this plane or another."""
+    """Whether the reference has any, in any plane."""
     grey: NDArray[np.uint8]
     """(H, W): FLAIR or the first modality, 0 outside the brain."""
     reference: NDArray[np.bool_]
@@ -74,13 +74,8 @@ def sample_of(  # noqa: PLR0913 - a case, its score and its volumes
 ) -> Sample:
     """The plane to show of a case: with the most tumour, else the most predicted, else brain.
 
-    Args:
-        case_id: the case.
-        dice: region to Dice of the whole case.
-        task: names the modalities and the regions.
-        image: (modalities, D, H, W) normalised, background 0.
-        reference: (D, H, W) canonical labels.
-        prediction: (D, H, W) canonical labels.
+    The image (modalities, D, H, W) is normalised with background 0; the canonical labels are
+    (D, H, W).
     """
     shown = image[shown_channel(task.modalities)]
     plane = plane_with_most(0, reference > 0, prediction > 0, shown != 0)
@@ -127,19 +122,9 @@ def overlay(sample: Sample, task: Task) -> NDArray[np.uint8]:
 
 
 def evaluation_figure(
-    samples: Sequence[tuple[str, Sample]],
-    heading: str,
-    mean_dice: Mapping[str, float],
-    task: Task,
+    samples: Sequence[tuple[str, Sample]], heading: str, mean_dice: Mapping[str, float], task: Task
 ) -> "Figure":
-    """Samples in rows: the image, then reference and prediction of each region.
-
-    Args:
-        samples: each with the name of its row.
-        heading: what was evaluated.
-        mean_dice: region to its mean over all cases that were evaluated.
-        task: names and colours the regions.
-    """
+    """Named samples in rows: the image, then reference and prediction of each region."""
     from matplotlib.figure import Figure
 
     rows, columns = len(samples), 1 + 2 * len(task.regions)
@@ -201,7 +186,7 @@ def _draw_label(page: "Axes", top: float, name: str, sample: Sample) -> None:
 
 
 def _draw_panel(axes: "Axes", sample: Sample, column: int, side: int, task: Task) -> None:
-    """One panel; anterior is up and the patient's right on the left, as LPS arrays have it."""
+    """One panel; in LPS arrays anterior is up and the patient's right on the left."""
     axes.axis("off")
     grey = _centred(sample.grey, side)
     if column == 0:
@@ -218,11 +203,10 @@ def _draw_panel(axes: "Axes", sample: Sample, column: int, side: int, task: Task
         return
     if reference.any():
         axes.contour(reference, levels=[0.5], colors=OUTLINE, linewidths=0.7)
-    value = f"{sample.dice[region]:.3f}"
     axes.text(
         0.96,
         0.04,
-        value,
+        f"{sample.dice[region]:.3f}",
         transform=axes.transAxes,
         color=INK,
         size=9,

@@ -16,18 +16,12 @@ from common.volume import Triple
 from train.precision import Compute
 
 SIGMA_OF_WINDOW = 1 / 8
-"""Standard deviation of a tile's weights as a share of its side.
-
-Isensee et al. 2021, doi 10.1038/s41592-020-01008-z: predictions near a tile's border see less
-around them and count less.
-"""
+"""Standard deviation of a tile's weights as a share of its side: predictions near a tile's border
+see less around them and count less (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z)."""
 
 BACKGROUND_LOGIT = -20.0
 """Logit of every voxel in a tile of background alone, which is not run: a probability of 2e-9.
-
-The tile enters the weighted mean like any other, so skipping it turns no background into tumour,
-and the loss stays finite.
-"""
+It enters the weighted mean like any other, and the loss stays finite."""
 
 Tile = tuple[slice, slice, slice]
 
@@ -58,18 +52,18 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
 ) -> Tensor:
     """Logits of a whole volume: the Gaussian-weighted mean over overlapping tiles.
 
-    A volume smaller than the window is padded with background and the result cut back. A 2-D
-    network gets single axial slices of the window's height and width, as many at once as fill the
-    window. Only the image, its logits and one batch of tiles are in memory.
+    A volume smaller than the window is padded with background and the result cut back. A network
+    with `dims` 2 gets single axial slices of the window's height and width, as many at once as fill
+    the window. Only the image, its logits and one batch of tiles are in memory.
 
     Args:
-        model: gives a tuple of logits, the main head's first; its mode is put back afterwards.
+        model: as of `NetworkConfig.build`; its mode is put back afterwards.
         image: (M, D, H, W) normalised, background 0, of any floating type, on any device.
         window: (D, H, W) of a tile.
-        config: overlap, batch, flips.
+        config: overlap, tiles, flips.
         compute: device and precision.
         regions: the network's outputs.
-        dims: of the network: 3 for volumes, 2 for axial slices.
+        dims: the network's.
 
     Returns:
         (regions, D, H, W) float32 on the compute device.

@@ -44,7 +44,7 @@ class LoadedRun:
     which: Which
     """The checkpoint that the weights are from."""
     epochs: int
-    """How many the network was trained for."""
+    """That the network was trained for."""
 
     @property
     def task(self) -> Task:
@@ -72,10 +72,7 @@ class LoadedRun:
 
 
 def label_of(logits: Tensor, task: Task) -> NDArray[np.uint8]:
-    """Canonical labels (D, H, W) of logits (regions, D, H, W).
-
-    A region is where it is likelier than not. Scores and written masks both come from here.
-    """
+    """Canonical labels (D, H, W) of logits (regions, D, H, W): a region is where it is likelier than not."""
     return task.from_regions((logits > 0).cpu().numpy())
 
 
@@ -85,13 +82,9 @@ def load_run(
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> LoadedRun:
-    """Read a run folder.
+    """Read a run folder; `overrides` change how it predicts, as in `inference.flips=true`.
 
-    Args:
-        run_dir: the folder that training wrote.
-        which: the best checkpoint or the last.
-        device: auto, cpu, cuda or cuda:N; the precision is the run's where the device has it.
-        overrides: `inference.key=value`, changes to how the run predicts.
+    The precision is the run's where the device has it.
 
     Raises:
         RunError: there is no such run.
@@ -111,7 +104,7 @@ def load_run(
     config = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
-        again = hints.resume(_run_file(run_dir)["store"], run_dir)
+        again = hints.resume(read_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, because the run was never validated; resume with "
             f"`{again}`, or use the last checkpoint with --checkpoint last"
@@ -159,7 +152,7 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
-    run = _run_file(loaded.run_dir)
+    run = read_run_file(loaded.run_dir)
     if run["store_fingerprint"] == contents.fingerprint:
         return require(split, run["cases"], contents.patients)
     return contents.split(split, loaded.config.splits_of(contents.manifest))
@@ -173,7 +166,7 @@ def store_warnings(
     The reasons are other preprocessing parameters, and cases of patients that the run was trained
     on, which another store may have in another split.
     """
-    run = _run_file(loaded.run_dir)
+    run = read_run_file(loaded.run_dir)
     if run["store_fingerprint"] == contents.fingerprint:
         return []
     warnings = [f"{store.path} is not the store that the run was trained on, {run['store']}"]
@@ -196,6 +189,7 @@ def store_warnings(
     return warnings
 
 
-def _run_file(run_dir: Path) -> dict[str, Any]:
+def read_run_file(run_dir: Path) -> dict[str, Any]:
+    """What `train.run` wrote about a run beside its configuration."""
     run: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
     return run

@@ -8,12 +8,7 @@ from typing import Any, Self
 from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -37,10 +32,7 @@ RATE_SECONDS = 1800
 class Monitor:
     """Shows training as it goes; a context manager.
 
-    Args:
-        session: the run, where it starts; TensorBoard hides what an earlier session wrote of later
-            steps.
-        samples: of an epoch.
+    TensorBoard hides what an earlier session wrote of later steps than the session's position.
     """
 
     def __init__(self, session: Session, samples: int) -> None:
@@ -137,9 +129,9 @@ class Monitor:
             Text.assemble("peak ", (f"{session.compute.peak_memory_gb():.1f} GB", "bold")),
             Text(f"{at.skipped} step(s) skipped" if at.skipped else "", "yellow"),
         )
-        parts = (self._bars, numbers, _dice_line(at, session.store.task))
-        title = f"{session.run_dir.name} · {session.compute.describe()}"
-        return Panel(Group(*parts), title=Text(title), title_align="left", expand=False)
+        parts = Group(self._bars, numbers, _dice_line(at, session.store.task))
+        title = Text(f"{session.run_dir.name} · {session.compute.describe()}")
+        return Panel(parts, title=title, title_align="left", expand=False)
 
 
 def _dice_line(at: Position, task: Task) -> Text:
@@ -168,7 +160,7 @@ def _shown(loss: float | None) -> str:
 
 
 def _curve(key: str) -> str:
-    """A row's key as TensorBoard groups it: by the part before the slash."""
+    """A row's key for TensorBoard, which groups by the part before the slash."""
     group, _, name = key.partition("_")
     return f"{group}/{name}" if group in {"train", "val"} else f"run/{key}"
 
@@ -187,15 +179,17 @@ def run_summary(session: Session, end: End) -> Table:
     if best is None:
         table.add_row("best", "none yet: not validated yet")
     else:
-        chosen = (
-            f"epoch {at.best_epoch}, by {config.select_by}: Dice {_dice(best, session.store.task)}"
+        count, dice = len(session.validation), _dice(best, session.store.task)
+        table.add_row(
+            "best",
+            f"epoch {at.best_epoch}, by {config.select_by}: Dice {dice}, loss "
+            f"{best['val_loss']:.3f}, on {count} validation case{'s' if count > 1 else ''}",
         )
-        table.add_row("best", f"{chosen}, loss {best['val_loss']:.3f}, on {_validation(session)}")
     if at.rows:
-        rates, waits = (
-            [row[key] for row in at.rows] for key in ("volumes_per_second", "wait_share")
+        rate, wait = (
+            median(row[key] for row in at.rows) for key in ("volumes_per_second", "wait_share")
         )
-        speed = f"{median(rates):.3g} volumes/s, {median(waits):.1%} of the time waiting for data"
+        speed = f"{rate:.3g} volumes/s, {wait:.1%} of the time waiting for data"
         table.add_row("speed", f"{speed} (medians over epochs)")
     table.add_row("memory", f"peak {compute.peak_memory_gb():.1f} GB, {compute.describe()}")
     if skipped := at.skipped + sum(row["skipped_steps"] for row in at.rows):
@@ -219,8 +213,3 @@ def next_steps(session: Session, end: End) -> list[str]:
     }[end]
     longer_run = hints.resume(store, folder, longer)
     return [f"evaluate with: {evaluate}", f"train longer with: {longer_run}"]
-
-
-def _validation(session: Session) -> str:
-    count = len(session.validation)
-    return f"{count} validation case{'s' if count > 1 else ''}"

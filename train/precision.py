@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 
 Precision = Literal["fp16", "bf16", "tf32", "fp32"]
-"""Mixed precision with float16 (needs gradient scaling) or bfloat16; or none: then convolutions and
-matrix products round their factors to TF32, or not."""
+"""Mixed precision with float16 or bfloat16, or float32 with products in TF32 or not."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
@@ -41,7 +40,9 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of a forward pass; loss and optimiser stay outside it."""
-        return autocast(self.device, self.precision)
+        if DTYPES[self.precision] == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     def describe(self) -> str:
         """The device's name and the precision."""
@@ -86,13 +87,6 @@ def configure_float32(precision: Precision) -> None:
         cudnn.allow_tf32 = allowed
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Mixed precision on `device`, or nothing at all for fp32 and tf32."""
-    if DTYPES[precision] == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
 def choose_compute(device: str, precision: Precision | Literal["auto"]) -> Compute:
     """Resolve a configured device ("auto", "cpu", "cuda", "cuda:1") and precision.
 
@@ -115,11 +109,8 @@ def avoid_cpu_bf16_bug(compute: Compute, planes: int) -> Compute:
     """The same, but in float32 where bfloat16 gradients would be wrong.
 
     On processors with bfloat16 instructions, oneDNN (as of torch 2.13) does not write the middle of
-    a 3-D convolution's weight gradient where its input is two planes deep.
-
-    Args:
-        compute: what was chosen.
-        planes: depth of the network's deepest features, in voxels.
+    a 3-D convolution's weight gradient where its input, here the network's deepest features, is two
+    planes deep.
     """
     if compute.device.type != "cpu" or compute.precision != "bf16" or planes != 2:
         return compute
@@ -171,19 +162,15 @@ def _on_cpu(device: torch.device, precision: Precision | Literal["auto"]) -> Com
 
 
 class Compiled:
-    """A network's forward pass, compiled for each shape of its input, or not if that fails once.
+    """A network's forward pass in training mode, compiled for each shape of its input.
 
-    Only the call is compiled: parameters, checkpoints and evaluation are the network's own.
-
-    Args:
-        model: the network, in training mode when it is called.
-        on_failure: called with the reason when compiling fails.
+    Parameters, checkpoints and evaluation are the network's own. If compiling fails once,
+    `on_failure` gets the reason, and the network runs as it is.
     """
 
     def __init__(self, model: nn.Module, on_failure: Callable[[str], None]) -> None:
         self.failed = False
-        self._model = model
-        self._on_failure = on_failure
+        self._model, self._on_failure = model, on_failure
         self._forward: Callable[[Tensor], tuple[Tensor, ...]] = model
         self._ready = set[torch.Size]()
 

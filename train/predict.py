@@ -16,17 +16,9 @@ from common.files import replacing
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
-from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
-NAMING = (
-    "modalities",
-    "label",
-    "companions",
-    "stacked",
-    "label_convention",
-    "patient_pattern",
-)
+NAMING = ("modalities", "label", "companions", "stacked", "label_convention", "patient_pattern")
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
 
@@ -41,7 +33,7 @@ class Predictions:
     failures: dict[str, str] = field(default_factory=dict)
     """Case id to why it has no mask."""
     findings: list[Finding] = field(default_factory=list)
-    """About files of the folder, as `check` reports them."""
+    """About files, as `check` reports them."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -65,13 +57,8 @@ def predict(
 ) -> Predictions:
     """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and values.
 
-    A case that fails is reported, and the others are still predicted.
-
-    Args:
-        loaded: the run.
-        data: the folder of one case or of a cohort, or a store; labels are not needed.
-        out_dir: where masks go; made if it is not there.
-        on_case: told of the progress.
+    A case that fails is reported, and the others are still predicted. The data are the folder of
+    one case or of a cohort, or a store; labels are not needed.
 
     Raises:
         ConfigError: the data are of another task than the run.
@@ -95,7 +82,9 @@ def predict(
             label = label_of(loaded.logits(image), loaded.task)
             path = out_dir / f"{case_id}.nii.gz"
             was_there = path.exists()
-            _write(path, label, record, loaded.task)
+            via = path.with_name(f".{case_id}.partial.nii.gz")
+            with replacing(path, via=via) as unfinished:
+                nifti.write(unfinished, *restore(label, record, loaded.task))
             out.written[case_id] = path
             if was_there:
                 out.replaced.append(case_id)
@@ -161,10 +150,3 @@ def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> dict[str, C
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:
     prepared = prepare(files, manifest)
     return prepared.image, prepared.record
-
-
-def _write(path: Path, label: NDArray[np.uint8], record: CaseRecord, task: Task) -> None:
-    """Write a mask in its case's own grid and values."""
-    via = path.with_name(f".{record.case_id}.partial.nii.gz")
-    with replacing(path, via=via) as unfinished:
-        nifti.write(unfinished, *restore(label, record, task))

@@ -1,6 +1,5 @@
 """A run and its folder: begin, resume, train, stop."""
 
-import json
 import platform
 import shlex
 import signal
@@ -27,7 +26,7 @@ from train import trainer
 from train.config import TrainConfig, load_config
 from train.data.feed import StallDetector
 from train.data.loader import check_cache, open_feed
-from train.loaded_run import CONFIG, MANIFEST, RUN_FILE
+from train.loaded_run import CONFIG, MANIFEST, RUN_FILE, read_run_file
 from train.monitor import Monitor
 from train.precision import avoid_cpu_bf16_bug, choose_compute, configure_backends
 from train.trainer import Session, new_session, restore, save
@@ -70,9 +69,7 @@ def fresh(
     config = config.model_copy(update={"modalities": config.modalities_of(store.task)})
     splits = assign_cases(config, contents or store.contents())
     _check_store(config, store)
-    session = _session(run_dir, config, store, splits)
-    check_cache(config.loader, session.epoch_stream(), config.cache)
-    return session
+    return _session(run_dir, config, store, splits)
 
 
 def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
@@ -100,20 +97,19 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
 
 
 def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """The session of a run at its last checkpoint.
+    """The session of a run at its last checkpoint; `overrides` change what `CHANGEABLE` names.
 
-    Args:
-        preset: the run's own, or None.
-        overrides: changes to what `CHANGEABLE` names.
-        store: the run's, wherever it is now.
-        run_dir: the run's folder.
+    The preset is the run's own or None, the store is the run's, wherever it is now.
 
     Raises:
         ConfigError: a change would change the numbers of the remaining steps.
         RunError: there is no run, or the store has changed.
         CheckpointError: the checkpoint is damaged.
     """
-    run = _run_file(run_dir)
+    if not (run_dir / CONFIG).is_file():
+        resume = hints.option("--resume")
+        raise RunError(f"{run_dir}: no run to resume; leave {resume} out to begin one")
+    run = read_run_file(run_dir)
     if preset not in {None, run["preset"]}:
         raise ConfigError(
             f"{run_dir} began with preset {run['preset']}, not {preset}: name that one"
@@ -125,7 +121,6 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
     session = _session(run_dir, config, store, SplitAssignment(run["cases"]))
-    check_cache(config.loader, session.epoch_stream(), config.cache)
     restore(session)
     before = run["sessions"][-1]["compute"]
     if session.compute.describe() != before:
@@ -152,11 +147,7 @@ def execute(session: Session) -> trainer.End:
     with (
         _stop_requests() as stopping,
         open_feed(
-            config.loader,
-            session.stream(),
-            session.compute.device,
-            config.workers,
-            config.cache,
+            config.loader, session.stream(), session.compute.device, config.workers, config.cache
         ) as feed,
         StallDetector(feed, 60 * config.stuck_minutes, session.run_dir) as batches,
         Monitor(session, samples) as monitor,
@@ -198,7 +189,9 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
     if config.model.dims == 3:
         compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
     configure_backends(compute, deterministic=config.deterministic)
-    return new_session(run_dir, config, compute, store, splits)
+    session = new_session(run_dir, config, compute, store, splits)
+    check_cache(config.loader, session.epoch_stream(), config.cache)
+    return session
 
 
 def _check_store(config: TrainConfig, store: Store) -> None:
@@ -225,14 +218,6 @@ def _check_new_run(run_dir: Path) -> None:
 
 def _other_folder() -> str:
     return hints.option("--out", "…", variable="RUN")
-
-
-def _run_file(run_dir: Path) -> dict[str, Any]:
-    if not (run_dir / CONFIG).is_file():
-        resume = hints.option("--resume")
-        raise RunError(f"{run_dir}: no run to resume; leave {resume} out to begin one")
-    run: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
-    return run
 
 
 def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> TrainConfig:

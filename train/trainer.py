@@ -44,11 +44,11 @@ class Position:
     samples: int = 0
     """Samples of this epoch trained on so far."""
     loss_sum: float = 0.0
-    """Of the main head's losses over the samples of this epoch that have a finite one."""
+    """Of this epoch's finite losses of the main head."""
     finite_samples: int = 0
-    """How many those are."""
+    """Samples of this epoch with a finite loss."""
     step: int = 0
-    """Optimiser steps over all epochs, the skipped ones included."""
+    """Optimiser steps over all epochs, with the skipped ones."""
     skipped: int = 0
     """Steps of this epoch without a finite gradient."""
     skipped_in_a_row: int = 0
@@ -62,13 +62,12 @@ class Position:
     best_score: float | None = None
     """Of the best validation so far; higher is better."""
     best_epoch: int | None = None
-    """Its epoch."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """A row of metrics for every finished epoch."""
 
     @property
     def mean_loss(self) -> float | None:
-        """Of this epoch so far; None if no loss was finite."""
+        """Of this epoch; None if no loss was finite."""
         return self.loss_sum / self.finite_samples if self.finite_samples else None
 
     def next_epoch(self) -> "Position":
@@ -89,16 +88,14 @@ class Session:
     """What the training loop works on."""
 
     run_dir: Path
-    """Where checkpoints and metrics go."""
     config: TrainConfig
     compute: Compute
     store: Store
     splits: SplitAssignment
-    """The store's cases for training, validation and test."""
     model: nn.Module
-    """The network, on the device."""
+    """On the device."""
     forward: Callable[[Tensor], tuple[Tensor, ...]]
-    """The network as a step calls it: itself, or compiled."""
+    """The model as a step calls it: itself, or compiled."""
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
@@ -137,21 +134,16 @@ class Session:
         return replace(self.epoch_stream(), first_epoch=self.at.epoch, skip=self.at.samples)
 
     def add_note(self, note: str) -> None:
-        """Print how the run computes differently than configured, and keep it for `run.json`."""
+        """Print and keep how the run computes differently than configured."""
         kept = "; ".join(filter(None, (self.compute.note, note)))
         self.compute = replace(self.compute, note=kept)
         err.print(f"warning: {note}", soft_wrap=True)
 
     def as_trained(self) -> LoadedRun:
         """The network as it is now, for scoring."""
+        manifest, epoch = self.store.manifest, self.at.epoch
         return LoadedRun(
-            self.model,
-            self.config,
-            self.store.manifest,
-            self.compute,
-            self.run_dir,
-            "last",
-            self.at.epoch,
+            self.model, self.config, manifest, self.compute, self.run_dir, "last", epoch
         )
 
 
@@ -168,17 +160,9 @@ def new_session(
         weight_decay=config.optimizer.weight_decay,
     )
     scaler = GradScaler(compute.device.type, enabled=compute.precision == "fp16")
+    loss = RegionLoss(config.loss, store.task.regions)
     session = Session(
-        run_dir,
-        config,
-        compute,
-        store,
-        splits,
-        model,
-        model,
-        RegionLoss(config.loss, store.task.regions),
-        optimizer,
-        scaler,
+        run_dir, config, compute, store, splits, model, model, loss, optimizer, scaler
     )
     if config.compile:
         session.forward = Compiled(model, session.add_note)
@@ -237,19 +221,14 @@ class End(Enum):
 def train(
     session: Session, batches: Iterator[Batch], observer: Observer, stopping: Callable[[], bool]
 ) -> End:
-    """Train until the run ends or is asked to stop.
+    """Train until the run ends, or with a checkpoint until `stopping` is true after a step.
 
-    Args:
-        session: its position moves.
-        batches: the endless stream from the session's position on.
-        observer: is called as its methods say.
-        stopping: is called after every step; true ends the run with a checkpoint.
+    `batches` are the endless ones from the session's position on, which moves.
 
     Raises:
         DivergedError: too many steps in a row had no finite gradient; no checkpoint is written.
         OutOfMemoryError: a step does not fit into the device's memory; no checkpoint is written.
-        StoreError: a case cannot be read; a checkpoint is written.
-        LoaderError: the loader failed; a checkpoint is written.
+        StoreError, LoaderError: a case cannot be read; a checkpoint is written.
         CheckpointError: a checkpoint cannot be written.
     """
     saved = time.monotonic()
@@ -311,7 +290,7 @@ def _next(session: Session, batches: Iterator[Batch]) -> Batch:
 
 @contextmanager
 def _explained_memory(session: Session, doing: str) -> Iterator[None]:
-    """Turns torch's error of a full device into ours, with what to do."""
+    """Raise torch's error of a full device as ours, with what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -348,8 +327,7 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     norm = torch.nn.utils.get_total_norm(
         [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     )
-    # Both in one transfer, before the update, so that the device updates while the next batch is
-    # prepared.
+    # Both in one transfer before the update, during which the next batch is prepared.
     loss, size = torch.stack([main, norm]).tolist()
     usable = math.isfinite(size)
     if usable:
@@ -417,7 +395,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
 
 
 def write_metrics(session: Session) -> None:
-    """Write the rows of all finished epochs; they are the checkpoint's, so no row is doubled."""
+    """Write the checkpoint's rows of all finished epochs."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
     write_text(session.run_dir / METRICS_FILE, "".join(lines))
 

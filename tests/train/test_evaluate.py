@@ -286,8 +286,9 @@ def test_cases_that_cannot_be_scored_are_clear_errors(
         score_case(loaded, plain, "case")
     with pytest.raises(StoreError, match="nobody is not in this store"):
         score_case(loaded, store, "nobody")
+    run_of(store, tmp_path / "run")
     with pytest.raises(ConfigError, match="there are train, val, test"):
-        evaluate(loaded, store, "tset")
+        evaluate(load_run(tmp_path / "run"), store, "tset")
 
 
 def test_a_network_without_numbers_is_named_with_its_case(store: Store, tmp_path: Path) -> None:
