@@ -72,7 +72,7 @@ class LoadedRun:
 
 
 def label_of(logits: Tensor, task: Task) -> NDArray[np.uint8]:
-    """Canonical labels (D, H, W) of logits (regions, D, H, W): a region is where it is likelier than not."""
+    """Canonical labels (D, H, W) of logits (regions, D, H, W), each region where it is above 0."""
     return task.from_regions((logits > 0).cpu().numpy())
 
 
