@@ -15,7 +15,7 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
 NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
 STACKED_CONVENTION = "msd"
-"""The label convention of 4-D files; its values are another one's, so only the layout tells."""
+"""The label convention of 4-D files; only the layout identifies it, its values are not unique."""
 
 LABEL = "label"
 COMPANION = "companion"
@@ -37,7 +37,7 @@ class CaseFiles:
     """The files of one case."""
 
     case_id: str
-    """The start that its files' names share, or its folder's name."""
+    """The common start of its file names, or its folder's name."""
     patient: str
     images: dict[str, Path]
     """File of each modality of the task; the same 4-D file for all of them if `stacked`."""
@@ -62,8 +62,7 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
 
     Files of cases are listed, not opened. Hidden files and folders, stores and manifests are
     skipped. Every other file that belongs to no case is a finding: a warning if it cannot be an
-    image (the tables of a release), else an error. The first and last bytes of such an image are
-    read, to find out whether it is damaged.
+    image (the tables of a release), else an error, for which `check_header` reads the file.
 
     Raises:
         InputError: there is no such folder, or its path is not UTF-8.
@@ -72,13 +71,12 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     discovery = Discovery()
     endings = _endings(manifest)
     groups: dict[Key, list[tuple[str, Path]]] = {}
-    for path in files_below(root, discovery.findings):
-        parsed = _parse(path, endings) or _parse_stacked(path, manifest)
-        if parsed is None:
-            discovery.findings.append(_unused_file(path, root))
-        else:
+    for path in _files_below(root, discovery.findings):
+        if parsed := _parse(path, endings) or _parse_stacked(path, manifest):
             key, role = parsed
             groups.setdefault(key, []).append((role, path))
+        else:
+            discovery.findings.append(_unused_file(path, root))
     _assign_bare_companions(groups)
     for (_, case_id), files in sorted(groups.items()):
         case = _case(case_id, files, root, manifest)
@@ -91,7 +89,7 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
 
 
 def _endings(manifest: Manifest) -> dict[str, str]:
-    """Lower-case name ending to role: a modality, LABEL or COMPANION."""
+    """Ending in lower case to role: a modality, LABEL or COMPANION."""
     roles = {ending.lower(): m for m, group in manifest.modalities.items() for ending in group}
     roles |= {ending.lower(): LABEL for ending in manifest.label}
     return roles | {ending.lower(): COMPANION for ending in manifest.companions}
@@ -122,7 +120,7 @@ def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
 
 
 def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
-    """Case and role of a file by its folder's name; None if that is no folder of 4-D files."""
+    """Case and role of a file by its folder's name; None outside folders of 4-D files."""
     stem, folder = _stem(path), path.parent.name.lower()
     if stem is None:
         return None
@@ -161,7 +159,6 @@ def _unused_file(path: Path, root: Path) -> Finding:
 
 
 def _what(path: Path) -> str:
-    """What a file without a NIfTI name is."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -175,7 +172,7 @@ def _what(path: Path) -> str:
 def _case(
     case_id: str, files: list[tuple[str, Path]], root: Path, manifest: Manifest
 ) -> CaseFiles | list[Finding]:
-    """The case of these files, or the findings about why they make none."""
+    """The case of these files, or findings about why they are none."""
     by_role: dict[str, list[Path]] = {}
     for role, path in files:
         by_role.setdefault(role, []).append(path)
@@ -241,7 +238,7 @@ def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path, task: Tas
 
 
 def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
-    """Drop the cases whose id several folders have: which one is meant cannot be known."""
+    """Drop the cases whose id several folders have."""
     by_id: dict[str, list[CaseFiles]] = {}
     for case in discovery.cases:
         by_id.setdefault(case.case_id, []).append(case)
@@ -256,18 +253,11 @@ def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
     discovery.cases = [case for case in discovery.cases if len(by_id[case.case_id]) == 1]
 
 
-def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
+def _files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
     """The files of a folder and its subfolders, folder by folder, sorted; links are followed.
 
-    Hidden files and folders, stores and manifests are skipped.
-
-    Args:
-        root: the folder, absolute.
-        findings: gets one for each folder that cannot be listed, each name that is not UTF-8, and
-            each link to a folder above it, which would be followed without end.
-
-    Raises:
-        InputError: there is no such folder, it is a store, or its own path is not UTF-8.
+    `findings` gets one for each folder that cannot be listed, each name that is not UTF-8, and each
+    link to a folder above it, which would be followed without end.
     """
     if wrong := _check_root(root) or _check_utf8(root, root.parent):
         raise InputError(wrong)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the library's own habit
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from common import gunzip
 from common.errors import Finding, InputError
 from common.geometry import Geometry, Vector, format_vector
+from common.volume import triple
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -40,12 +41,13 @@ HEADER_BYTES, HEADER_BYTES_OF_NIFTI_2 = 348, 540
 HEADER_READ = 1 << 16
 """Bytes read for the header alone; compressed, it has a few hundred."""
 
+FORMS_MM = 0.1
+"""An sform and a qform that differ by more are of different places."""
 
-class Header(NamedTuple):
-    """Where a file's voxels are, and how they are stored."""
 
+class _Header(NamedTuple):
     block: bytes
-    """The header itself."""
+    """The 348 bytes."""
     shape: tuple[int, ...]
     """(…, D, H, W)."""
     voxel_type: np.dtype[np.generic]
@@ -60,13 +62,10 @@ class Header(NamedTuple):
         return self.start + math.prod(self.shape) * self.voxel_type.itemsize
 
 
-def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
+def _read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
     """A file's first `most` bytes (all for -1), and its state before they were read.
 
     The state is that of the opened file: another file may get its name meanwhile.
-
-    Raises:
-        InputError: it cannot be read, is empty, a git-LFS pointer, or too large.
     """
     try:
         with path.open("rb") as file:
@@ -75,33 +74,28 @@ def read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
                 raise _too_large(path, state.st_size)
             content = file.read(most)
     except OSError as error:
-        raise damaged(path, f"unreadable: {error.strerror}") from error
+        raise _damaged(path, f"unreadable: {error.strerror}") from error
     if not content:
-        raise damaged(path, "an empty file")
+        raise _damaged(path, "an empty file")
     if content.startswith(LFS_POINTER):
-        raise damaged(path, "a git-LFS pointer, the image was not fetched")
+        raise _damaged(path, "a git-LFS pointer, the image was not fetched")
     return content, state
 
 
-def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
-    """The fields of a header.
-
-    Raises:
-        InputError: the file does not begin as a NIfTI-1 file.
-    """
+def _nifti_fields(path: Path, content: bytes) -> Nifti1Header:
     try:
         # Only the start, because the decompressor copies what it does not use.
         block = gunzip.beginning(content[:HEADER_READ], HEADER_BYTES)
     except gunzip.GunzipError as error:
-        raise damaged(path, f"damaged: {error}") from error
+        raise _damaged(path, f"damaged: {error}") from error
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
     if HEADER_BYTES_OF_NIFTI_2 in sizes:
         found, expected = "a NIfTI-2 file", "NIfTI-1, which all tools read"
         raise InputError(Finding(str(path), found, expected, "convert it to NIfTI-1"))
     if HEADER_BYTES not in sizes:
-        raise damaged(path, f"no NIfTI header, it begins with {block[:12]!r}")
+        raise _damaged(path, f"no NIfTI header, it begins with {block[:12]!r}")
     if len(block) < HEADER_BYTES:
-        raise damaged(path, f"damaged: {len(block)} bytes, fewer than a header has")
+        raise _damaged(path, f"damaged: {len(block)} bytes, fewer than a header has")
     header = Nifti1Header(block, check=False)
     if header["magic"].item() != b"n+1":
         found = f"a header with the magic {header['magic'].item()!r}"
@@ -110,19 +104,12 @@ def nifti_fields(path: Path, content: bytes) -> Nifti1Header:
     return header
 
 
-def header_of(path: Path, content: bytes, size: int) -> Header:
-    """A file's checked header.
+def _checked_header(path: Path, content: bytes, size_bytes: int) -> _Header:
+    """The header of a file of this size, which begins with `content`.
 
-    Args:
-        path: the file.
-        content: its bytes, or its first ones.
-        size: how many bytes it has.
-
-    Raises:
-        InputError: it is no header of a volume of numbers, or has more voxels than a file of this
-            size can hold, which would fill the memory.
+    One with more voxels than such a file can hold is refused: they would fill the memory.
     """
-    fields = nifti_fields(path, content)
+    fields = _nifti_fields(path, content)
     shape = _shape_of(path, fields)
     kind = fields.get_value_label("datatype")
     if not re.fullmatch(r"(u?int|float)\d+", kind):
@@ -131,18 +118,18 @@ def header_of(path: Path, content: bytes, size: int) -> Header:
     try:
         slope, intercept = fields.get_slope_inter()
     except HeaderDataError as error:
-        raise damaged(path, f"damaged: {error}") from error
+        raise _damaged(path, f"damaged: {error}") from error
     start = float(fields["vox_offset"])
     if not HEADER_BYTES <= start <= MOST_BYTES:
-        raise damaged(path, f"damaged: its voxels begin at byte {start:g}")
+        raise _damaged(path, f"damaged: its voxels begin at byte {start:g}")
     is_scaled = slope is not None and (slope, intercept) != (1, 0)
     scaling = (float(slope), float(intercept)) if is_scaled else None
-    header = Header(fields.binaryblock, shape, fields.get_data_dtype(), int(start), scaling)
-    possible = size * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
+    header = _Header(fields.binaryblock, shape, fields.get_data_dtype(), int(start), scaling)
+    possible = size_bytes * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
     if header.stop > MOST_BYTES:
-        raise _too_large(path, header.stop, f" for {header.shape} voxels")
+        raise _too_large(path, header.stop, f" for {shape} voxels")
     if header.stop > possible:
-        raise damaged(path, f"damaged: {size} bytes for {header.shape} voxels")
+        raise _damaged(path, f"damaged: {size_bytes} bytes for {shape} voxels")
     return header
 
 
@@ -151,7 +138,7 @@ def _shape_of(path: Path, fields: Nifti1Header) -> tuple[int, ...]:
     axes, *sizes = (int(size) for size in fields["dim"])
     shape = sizes[: max(axes, 0)]
     if not 1 <= axes <= 7 or min(shape) < 1:
-        raise damaged(path, f"damaged: {axes} axes of {tuple(sizes)}")
+        raise _damaged(path, f"damaged: {axes} axes of {tuple(sizes)}")
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     shape.reverse()
@@ -161,8 +148,7 @@ def _shape_of(path: Path, fields: Nifti1Header) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def damaged(path: Path, found: str) -> InputError:
-    """The error of a file that is not a whole volume."""
+def _damaged(path: Path, found: str) -> InputError:
     return InputError(Finding(str(path), found, "a whole NIfTI volume", "fetch or export it again"))
 
 
@@ -171,21 +157,12 @@ def _too_large(path: Path, size: int, what: str = "") -> InputError:
     return InputError(Finding(str(path), found, expected, "correct its header, or crop it"))
 
 
-FORMS_MM = 0.1
-"""An sform and a qform that differ by more are of different places."""
-
-
 class ReadFile(NamedTuple):
     """Checksum and state of a file when it was read."""
 
     sha256: str
     size_bytes: int
     modified_ns: int
-
-    @classmethod
-    def of(cls, content: bytes, state: os.stat_result) -> Self:
-        """Of a file's bytes and its state."""
-        return cls(hashlib.sha256(content).hexdigest(), state.st_size, state.st_mtime_ns)
 
 
 class Volume(NamedTuple):
@@ -208,8 +185,8 @@ def read(path: Path) -> Volume:
     Raises:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
-    content, state = read_content(path)
-    header = _header_of_one(path, content, len(content))
+    content, state = _read_content(path)
+    header = _header_of_3d(path, content, len(content))
     return _volume(path, content, state, header)
 
 
@@ -221,9 +198,9 @@ def check_header(path: Path) -> None:
     Raises:
         InputError: as `read`.
     """
-    content, state = read_content(path, HEADER_READ)
-    header = _header_of_one(path, content, state.st_size)
+    content, state = _read_content(path, HEADER_READ)
     size = state.st_size
+    header = _header_of_3d(path, content, size)
     if gunzip.is_gzip(content):
         with path.open("rb") as file:
             file.seek(-gunzip.SIZE_BYTES, os.SEEK_END)
@@ -234,8 +211,8 @@ def check_header(path: Path) -> None:
         read(path)
 
 
-def _header_of_one(path: Path, content: bytes, size: int) -> Header:
-    header = header_of(path, content, size)
+def _header_of_3d(path: Path, content: bytes, size_bytes: int) -> _Header:
+    header = _checked_header(path, content, size_bytes)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
         action = "split it into one file a modality, or name it imagesTr/<case>.nii.gz"
@@ -244,17 +221,13 @@ def _header_of_one(path: Path, content: bytes, size: int) -> Header:
 
 
 def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
-    """Read the images of a 4-D file.
-
-    Args:
-        path: the file.
-        channels: names of the images, in the file's order.
+    """Read the images of a 4-D file, whose channels have these names in the file's order.
 
     Raises:
         InputError: the file is missing, damaged, or does not have exactly these channels.
     """
-    content, state = read_content(path)
-    header = header_of(path, content, len(content))
+    content, state = _read_content(path)
+    header = _checked_header(path, content, len(content))
     channel_count = header.shape[0] if len(header.shape) == 4 else 1
     if len(header.shape) > 4 or channel_count != len(channels):
         found = f"{channel_count} channel(s), {len(header.shape)} axes of {header.shape}"
@@ -266,13 +239,13 @@ def read_stacked(path: Path, channels: Sequence[str]) -> dict[str, Volume]:
     return {n: stacked._replace(voxels=image) for n, image in zip(channels, images, strict=True)}
 
 
-def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -> Volume:
+def _volume(path: Path, content: bytes, state: os.stat_result, header: _Header) -> Volume:
     try:
         data = gunzip.whole(content, header.stop, header.stop + TRAILING_BYTES)
     except gunzip.GunzipError as error:
-        raise damaged(path, f"damaged: {error}") from error
+        raise _damaged(path, f"damaged: {error}") from error
     if len(data) < header.stop:
-        raise damaged(path, f"damaged: {len(data)} bytes for {header.shape} voxels")
+        raise _damaged(path, f"damaged: {len(data)} bytes for {header.shape} voxels")
     # (x, y, z) in Fortran order is (z, y, x) in C order: nothing is copied.
     stored = np.frombuffer(data, header.voxel_type, math.prod(header.shape), header.start)
     voxels = stored.reshape(header.shape)
@@ -280,8 +253,8 @@ def _volume(path: Path, content: bytes, state: os.stat_result, header: Header) -
     if header.scaling:
         voxels = apply_read_scaling(voxels, *header.scaling)
     geometry = _geometry(path, content, header)
-    orientation_warning = _orientation_warning(header.block, geometry)
-    return Volume(voxels, geometry, orientation_warning, ReadFile.of(content, state))
+    file = ReadFile(hashlib.sha256(content).hexdigest(), state.st_size, state.st_mtime_ns)
+    return Volume(voxels, geometry, _orientation_warning(header.block, geometry), file)
 
 
 @lru_cache(maxsize=64)
@@ -290,11 +263,7 @@ def _orientation_warning(block: bytes, geometry: Geometry) -> str | None:
 
     NIfTI keeps the orientation twice, as sform and as qform, each with a code that may say that it
     is not set. Where they differ, ITK takes the sform if its code is 1 and its axes are at right
-    angles, and else mostly the qform; nibabel always takes the sform.
-
-    Args:
-        block: the header.
-        geometry: ITK's reading of it.
+    angles, and else mostly the qform; nibabel always takes the sform. `geometry` is ITK's.
     """
     header = Nifti1Header(block, check=False)
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
@@ -324,15 +293,13 @@ def _corner_distance_mm(affine: NDArray[np.floating], geometry: Geometry) -> flo
     return float(np.abs((affine - geometry.affine) @ corners.T).max())
 
 
-def _geometry(path: Path, content: bytes, header: Header) -> Geometry:
+def _geometry(path: Path, content: bytes, header: _Header) -> Geometry:
     """ITK's reading of the header, for its last three axes."""
     if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
         found, expected = "gzip under a name without .gz", "a name that ends in .gz"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
-    z, y, x = header.shape[-3:]
-    geometry = Geometry(
-        (z, y, x), *_as_itk_reads(_HeaderOf(header.block, "".join(path.suffixes[-2:]), path))
-    )
+    file = _HeaderOf(header.block, "".join(path.suffixes[-2:]), path)
+    geometry = Geometry(triple(header.shape[-3:]), *_as_itk_reads(file))
     numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
         spacing, direction = map(format_vector, (geometry.spacing_mm, geometry.direction))
@@ -374,7 +341,7 @@ def _itk_error(path: Path, error: RuntimeError) -> InputError:
     if "orthonormal" in reason:
         found, expected = "sheared axes in its sform, and no qform", "axes at right angles"
         return InputError(Finding(str(path), found, expected, "resample it, or set its qform"))
-    return damaged(path, f"no readable image ({reason})")
+    return _damaged(path, f"no readable image ({reason})")
 
 
 def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
