@@ -6,11 +6,17 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Typed values that are not changed and have no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Loader(yaml.SafeLoader):

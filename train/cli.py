@@ -148,7 +148,7 @@ def predict(
 
 
 def _store(path: str | None) -> Store:
-    """The store to read, brought to this machine if it is elsewhere."""
+    """The store to read, copied to this machine if it is remote."""
     chosen = path or load_manifest(manifest_path(None, Path())).store
     if not is_remote(chosen):
         return Store.open(chosen)

@@ -1,8 +1,7 @@
 """A run's configuration: presets, YAML files and `--set` overrides as one typed value.
 
-Each component has its own values: the network in `train.networks`, the loss in `train.loss`, and so
-on. `TrainConfig` gathers them and adds those of the training loop. The defaults are the paper's
-final model (sec. V).
+Each component has its own values; `TrainConfig` gathers them and adds those of the training loop.
+The defaults are the paper's final model (sec. V).
 """
 
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from common.errors import ConfigError
 from common.manifest import Manifest
-from common.settings import did_you_mean, parse, read_yaml
+from common.settings import Settings, did_you_mean, parse, read_yaml
 from common.splits import Splits, with_fold
 from common.task import Task
 from train.data.augment import AugmentConfig
@@ -34,10 +33,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 DEFAULT_PRESET = "fm_net"
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(Settings):
     """NAdam at a constant rate (paper sec. V-E; Dozat 2016)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Positive = 0.003
     """Learning rate."""
@@ -47,10 +44,8 @@ class OptimizerConfig(BaseModel):
     """L2 penalty added to the gradient."""
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """Everything that decides a run's numbers, and how the training loop behaves."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Network = FMNetConfig()
     loss: LossConfig = LossConfig()
@@ -64,8 +59,7 @@ class TrainConfig(BaseModel):
     fold: int | None = Field(default=None, ge=0)
     """The fold to validate on, of the rule's folds, or of 5 where it has fractions."""
     window: Literal["crop", "random"] = "crop"
-    """`crop`: the stored one, which holds the tumour. `random`: one of its size anywhere in the
-    whole volume, another in each epoch."""
+    """`crop`: the stored one, which holds the tumour. `random`: another in each epoch, anywhere."""
     epochs: Count = 70
     """Passes over the training cases."""
     batch_size: Count = 1
@@ -166,8 +160,7 @@ def load_config(preset: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> 
     """A preset's name, or a YAML file's path, with `key=value` overrides on top.
 
     Raises:
-        ConfigError: no such preset or file, no YAML, or a key or value that is not known; the
-            message names the key in full and the nearest valid one.
+        ConfigError: no such preset or file, no YAML, or a key or value that is not known.
     """
     source, values = _read(preset)
     return parse(TrainConfig, values, source, overrides)

@@ -7,11 +7,12 @@ from itertools import combinations, product
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InferenceError
+from common.settings import Settings
 from common.volume import Triple
 from train.precision import Compute
 
@@ -26,10 +27,8 @@ It enters the weighted mean like any other, and the loss stays finite."""
 Tile = tuple[slice, slice, slice]
 
 
-class InferenceConfig(BaseModel):
+class InferenceConfig(Settings):
     """How whole volumes are predicted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     overlap: float = Field(default=0.5, ge=0, lt=1)
     """The least share of a tile's side that neighbours share; more is smoother and slower."""

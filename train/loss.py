@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+
+from common.settings import Settings
 
 Regions = Mapping[str, Sequence[int]]
 """Region to the label values that make it, as in `common.task.Task.regions`."""
@@ -15,10 +17,8 @@ EPSILON = 1e-5
 """In numerator and denominator of eq. (1): an empty target with an empty prediction costs 0."""
 
 
-class LossConfig(BaseModel):
+class LossConfig(Settings):
     """What is minimised."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     voxels: Literal["cross_entropy", "focal"] = "cross_entropy"
     """The term beside Dice, a mean over voxels: binary cross-entropy (the paper), or focal loss
@@ -48,8 +48,7 @@ class RegionLoss:
     """
 
     def __init__(self, config: LossConfig, regions: Regions) -> None:
-        self.config = config
-        self.regions = regions
+        self.config, self.regions = config, regions
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         """The loss of one head's logits (B, regions, …) against canonical labels (B, …)."""
@@ -58,9 +57,7 @@ class RegionLoss:
     def supervised(self, outputs: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
         """The loss over all heads, weighted 1, 1/2, 1/4, … and normalised, and the main head's.
 
-        Args:
-            outputs: each head's logits (B, regions, …) at full size, main head first.
-            label: (B, …) canonical labels.
+        Logits are (B, regions, …) at full size, the main head's first; labels (B, …) canonical.
         """
         target = regions_of(label, self.regions)
         losses = [self._of_regions(logits.float(), target) for logits in outputs]

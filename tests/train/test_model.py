@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.errors import ConfigError
 from train.networks import DynUNetConfig, FMNetConfig, PlainConvUNetConfig, parameter_count
 from train.networks.fm_net import FMNet
-from train.networks.peers import full_size
+from train.networks.peers import FullSizeLogits
 
 UNET = FMNetConfig(attention=False, heads=0, bottleneck=0)
 SMALL = FMNetConfig(widths=(4, 6, 8))
@@ -153,10 +153,21 @@ def test_peers_keep_the_contract(config: DynUNetConfig | PlainConvUNetConfig) ->
     assert {output.shape for output in (*training, *main)} == {(1, 5, *image.shape[2:])}
 
 
+class FixedOutput(nn.Module):
+    def __init__(self, output: torch.Tensor | list[torch.Tensor]) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        return self.output
+
+
 def test_every_way_of_giving_heads_is_logits_at_full_size() -> None:
     heads = [torch.ones(2, 3, side, side, side) for side in (8, 4, 2)]
     stacked = torch.ones(2, 3, 3, 8, 8, 8)
     for output, count in ((heads[0], 1), (stacked, 3), (heads, 3)):
-        logits = full_size(output, (8, 8, 8))
+        network = FullSizeLogits(FixedOutput(output))
+        logits = network(torch.zeros(2, 4, 8, 8, 8))
+        assert len(network.eval()(torch.zeros(2, 4, 8, 8, 8))) == 1
         assert [tuple(each.shape) for each in logits] == [(2, 3, 8, 8, 8)] * count
         assert all(bool((each == 1).all()) for each in logits)

@@ -31,15 +31,13 @@ class DaliSource:
     status_folder: Path
     """Where workers write which sample they are reading."""
     reads: bool
-    """Whether samples are read here, or only what is to be done to them is drawn."""
+    """Whether samples are read here, or only draws are made."""
 
     def __call__(self, info: SampleInfo) -> tuple[NDArray[np.generic], ...]:
         """One sample, or what is drawn for it.
 
-        Returns:
-            Where samples are read: image (M, *shape), label (1, *shape), and the error as UTF-8
-            bytes. Then in either case an int32 for each augmentation, 1 where it is drawn, and
-            the arrays of each.
+        Where samples are read: image (M, *shape), label (1, *shape), and the error as UTF-8 bytes.
+        Then an int32 for each augmentation, 1 where it is drawn, and the arrays of each.
         """
         place = info.iteration, info.idx_in_batch
         with set_up_worker(self.status_folder).working_on(self.stream.name(*place)):

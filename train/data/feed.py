@@ -18,11 +18,11 @@ from train.data.stream import Step
 from train.data.workers import WorkerMonitor
 
 STACKS_FILE = "stuck.txt"
-"""In the run's folder: where every thread of every process was when the loader was stuck."""
+"""In the run's folder: the stacks of all threads and processes when the loader was stuck."""
 WRITING_SECONDS = 20.0
-"""What writing them may take; the folder's disk may hang as the store's does."""
+"""To write them; the folder's disk may hang as the store's does."""
 ENDING_SECONDS = 30.0
-"""How long the main thread may go on waiting once the workers were ended."""
+"""For the main thread's wait to end once the workers are killed."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,8 @@ class Feed(Iterator[Batch]):
 class StallDetector(Iterator[Batch]):
     """A feed's batches with a time limit for each; a context manager.
 
-    A loader that is stuck ends the run with a LoaderError instead of hanging. Where every thread
-    of every process was is written to the run's folder first.
-
-    Args:
-        feed: where the batches come from.
-        seconds: the limit.
-        run_dir: where the stacks go.
+    A loader that is stuck ends the run with a LoaderError; the stacks of every thread of every
+    process are written to the run's folder first.
     """
 
     def __init__(self, feed: Feed, seconds: float, run_dir: Path) -> None:

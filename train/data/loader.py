@@ -19,24 +19,11 @@ LoaderKind = Literal["dali", "torch"]
 
 @contextmanager
 def open_feed(
-    kind: LoaderKind,
-    stream: Stream,
-    device: torch.device,
-    workers: int,
-    cache: CacheKind = "none",
+    kind: LoaderKind, stream: Stream, device: torch.device, workers: int, cache: CacheKind = "none"
 ) -> Iterator[Feed]:
     """The stream's batches, endlessly: epochs follow each other without a pause. Main thread only.
 
-    Args:
-        kind: the loader.
-        stream: which samples.
-        device: where batches go; DALI also augments there.
-        workers: processes that read the store.
-        cache: where crops are kept once they are read; it changes no sample. `device` is DALI's
-            alone, and reads all of them first.
-
-    Returns:
-        A context manager; leaving it ends the workers.
+    DALI also augments on the device. Leaving the context ends the worker processes.
 
     Raises:
         ConfigError: DALI is not installed; shared memory is too small for the batches, or memory

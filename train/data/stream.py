@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
     case_id: str
     plane: int | None = None
-    """Which axial plane of the case's crop; None for all of it."""
+    """Axial plane of the case's crop; None for all of it."""
 
     def __str__(self) -> str:
         return f"case {self.case_id}" + ("" if self.plane is None else f", plane {self.plane}")
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One case, or one plane of it, as it is stored, and what augmentation draws for it."""
+    """One case, or one plane of it, as stored, and what augmentation draws for it."""
 
     image: NDArray[np.floating]
     """(M, *shape), of the store's type; shape is `Stream.shape`."""
@@ -92,8 +92,7 @@ class Stream:
     dims: Literal[2, 3] = 3
     """3: a sample is a case. 2: a sample is one axial plane of a case's crop."""
     window: Literal["crop", "random"] = "crop"
-    """`crop`: the stored one. `random`: one of its size anywhere in the whole volume, another in
-    each epoch."""
+    """As in `train.config.TrainConfig`."""
     cache: SharedCrops | None = None
     """Where crops are read instead of the store."""
 
@@ -117,11 +116,10 @@ class Stream:
     @property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return len(self.case_ids) * self._planes
+        return len(self.case_ids) * self._samples_of_case
 
     @property
-    def _planes(self) -> int:
-        """Samples of a case."""
+    def _samples_of_case(self) -> int:
         return self.store.crop[0] if self.dims == 2 else 1
 
     @property
@@ -149,9 +147,8 @@ class Stream:
         return tuple(self._key(int(number)) for number in shuffled[first:stop])
 
     def name(self, index: int, position: int) -> str:
-        """The sample at a position of batch `index`, for people; empty beyond a batch's end."""
-        _, key = self._at(index, position)
-        return str(key or "")
+        """The sample at a position of batch `index`, for messages; empty beyond a batch's end."""
+        return str(self._at(index, position)[1] or "")
 
     def number(self, index: int, position: int) -> int:
         """The sample at a position of batch `index` as its number in `every`; 0 beyond its end."""
@@ -176,7 +173,7 @@ class Stream:
 
     def _key(self, number: int) -> Key:
         """A sample by its number among all, unshuffled."""
-        case, plane = divmod(number, self._planes)
+        case, plane = divmod(number, self._samples_of_case)
         return Key(self._cases[case], plane if self.dims == 2 else None)
 
     @cached_property
@@ -189,8 +186,8 @@ class Stream:
         """The sample at a position of batch `index`.
 
         A case that cannot be read becomes the sample's `error`, since neither loader passes a
-        worker's exception on unchanged. A position beyond the end of an epoch's smaller last batch
-        is all zeros: DALI asks for it, as its batches are all of one size.
+        worker's exception on unchanged. A position beyond the end of an epoch's smaller last batch,
+        which DALI asks for, is all zeros.
         """
         epoch, key = self._at(index, position)
         if key is None:
@@ -214,8 +211,7 @@ class Stream:
         """
         for case_id in self._cases:
             image, label = self.store.read_crop(case_id)
-            image = self._chosen(image)
-            depth = self.shape[0]
+            image, depth = self._chosen(image), self.shape[0]
             for plane in range(0, self.store.crop[0], depth):
                 yield image[:, plane : plane + depth], label[plane : plane + depth]
 
@@ -241,11 +237,7 @@ class Stream:
         return image[:, np.newaxis], label[np.newaxis]
 
     def _random_window(self, epoch: int, key: Key) -> Arrays:
-        """A part of the whole volume, all of which is read.
-
-        Its chunks are whole planes, of which a window leaves few out, and only the whole can be
-        compared with its checksum.
-        """
+        """A part of the volume, which is read whole so that its checksum can be compared."""
         image, label = self.store.read_volume(key.case_id)
         if label is None:
             raise StoreError(f"{self.store.path}: case {key.case_id} has no label to train on")

@@ -30,7 +30,7 @@ Place = tuple[int, int]
 @contextmanager
 def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Feed]:
     """As `train.data.loader.open_feed`."""
-    # Besides those that are ready, one batch is in use and one is on its way.
+    # Besides those that are ready, one is in use and one on its way.
     batches = QUEUE * workers + 2
     check_shared_memory(batches * stream.batch_size * (stream.stored_bytes + stream.drawn_bytes))
     with status_folder() as folder:

@@ -24,11 +24,11 @@ from common.interrupts import interrupts_held_back
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
 MARGIN_BYTES = 16 * 2**20
-"""Of shared memory, for the loader's queues and whatever else of this process lies there."""
+"""Of shared memory, for the loader's queues and whatever else lies there."""
 NAME_BYTES = 256
-"""Of a sample's name in a worker's status file; longer ones are cut."""
+"""Of a sample's name in a worker's status file; longer names are cut."""
 DYING_SECONDS = 1.0
-"""A process that is killed loses its connections one by one; its end may be the last to show."""
+"""A killed process loses its connections one by one; its end may show last."""
 CLOSING_SECONDS = 5.0
 """How long a loader may take to end its workers."""
 STACKS_SECONDS = 2.0
@@ -74,19 +74,17 @@ def status_folder() -> Iterator[Path]:
 
 
 def _sample_file(folder: Path, pid: int) -> Path:
-    """Which sample a worker is reading, padded with zero bytes."""
     return folder / str(pid)
 
 
 def _stacks_file(folder: Path, pid: int) -> Path:
-    """Where a worker writes the stacks of its threads on SIGUSR1."""
     return folder / f"{pid}.stacks"
 
 
 class WorkerStatus:
-    """What one worker process is doing, in two files that its loader reads.
+    """Two files that a loader reads: which sample a worker reads, and its stacks after SIGUSR1.
 
-    Once the file of its sample is there, SIGUSR1 makes it write its stacks.
+    Once the file of the sample is there, the worker handles SIGUSR1.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,7 +111,7 @@ def set_up_worker(folder: Path) -> WorkerStatus:
     """Make this worker end at once, and with the process that started it. Later calls do nothing.
 
     An orderly end of the interpreter takes time, and can abort in a thread that hands a sample
-    over. And DALI's own workers would wait for ever if the process that started them was killed.
+    over. DALI's own workers would wait for ever if the process that started them was killed.
     """
     atexit.register(_end_process, folder)
     Thread(target=_end_with_parent, args=[folder], daemon=True).start()
@@ -139,12 +137,7 @@ def _end_process(folder: Path) -> NoReturn:
 
 
 class WorkerMonitor:
-    """The worker processes of one loader.
-
-    Args:
-        folder: of their status files.
-        store: path of what they read, for messages.
-    """
+    """The worker processes of one loader, by their status files; messages name the store's path."""
 
     def __init__(self, folder: Path, store: str) -> None:
         self._folder, self._store = folder, store
@@ -173,12 +166,8 @@ class WorkerMonitor:
     ) -> Iterator[None]:
         """Watch these processes, which have started, until the context ends; main thread only.
 
-        Args:
-            processes: the workers.
-            close: ends the loader and its workers. A loader does so itself when it is collected,
-                but an error's traceback delays that.
-            polls: whether the loader itself checks every few seconds that they are alive. If it
-                does not, a signal interrupts its wait when one dies.
+        `close` ends the loader and its workers. If the loader `polls`, it checks every few seconds
+        that they are alive; if not, a signal interrupts its wait when one dies.
         """
         self._processes = processes
         # Set in any case: torch's own handler would raise, wherever the main thread is.
@@ -243,11 +232,8 @@ class WorkerMonitor:
     def check_alive(self, within_seconds: float = 0) -> None:
         """Check that all workers are alive.
 
-        Args:
-            within_seconds: how long one may take to turn out to be dead.
-
         Raises:
-            LoaderError: one is dead.
+            LoaderError: one is dead, or turns out to be within some seconds.
         """
         deadline = time.monotonic() + within_seconds
         while dead := self._dead(deadline - time.monotonic()):

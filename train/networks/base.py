@@ -4,16 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
+
+from common.settings import Settings
 
 Width = Annotated[int, Field(ge=1)]
 
 
-class NetworkConfig(BaseModel, ABC):
+class NetworkConfig(Settings, ABC):
     """The values of a network; a subclass adds its own, and its name as the default of `kind`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
     dims: Literal[2, 3] = 3
@@ -28,9 +28,8 @@ class NetworkConfig(BaseModel, ABC):
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
         """The network with fresh weights.
 
-        Its forward pass takes images (B, in_channels, *size), with as many axes as `dims`, to a
-        tuple of logits (B, out_channels, *size): the main head's first, and in training mode the
-        supervision heads' after it.
+        Its forward pass takes images (B, in_channels, *size) to a tuple of logits (B, out_channels,
+        *size): the main head's first, and in training mode the supervision heads' after it.
 
         Raises:
             ConfigError: a package that it needs is not installed.

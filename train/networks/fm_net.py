@@ -136,9 +136,6 @@ class FMNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Logits at the input's size: the main head's, and in training the others', fine to coarse.
 
-        Args:
-            image: (B, in_channels, D, H, W), or (B, in_channels, H, W) in 2-D.
-
         Raises:
             ValueError: an axis is not divisible by `config.stride`.
         """

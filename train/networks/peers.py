@@ -89,29 +89,15 @@ class FullSizeLogits(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, M, D, H, W) to each head's (B, R, D, H, W), main head first, in evaluation alone."""
-        outputs = full_size(self.network(image), image.shape[2:])
+        """(B, M, D, H, W) to each head's (B, R, D, H, W), the main head's alone in evaluation."""
+        output: Tensor | Sequence[Tensor] = self.network(image)
+        if isinstance(output, Tensor):  # DynUNet stacks heads as (B, heads, R, D, H, W)
+            outputs = output.unbind(1) if output.ndim == 6 else (output,)
+        else:  # nnU-Net lists them, each at its own size
+            size = image.shape[2:]
+            main, *heads = output
+            outputs = (main, *(F.interpolate(head, size, mode="trilinear") for head in heads))
         return outputs if self.training else outputs[:1]
-
-
-def full_size(output: Tensor | Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
-    """Every head's logits at full size, from what either library's network gives.
-
-    Args:
-        output: (B, R, D, H, W); heads stacked as (B, heads, R, D, H, W), as DynUNet has them; or
-            a list of heads, each at its own size, as nnU-Net's networks have them.
-        size: (D, H, W).
-    """
-    if isinstance(output, Tensor):
-        return output.unbind(1) if output.ndim == 6 else (output,)
-    main, *heads = output
-    return (
-        main,
-        *(
-            F.interpolate(head, size=tuple(size), mode="trilinear", align_corners=False)
-            for head in heads
-        ),
-    )
 
 
 def _not_installed(package: str, kind: str) -> ConfigError:
