@@ -33,10 +33,8 @@ MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
 class Checkpoint:
     """What a checkpoint holds."""
 
-    tensors: dict[str, Tensor]
-    """As `capture` gives them."""
-    state: dict[str, Any]
-    """Anything that JSON can hold."""
+    tensors: dict[str, Tensor]  # as `capture` gives them
+    state: dict[str, Any]  # anything that JSON can hold
 
 
 def checkpoint_path(run_dir: Path, which: Which) -> Path:

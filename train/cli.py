@@ -16,8 +16,7 @@ from common.store import Store, is_remote, local_copy
 if TYPE_CHECKING:
     from train.trainer import Session
 
-UNCLEAN = 1
-"""Exit code when the work was done, but not for every case."""
+UNCLEAN = 1  # exit code when the work was done, but not for every case
 
 app = typer.Typer(
     cls=console.Commands,

@@ -37,12 +37,9 @@ class CaseScore:
     """One case's scores."""
 
     case_id: str
-    regions: dict[str, RegionScore]
-    """In the grid of the case's files."""
-    loss: float
-    """The main head's, over the stored volume."""
-    seconds: float
-    """To read, predict and score the case."""
+    regions: dict[str, RegionScore]  # in the grid of the case's files
+    loss: float  # the main head's, over the stored volume
+    seconds: float  # to read, predict and score the case
 
     def of(self, metric: str) -> dict[str, float]:
         """Region to a metric's value."""
@@ -87,12 +84,9 @@ class ScoredCase:
 
     score: CaseScore
     task: Task
-    image: NDArray[np.floating]
-    """(modalities, D, H, W) as stored."""
-    reference: NDArray[np.uint8]
-    """(D, H, W) canonical labels."""
-    prediction: NDArray[np.uint8]
-    """(D, H, W) canonical labels."""
+    image: NDArray[np.floating]  # (modalities, D, H, W) as stored
+    reference: NDArray[np.uint8]  # (D, H, W) canonical labels
+    prediction: NDArray[np.uint8]  # (D, H, W) canonical labels
 
     def sample(self) -> Sample:
         """The plane to show of it."""

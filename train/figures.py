@@ -23,12 +23,9 @@ DOTS_PER_INCH = 160
 PANEL, GAP, GROUP_GAP, MARGIN = 1.5, 0.06, 0.2, 0.28
 LABEL_WIDTH, HEAD, COLUMN_HEAD, FOOT = 1.72, 0.66, 0.5, 0.46
 
-DIMMED = 0.55
-"""Brightness of the image under a mask."""
-OPACITY = 0.8
-"""Of a mask on the image."""
-ID_LENGTH = 26
-"""Characters of a case id that fit beside its row."""
+DIMMED = 0.55  # brightness of the image under a mask
+OPACITY = 0.8  # of a mask on the image
+ID_LENGTH = 26  # characters of a case id that fit beside its row
 TITLE_LENGTH = 18
 """Characters of a region's title that fit beside its mean; others show the region's name."""
 FOOTNOTE = (
@@ -42,20 +39,13 @@ class Sample:
     """One axial plane of a case: the one with the most tumour."""
 
     case_id: str
-    dice: Mapping[str, float]
-    """Region to Dice of the whole case."""
-    plane: int
-    """Index in the stored volume."""
-    planes: int
-    """Planes of the stored volume."""
-    has_tumour: bool
-    """Whether the reference has any, in any plane."""
-    grey: NDArray[np.uint8]
-    """(H, W): FLAIR or the first modality, 0 outside the brain."""
-    reference: NDArray[np.bool_]
-    """(regions, H, W)."""
-    prediction: NDArray[np.bool_]
-    """(regions, H, W)."""
+    dice: Mapping[str, float]  # region to Dice of the whole case
+    plane: int  # index in the stored volume
+    planes: int  # planes of the stored volume
+    has_tumour: bool  # whether the reference has any, in any plane
+    grey: NDArray[np.uint8]  # (H, W): FLAIR or the first modality, 0 outside the brain
+    reference: NDArray[np.bool_]  # (regions, H, W)
+    prediction: NDArray[np.bool_]  # (regions, H, W)
 
     @property
     def mean_dice(self) -> float:

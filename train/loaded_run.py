@@ -34,17 +34,13 @@ RUN_FILE = "run.json"
 class LoadedRun:
     """A network with everything that its predictions depend on."""
 
-    model: nn.Module
-    """On the compute device."""
+    model: nn.Module  # on the compute device
     config: TrainConfig
-    manifest: Manifest
-    """How its cases were preprocessed."""
+    manifest: Manifest  # how its cases were preprocessed
     compute: Compute
     run_dir: Path
-    which: Which
-    """The checkpoint that the weights are from."""
-    epochs: int
-    """That the network was trained for."""
+    which: Which  # the checkpoint that the weights are from
+    epochs: int  # that the network was trained for
 
     @property
     def task(self) -> Task:

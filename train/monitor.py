@@ -22,8 +22,7 @@ from train.evaluate import ScoredCase
 from train.figures import overlay
 from train.trainer import End, Position, Session
 
-OVERLAYS = 3
-"""Cases whose picture goes to TensorBoard at each validation: always the same ones."""
+OVERLAYS = 3  # cases whose picture goes to TensorBoard at each validation: always the same ones
 
 RATE_SECONDS = 1800
 """The remaining time is estimated over the last half hour, so that validations are in it."""

@@ -25,8 +25,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
 }
 
-TF32_CAPABILITY = (8, 0)
-"""Compute capability from which GPUs multiply in TF32."""
+TF32_CAPABILITY = (8, 0)  # compute capability from which GPUs multiply in TF32
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Compute:
 
     device: torch.device
     precision: Precision
-    note: str = ""
-    """Why this is not what was configured, or why it may be slow; else empty."""
+    note: str = ""  # why this is not what was configured, or why it may be slow; else empty
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of a forward pass; loss and optimiser stay outside it."""

@@ -26,14 +26,10 @@ NAMING = ("modalities", "label", "companions", "stacked", "label_convention", "p
 class Predictions:
     """What `predict` has done."""
 
-    written: dict[str, Path] = field(default_factory=dict)
-    """Case id to its mask's file."""
-    replaced: list[str] = field(default_factory=list)
-    """Ids of cases that had a mask before."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Case id to why it has no mask."""
-    findings: list[Finding] = field(default_factory=list)
-    """About files, as `check` reports them."""
+    written: dict[str, Path] = field(default_factory=dict)  # case id to its mask's file
+    replaced: list[str] = field(default_factory=list)  # ids of cases that had a mask before
+    failures: dict[str, str] = field(default_factory=dict)  # case id to why it has no mask
+    findings: list[Finding] = field(default_factory=list)  # about files, as `check` reports them
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -42,8 +38,7 @@ class Predictions:
         return not self.failures and all(f.severity != "error" for f in self.findings)
 
 
-OnCase = Callable[[int, int], None]
-"""Called with (cases done, cases in all), first with none done."""
+OnCase = Callable[[int, int], None]  # called with (cases done, cases in all), first with none done
 
 Case = tuple[NDArray[np.floating], CaseRecord]
 """Image (modalities, *box), and the record that leads back to the files' grid."""

@@ -31,39 +31,26 @@ from train.loaded_run import LoadedRun
 from train.loss import RegionLoss
 from train.precision import DTYPES, Compiled, Compute
 
-METRICS_FILE = "metrics.jsonl"
-"""In a run's folder: one row of JSON for each finished epoch."""
+METRICS_FILE = "metrics.jsonl"  # in a run's folder: one row of JSON for each finished epoch
 
 
 @dataclass
 class Position:
     """How far a run is: what a checkpoint holds beside the tensors."""
 
-    epoch: int = 1
-    """The current one, from 1."""
-    samples: int = 0
-    """Samples of this epoch trained on so far."""
-    loss_sum: float = 0.0
-    """Of this epoch's finite losses of the main head."""
-    finite_samples: int = 0
-    """Samples of this epoch with a finite loss."""
-    step: int = 0
-    """Optimiser steps over all epochs, with the skipped ones."""
-    skipped: int = 0
-    """Steps of this epoch without a finite gradient."""
-    skipped_in_a_row: int = 0
-    """Steps up to now without a finite gradient."""
-    spent_seconds: float = 0.0
-    """Training and validation time, over all sessions."""
-    seconds: float = 0.0
-    """Training time of this epoch, without validation."""
-    waited_seconds: float = 0.0
-    """Of this, time spent waiting for data."""
-    best_score: float | None = None
-    """Of the best validation so far; higher is better."""
+    epoch: int = 1  # the current one, from 1
+    samples: int = 0  # samples of this epoch trained on so far
+    loss_sum: float = 0.0  # of this epoch's finite losses of the main head
+    finite_samples: int = 0  # samples of this epoch with a finite loss
+    step: int = 0  # optimiser steps over all epochs, with the skipped ones
+    skipped: int = 0  # steps of this epoch without a finite gradient
+    skipped_in_a_row: int = 0  # steps up to now without a finite gradient
+    spent_seconds: float = 0.0  # training and validation time, over all sessions
+    seconds: float = 0.0  # training time of this epoch, without validation
+    waited_seconds: float = 0.0  # of this, time spent waiting for data
+    best_score: float | None = None  # of the best validation so far; higher is better
     best_epoch: int | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """A row of metrics for every finished epoch."""
+    rows: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
 
     @property
     def mean_loss(self) -> float | None:
@@ -92,14 +79,11 @@ class Session:
     compute: Compute
     store: Store
     splits: SplitAssignment
-    model: nn.Module
-    """On the device."""
-    forward: Callable[[Tensor], tuple[Tensor, ...]]
-    """The model as a step calls it: itself, or compiled."""
+    model: nn.Module  # on the device
+    forward: Callable[[Tensor], tuple[Tensor, ...]]  # the model itself, or compiled
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
-    scaler: GradScaler
-    """Of gradients; passes them through where the precision needs no scaling."""
+    scaler: GradScaler  # passes gradients through where the precision needs no scaling
     at: Position = field(default_factory=Position)
 
     @property

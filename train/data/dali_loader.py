@@ -20,8 +20,7 @@ from train.data.feed import Batch, Feed, batch_of
 from train.data.stream import Stream
 from train.data.workers import WorkerMonitor, check_shared_memory, status_folder
 
-QUEUE = 2
-"""Batches that workers read ahead, and as many again that the graph computes ahead."""
+QUEUE = 2  # batches that workers read ahead, and as many again that the graph computes ahead
 
 
 @contextmanager

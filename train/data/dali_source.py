@@ -28,10 +28,8 @@ class DaliSource:
     """The stream as DALI takes it; picklable."""
 
     stream: Stream
-    status_folder: Path
-    """Where workers write which sample they are reading."""
-    reads: bool
-    """Whether samples are read here, or only draws are made."""
+    status_folder: Path  # where workers write which sample they are reading
+    reads: bool  # whether samples are read here, or only draws are made
 
     def __call__(self, info: SampleInfo) -> tuple[NDArray[np.generic], ...]:
         """One sample, or what is drawn for it.

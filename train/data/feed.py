@@ -19,28 +19,20 @@ from train.data.workers import WorkerMonitor
 
 STACKS_FILE = "stuck.txt"
 """In the run's folder: the stacks of all threads and processes when the loader was stuck."""
-WRITING_SECONDS = 20.0
-"""To write them; the folder's disk may hang as the store's does."""
-ENDING_SECONDS = 30.0
-"""For the main thread's wait to end once the workers are killed."""
+WRITING_SECONDS = 20.0  # to write them; the folder's disk may hang as the store's does
+ENDING_SECONDS = 30.0  # for the main thread's wait to end once the workers are killed
 
 
 @dataclass(frozen=True)
 class Batch:
     """The samples of one step, augmented, on the device."""
 
-    image: Tensor
-    """(B, M, D, H, W) float16; of slices (B, M, H, W)."""
-    label: Tensor
-    """(B, D, H, W) uint8 canonical labels; of slices (B, H, W)."""
-    case_ids: tuple[str, ...]
-    """The case of each sample."""
-    epoch: int
-    """Counted from 1."""
-    last: bool
-    """Whether the epoch ends with it."""
-    planes: tuple[int, ...] = ()
-    """Which axial plane of its case's crop each slice is; empty for volumes."""
+    image: Tensor  # (B, M, D, H, W) float16; of slices (B, M, H, W)
+    label: Tensor  # (B, D, H, W) uint8 canonical labels; of slices (B, H, W)
+    case_ids: tuple[str, ...]  # the case of each sample
+    epoch: int  # counted from 1
+    last: bool  # whether the epoch ends with it
+    planes: tuple[int, ...] = ()  # axial plane of each slice; empty for volumes
 
 
 def batch_of(step: Step, image: Tensor, label: Tensor) -> Batch:

@@ -29,8 +29,7 @@ class Key(NamedTuple):
     """What a sample is of."""
 
     case_id: str
-    plane: int | None = None
-    """Axial plane of the case's crop; None for all of it."""
+    plane: int | None = None  # axial plane of the case's crop; None for all of it
 
     def __str__(self) -> str:
         return f"case {self.case_id}" + ("" if self.plane is None else f", plane {self.plane}")
@@ -39,12 +38,9 @@ class Key(NamedTuple):
 class Step(NamedTuple):
     """One batch of the stream."""
 
-    epoch: int
-    """Counted from 1."""
-    keys: tuple[Key, ...]
-    """Its samples; fewer than the batch size at an epoch's end."""
-    last: bool
-    """Whether the epoch ends with it."""
+    epoch: int  # counted from 1
+    keys: tuple[Key, ...]  # its samples; fewer than the batch size at an epoch's end
+    last: bool  # whether the epoch ends with it
 
     @property
     def case_ids(self) -> tuple[str, ...]:
@@ -55,13 +51,10 @@ class Step(NamedTuple):
 class Sample(NamedTuple):
     """One case, or one plane of it, as stored, and what augmentation draws for it."""
 
-    image: NDArray[np.floating]
-    """(M, *shape), of the store's type; shape is `Stream.shape`."""
-    label: NDArray[np.uint8]
-    """(*shape), canonical labels."""
+    image: NDArray[np.floating]  # (M, *shape), of the store's type; shape is `Stream.shape`
+    label: NDArray[np.uint8]  # (*shape), canonical labels
     draws: Draws
-    error: str = ""
-    """Why the case could not be read; the arrays are then zeros."""
+    error: str = ""  # why the case could not be read; the arrays are then zeros
 
 
 @dataclass(frozen=True)
@@ -77,24 +70,16 @@ class Stream:
     """
 
     store: Store
-    case_ids: tuple[str, ...]
-    """The cases of an epoch."""
-    modalities: tuple[str, ...]
-    """The images of a sample, in this order."""
+    case_ids: tuple[str, ...]  # the cases of an epoch
+    modalities: tuple[str, ...]  # the images of a sample, in this order
     augment: AugmentConfig
-    seed: int
-    """Of order and augmentation."""
+    seed: int  # of order and augmentation
     batch_size: int
-    first_epoch: int = 1
-    """The epoch that the stream begins in, counted from 1."""
-    skip: int = 0
-    """Samples of that epoch that were trained on before."""
-    dims: Literal[2, 3] = 3
-    """3: a sample is a case. 2: a sample is one axial plane of a case's crop."""
-    window: Literal["crop", "random"] = "crop"
-    """As in `train.config.TrainConfig`."""
-    cache: SharedCrops | None = None
-    """Where crops are read instead of the store."""
+    first_epoch: int = 1  # the epoch that the stream begins in, counted from 1
+    skip: int = 0  # samples of that epoch that were trained on before
+    dims: Literal[2, 3] = 3  # 3: a sample is a case; 2: one axial plane of its crop
+    window: Literal["crop", "random"] = "crop"  # as in `train.config.TrainConfig`
+    cache: SharedCrops | None = None  # where crops are read instead of the store
 
     def __post_init__(self) -> None:
         if self.window == "random" and self.dims == 2:

@@ -17,14 +17,12 @@ from train.data.feed import Batch, Feed, batch_of
 from train.data.stream import Sample, Stream
 from train.data.workers import WorkerMonitor, check_shared_memory, set_up_worker, status_folder
 
-QUEUE = 2
-"""Batches that each worker keeps ready."""
+QUEUE = 2  # batches that each worker keeps ready
 
 Item = tuple[Tensor, Tensor, str]
 """Image (M, *shape) float16, label (*shape) uint8, and why it could not be read."""
 
-Place = tuple[int, int]
-"""A batch of the stream, and a position in it."""
+Place = tuple[int, int]  # a batch of the stream, and a position in it
 
 
 @contextmanager

@@ -23,14 +23,10 @@ from common.errors import ConfigError, FMNetError, LoaderError
 from common.interrupts import interrupts_held_back
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
-MARGIN_BYTES = 16 * 2**20
-"""Of shared memory, for the loader's queues and whatever else lies there."""
-NAME_BYTES = 256
-"""Of a sample's name in a worker's status file; longer names are cut."""
-DYING_SECONDS = 1.0
-"""A killed process loses its connections one by one; its end may show last."""
-CLOSING_SECONDS = 5.0
-"""How long a loader may take to end its workers."""
+MARGIN_BYTES = 16 * 2**20  # of shared memory, for the loader's queues and whatever else lies there
+NAME_BYTES = 256  # of a sample's name in a worker's status file; longer names are cut
+DYING_SECONDS = 1.0  # a killed process loses its connections one by one; its end may show last
+CLOSING_SECONDS = 5.0  # how long a loader may take to end its workers
 STACKS_SECONDS = 2.0
 """How long a worker may take to write its stacks; milliseconds unless the disk hangs."""
 CAUSES = {
