@@ -1,9 +1,7 @@
 """Augmentation: one class each, with its parameters, what it draws, and how each loader applies it.
 
-A sample is a function of (seed, epoch, case), and for slices the plane (docs/decisions/0004): each
-augmentation draws from a random generator of its own where the sample is read, and both loaders
-only apply what was drawn. To add one, write its class and name it in `AugmentConfig`.
-
+Each draws from its own random generator where a sample is read (docs/decisions/0004), and both
+loaders only apply what was drawn. To add one, write its class and name it in `AugmentConfig`.
 Worker processes import this module, and start faster without torch and DALI: methods that need one
 of them import it themselves.
 """
@@ -18,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from common.settings import Settings
 from common.volume import Box, Triple
 
 if TYPE_CHECKING:
@@ -35,11 +34,8 @@ Node = Any
 """A node of DALI's graph; DALI is untyped."""
 
 ZOOM_STEPS = 1024
-"""Zooms and their windows are multiples of 1/1024 voxel.
-
-Then every position that is sampled is exact in float32, and a label's nearest voxel is the same
-whatever order of operations a loader computes it in, on a CPU or a GPU.
-"""
+"""Zooms and their windows are multiples of 1/1024 voxel: then every sampled position is exact in
+float32, and both loaders find the same nearest voxel of a label, on a CPU or a GPU."""
 
 CUBIC_A = -0.5
 """Keys' parameter (1981, doi:10.1109/TASSP.1981.1163711) as DALI has it; torch has -0.75."""
@@ -60,24 +56,21 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Augmentation(BaseModel):
+class Augmentation(Settings):
     """What may be done to a training sample; a subclass has the parameters as its fields.
 
     Both loaders must compute the same: images up to the rounding of float32, labels exactly.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     placeholder: ClassVar[Drawn]
-    """What DALI's graph gets where nothing is drawn: arrays of a draw's types and numbers of axes.
-    """
+    """What DALI's graph gets where nothing is drawn: arrays of a draw's types and axes."""
 
     def draw(self, random: Generator, shape: Shape) -> Drawn | None:
         """Draw what is done to a sample; None if nothing is."""
         raise NotImplementedError
 
     def most_bytes(self, shape: Shape) -> int:
-        """Memory that a draw takes at most; to be overridden where it is as large as an image."""
+        """Memory that a draw takes at most."""
         return sum(array.nbytes for array in self.placeholder)
 
     def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
@@ -85,12 +78,10 @@ class Augmentation(BaseModel):
         raise NotImplementedError
 
     def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
-        """The same in DALI's graph, which runs this only for samples that something is drawn for.
+        """Do it in DALI's graph, for samples that something is drawn for.
 
-        Args:
-            image: (M, D, H, W) float32, on a CPU or a GPU.
-            label: (1, D, H, W) uint8, likewise.
-            drawn: the arrays of `draw`, on the CPU.
+        Image (M, D, H, W) float32 and label (1, D, H, W) uint8 are on a CPU or a GPU, the arrays of
+        `draw` on the CPU.
         """
         raise NotImplementedError
 
@@ -99,8 +90,7 @@ class Zoom(Augmentation):
     """Enlarge a window of the sample to the sample's size: cubic for images, nearest for labels."""
 
     placeholder = (np.zeros((3, 3), np.float32),)
-    """The sample's size, and the window's start and stop in voxels from its edge; each (z, y, x).
-    """
+    """The sample's size, and the window's start and stop in voxels; each (z, y, x)."""
 
     probability: Probability = 0.15
     """Of one zoom for all axes; an axis of one voxel stays as it is."""
@@ -159,11 +149,7 @@ class Flip(Augmentation):
 
 
 class Noise(Augmentation):
-    """Add Gaussian noise.
-
-    It is drawn here, since DALI's own depends on a sample's position in the batch and on how many
-    samples came before.
-    """
+    """Add Gaussian noise; DALI's own would depend on a sample's position in its batch."""
 
     placeholder = (np.zeros((), np.float32), np.zeros((1, 1, 1, 1), np.float16))
     """Standard deviation, and standard-normal noise (M, D, H, W): float16 is half the bytes."""
@@ -236,13 +222,8 @@ class Brightness(Augmentation):
         return image * _on_device_of(image, drawn[0]), label
 
 
-class AugmentConfig(BaseModel):
-    """What is done to training samples, in the order of the fields (paper, sec. III).
-
-    With every probability at 0 a sample leaves as it was stored, bit for bit.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class AugmentConfig(Settings):
+    """What is done to training samples, in the order of the fields (paper, sec. III)."""
 
     zoom: Zoom = Zoom()
     flip: Flip = Flip()
@@ -257,10 +238,7 @@ class AugmentConfig(BaseModel):
     def draw(
         self, shape: Shape, seed: int, epoch: int, case_id: str, plane: int | None = None
     ) -> Draws:
-        """Draw what is done to one sample, each augmentation from a generator of its own.
-
-        So adding one, or switching one off, leaves what the others draw as it was.
-        """
+        """Draw what is done to one sample; an augmentation's draws do not depend on the others."""
         return tuple(
             augmentation.draw(generator(seed, epoch, case_id, plane, name), shape)
             for name, augmentation in zip(AUGMENTATIONS, self.in_order(), strict=True)
@@ -274,14 +252,7 @@ AUGMENTATIONS = tuple(AugmentConfig.model_fields)
 def generator(seed: int, epoch: int, case_id: str, plane: int | None, purpose: str) -> Generator:
     """The random numbers of one case, or one plane of it, in one epoch, for one purpose.
 
-    The key holds the case's id and not its row, so that a store made anew gives the same samples.
-
-    Args:
-        seed: the run's.
-        epoch: counted from 1.
-        case_id: the case.
-        plane: of the case's crop; None for all of it.
-        purpose: an augmentation's name, or whatever else is drawn.
+    The key holds the case's id and not its row, so that a rebuilt store gives the same samples.
     """
     key = repr((seed, epoch, case_id, plane, purpose)).encode()
     return Generator(SFC64(int.from_bytes(hashlib.sha256(key).digest(), "big")))
@@ -299,10 +270,7 @@ def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
 def _amount(
     probability: float, bounds: tuple[float, float], random: Generator
 ) -> tuple[NDArray[np.float32]] | None:
-    """One number between bounds, with a probability.
-
-    It is of float32, so that both loaders compute with the same one.
-    """
+    """With a probability, a number between bounds; float32, so that both loaders have the same."""
     if random.random() >= probability:
         return None
     return (np.asarray(random.uniform(*bounds), np.float32),)
@@ -316,14 +284,11 @@ def _on_device_of(image: Node, values: Node) -> Node:
 
 
 class Axis(NamedTuple):
-    """One axis of a zoom."""
+    """One axis of a zoom: the sample's size, and the window's start and stop, in voxels."""
 
     size: int
-    """Voxels of the sample."""
     start: float
-    """Where the window starts."""
     stop: float
-    """Where it stops."""
 
     def positions(self) -> NDArray[np.float64]:
         """Where the enlarged voxels' centres are, from the sample's outer edge; (size,)."""
