@@ -46,8 +46,7 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     """Write the run's last checkpoint, which is also its best if `best`.
 
     The best is replaced first: after a crash between the two, the run reaches the same best again
-    from the last. Both names are links to one file. The checkpoint before the last is kept in case
-    the disk damages a file.
+    from the last. The checkpoint before the last is kept in case the disk damages a file.
 
     Raises:
         CheckpointError: it cannot be written; the earlier checkpoints are intact.

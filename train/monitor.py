@@ -78,8 +78,8 @@ class Monitor:
             completed=self._done(at),
         )
 
-    def validating(self, done: int, total: int) -> None:
-        """Show how many of the validation cases are scored."""
+    def validating(self, at: Position, done: int, total: int, scored: ScoredCase | None) -> None:
+        """Show how many validation cases are scored; TensorBoard gets pictures of the first few."""
         self._bars.update(
             self._validation,
             completed=done,
@@ -87,15 +87,11 @@ class Monitor:
             cases=f"{done} of {total} cases",
             visible=done < total,
         )
-
-    def case(self, at: Position, index: int, scored: ScoredCase) -> None:
-        """Send a picture of the first few validation cases to TensorBoard."""
-        if index >= OVERLAYS:
-            return
-        task = scored.task
-        modality = title(task.modalities[shown_channel(task.modalities)])
-        name = f"val/{index + 1} {scored.score.case_id} ({modality}, reference, prediction)"
-        self._writer.add_image(name, overlay(scored.sample(), task), at.step, dataformats="HWC")
+        if scored and done <= OVERLAYS:
+            task = scored.task
+            modality = title(task.modalities[shown_channel(task.modalities)])
+            name = f"val/{done} {scored.score.case_id} ({modality}, reference, prediction)"
+            self._writer.add_image(name, overlay(scored.sample(), task), at.step, dataformats="HWC")
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
         """Print a line for a finished epoch, and send its row to TensorBoard."""

@@ -38,8 +38,6 @@ class Predictions:
         return not self.failures and all(f.severity != "error" for f in self.findings)
 
 
-OnCase = Callable[[int, int], None]  # called with (cases done, cases in all), first with none done
-
 Case = tuple[NDArray[np.floating], CaseRecord]
 """Image (modalities, *box), and the record that leads back to the files' grid."""
 
@@ -48,12 +46,13 @@ def predict(
     loaded: LoadedRun,
     data: str | Path,
     out_dir: Path,
-    on_case: OnCase = lambda _done, _total: None,
+    on_case: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Predictions:
     """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and values.
 
     A case that fails is reported, and the others are still predicted. The data are the folder of
-    one case or of a cohort, or a store; labels are not needed.
+    one case or of a cohort, or a store; labels are not needed. `on_case` gets (cases done, cases in
+    all), first with none done.
 
     Raises:
         ConfigError: the data are of another task than the run.

@@ -221,11 +221,7 @@ def _other_folder() -> str:
 
 
 def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
-    """The run's configuration with overrides.
-
-    Raises:
-        ConfigError: one would change the numbers of the steps still to come.
-    """
+    """The run's configuration with overrides that change no number of the steps to come."""
     changed = load_config(str(run_dir / CONFIG), overrides)
     fixed = [
         name

@@ -183,11 +183,8 @@ class Observer(Protocol):
     def step(self, at: Position, loss: float) -> None:
         """After each step, with its loss."""
 
-    def validating(self, done: int, total: int) -> None:
-        """Before the first validation case and after each."""
-
-    def case(self, at: Position, index: int, scored: ScoredCase) -> None:
-        """After each validation case, with its number from 0."""
+    def validating(self, at: Position, done: int, total: int, scored: ScoredCase | None) -> None:
+        """Before the first validation case, and after each with its score."""
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
         """After each epoch, with its row of metrics."""
@@ -387,13 +384,12 @@ def write_metrics(session: Session) -> None:
 def _validate(session: Session, observer: Observer) -> dict[str, float]:
     """Scores and loss over the validation cases' whole volumes, as entries of the epoch's row."""
     cases, done = session.validation, 0
-    observer.validating(done, len(cases))
+    observer.validating(session.at, done, len(cases), None)
 
     def on_case(scored: ScoredCase) -> None:
         nonlocal done
-        observer.case(session.at, done, scored)
         done += 1
-        observer.validating(done, len(cases))
+        observer.validating(session.at, done, len(cases), scored)
 
     fewer = hints.option("--set", "inference.tiles=1")
     resume = f"in validation; resume with {hints.option('--resume')} {fewer}"
