@@ -168,8 +168,10 @@ class Noise(Augmentation):
         return super().most_bytes(shape) + math.prod(shape) * np.dtype(np.float16).itemsize
 
     def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        import torch
+
         sigma, noise = drawn
-        return image + image.new_tensor(noise) * sigma.item(), label
+        return image + torch.from_numpy(noise).float() * sigma.item(), label
 
     def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
         from nvidia.dali import fn
