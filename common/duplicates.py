@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 def shared_images(images: Mapping[str, Mapping[str, str]]) -> list[list[tuple[str, str]]]:
     """Groups of (case, modality) whose files have the same checksum, in the order of `images`.
 
-    Copies that were saved again differ in bytes, and are not found.
-
-    Args:
-        images: case id to modality to checksum.
+    `images` maps case id to modality to checksum. Copies that were saved again are not found.
     """
     owners: dict[str, list[tuple[str, str]]] = {}
     for case_id, checksums in images.items():
@@ -21,12 +18,7 @@ def shared_images(images: Mapping[str, Mapping[str, str]]) -> list[list[tuple[st
 def leaks(
     splits: Mapping[str, Iterable[str]], images: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[str, str]]:
-    """Pairs of cases that share an image and are in different splits, each as `case (split)`.
-
-    Args:
-        splits: split to case ids.
-        images: case id to modality to checksum.
-    """
+    """Pairs of cases that share an image and are in different splits, each as `case (split)`."""
     split_of = {case_id: name for name, cases in splits.items() for case_id in cases}
     pairs = dict[tuple[str, str], None]()
     for (first, _), *others in shared_images({case_id: images[case_id] for case_id in split_of}):

@@ -1,11 +1,11 @@
-"""What a user can cause. The command lines print these without a traceback."""
+"""Errors that a user can mend; the command lines print them without a traceback."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 class FMNetError(Exception):
-    """Anything a user can cause and mend: the message says what was found and what to do."""
+    """An error that a user can mend: the message says what was found and what to do."""
 
 
 class StoreError(FMNetError):
@@ -13,7 +13,7 @@ class StoreError(FMNetError):
 
 
 class LoaderError(FMNetError):
-    """The processes that read training's samples died, or were ended since they were stuck."""
+    """The processes that read training's samples died or were stuck."""
 
 
 class DivergedError(FMNetError):
@@ -33,11 +33,11 @@ class InferenceError(FMNetError):
 
 
 class RunError(FMNetError):
-    """A run folder is missing, or not one."""
+    """There is no run folder."""
 
 
 class ConfigError(FMNetError, ValueError):
-    """A manifest, a preset or a `--set` override does not say what it must."""
+    """A wrong manifest, preset or `--set` override."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,17 @@ class Finding:
     found: str
     expected: str
     action: str
-    """What to do about it."""
     case: str = "-"
     """Case id; `-` if the file belongs to none."""
     severity: Literal["error", "warning"] = "error"
-    """An error keeps the case out, or makes the cohort unusable; a warning does neither."""
+    """An error excludes the case or the cohort; a warning does not."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.found}; expected {self.expected}: {self.action}"
 
 
 class InputError(FMNetError, ValueError):
-    """Files that cannot be used; `findings` has everything that is wrong with them."""
+    """Files that cannot be used, with a finding for everything that is wrong with them."""
 
     def __init__(self, *findings: Finding) -> None:
         super().__init__(*findings)

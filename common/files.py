@@ -1,4 +1,4 @@
-"""Atomic writes: at its path, a file is the old one or the new one, never a part of it."""
+"""Atomic writes: a path holds the old file or the new one, never a part of it."""
 
 import json
 import os
@@ -9,19 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 UNFINISHED = ".partial"
-"""Suffix of a file that is not complete; one that stays was left by a killed process."""
+"""Suffix of an unfinished file; a killed process leaves one behind."""
 
 
 @contextmanager
 def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Iterator[Path]:
-    """A path beside `path`, for the block to write a file to; then it is moved to `path`.
+    """A new path (or `via`) for the block to write a file to, which is then moved to `path`.
 
-    If the block or the move fails, no file is left behind and `path` is as it was.
-
-    Args:
-        path: the file to make or to replace.
-        via: the path to write to; by default a new one, so that several processes may write `path`.
-        sync: write through to the disk, so that the file survives a power failure.
+    If the block or the move fails, no file is left behind and `path` is unchanged. With `sync` the
+    file is on the disk at the end, so that it survives a power failure.
     """
     beside = via or path.with_name(f".{path.name}.{uuid4().hex[:8]}{UNFINISHED}")
     try:
@@ -37,18 +33,18 @@ def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Ite
 
 
 def write_parts(path: Path, parts: Iterable[bytes], *, sync: bool = False) -> None:
-    """Write a file of these parts, one after the other."""
+    """Write a file of these parts."""
     with replacing(path, sync=sync) as beside, beside.open("xb") as file:
         file.writelines(parts)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of UTF-8 text, through to the disk."""
+    """Write a file of UTF-8 text, with `sync`."""
     write_parts(path, [text.encode()], sync=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file of readable JSON, through to the disk.
+    """Write a file of readable JSON, with `sync`.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
@@ -57,7 +53,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file, or a folder's names, to the disk now."""
+    """Write a file, or a folder's names, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

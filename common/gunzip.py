@@ -22,7 +22,7 @@ class GunzipError(ValueError):
 
 
 def is_gzip(content: bytes) -> bool:
-    """Whether a file starts as gzip does."""
+    """Whether a file begins with gzip's magic number."""
     return content[:2] == b"\x1f\x8b"
 
 
@@ -43,11 +43,8 @@ def beginning(content: bytes, size: int) -> bytes:
 def whole(content: bytes, least: int, most: int) -> bytes | bytearray:
     """All bytes of a file, decompressed if it is gzip, of any number of members.
 
-    Args:
-        content: the file.
-        least: how many bytes are needed.
-        most: how many bytes there may be; no more are decompressed, so that a small file cannot
-            fill the memory.
+    At least `least` bytes are needed. No more than `most` are decompressed, so that a small file
+    cannot fill the memory.
 
     Raises:
         GunzipError: the stream is truncated, its checksum does not fit, or it has more bytes.

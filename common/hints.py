@@ -1,7 +1,6 @@
-"""Commands and options in messages: what to run next, as the user runs this program.
+"""Commands and options in messages: make's targets and variables under make, else console scripts.
 
-Under `make` advice names its targets and variables, otherwise the console scripts' options. Modules
-are never named: `python -m train` would run another `train.py` that lies in the working folder.
+Modules are never named: `python -m train` would run a `train.py` in the working folder.
 """
 
 import os
@@ -21,7 +20,7 @@ VARIABLES = {
     "--drop-absent": "DROP_ABSENT",
     "--split": "SPLIT",
 }
-"""Options that mean the same in every command, and the Makefile's variable for each."""
+"""Options of commands, and the Makefile's variable for each."""
 
 
 def check(data: str) -> str:
@@ -52,17 +51,20 @@ def report(store: str) -> str:
     return _command(["report", f"STORE={store}"], "fmnet-preprocess", ["report", store])
 
 
-def train(store: str = "STORE", run: Path | str = "runs/fm_net", *settings: str) -> str:
+def train(store: str = "STORE", run: Path | str = "runs/fm_net") -> str:
     """Train a network."""
-    make = ["train", f"STORE={store}", f"RUN={run}", *_make_settings(settings)]
-    script = ["run", "--store", store, "--out", str(run), *_script_settings(settings)]
-    return _command(make, "fmnet-train", script)
+    make = ["train", f"STORE={store}", f"RUN={run}"]
+    return _command(make, "fmnet-train", ["run", "--store", store, "--out", str(run)])
 
 
 def resume(store: str, run: Path | str, *settings: str) -> str:
-    """Resume a run."""
-    make = ["train", f"STORE={store}", f"RUN={run}", "RESUME=1", *_make_settings(settings)]
-    script = ["run", "--store", store, "--out", str(run), "--resume", *_script_settings(settings)]
+    """Resume a run, with `key=value` settings."""
+    make = ["train", f"STORE={store}", f"RUN={run}", "RESUME=1"]
+    script = ["run", "--store", store, "--out", str(run), "--resume"]
+    if settings:
+        make.append(f"SET={' '.join(settings)}")
+    for setting in settings:
+        script += ["--set", setting]
     return _command(make, "fmnet-train", script)
 
 
@@ -82,10 +84,7 @@ def predict(run: Path | str, cases: str = "INPUT") -> str:
 def option(name: str, value: str = "", *, variable: str = "") -> str:
     """An option to add to the command that is running: `--resume`, or `RESUME=1` under make.
 
-    Args:
-        name: the option, such as `--set`.
-        value: its value; a switch has none.
-        variable: the Makefile's, where it is not in `VARIABLES`.
+    A switch has no value; `variable` is the Makefile's where it is not in `VARIABLES`.
     """
     if _under_make():
         return shlex.quote(f"{variable or VARIABLES[name]}={value or '1'}")
@@ -94,14 +93,6 @@ def option(name: str, value: str = "", *, variable: str = "") -> str:
 
 def _under_make() -> bool:
     return bool(os.environ.get(UNDER_MAKE))
-
-
-def _make_settings(settings: tuple[str, ...]) -> list[str]:
-    return [f"SET={' '.join(settings)}"] if settings else []
-
-
-def _script_settings(settings: tuple[str, ...]) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 def _command(make: list[str] | None, script: str, arguments: list[str]) -> str:

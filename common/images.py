@@ -6,19 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 DARKEST = 20
-"""Grey of the brain's darkest voxels, so that none looks like the background, which is 0."""
+"""Grey of the brain's darkest voxels; the background is 0."""
 
 
 def shown_channel(modalities: Sequence[str]) -> int:
-    """The modality to show: FLAIR, or the first where there is no FLAIR."""
+    """Index of the modality to show: FLAIR, else the first."""
     return modalities.index("flair") if "flair" in modalities else 0
 
 
 def intensity_window(image: NDArray[np.floating]) -> tuple[float, float]:
-    """The 0.5 % and 99.5 % quantiles of a brain (D, H, W), whose background is 0.
-
-    Every other voxel along each axis is looked at.
-    """
+    """The 0.5 % and 99.5 % quantiles of every other voxel of a brain (D, H, W) on background 0."""
     sample = image[::2, ::2, ::2]
     brain = sample[sample != 0].astype(np.float32)
     if not brain.size:
@@ -36,11 +33,10 @@ def to_grey(plane: NDArray[np.floating], window: tuple[float, float]) -> NDArray
 
 
 def plane_with_most(axis: int, *masks: NDArray[np.bool_]) -> int:
-    """The plane across an axis with the most voxels of the first mask that is not empty.
+    """The plane across an axis with the most voxels of the first mask (D, H, W) that is not empty.
 
-    Args:
-        axis: 0 for axial planes, 1 for coronal, 2 for sagittal ones.
-        masks: (D, H, W) each, at least one; if all are empty, the middle plane is taken.
+    The axis is 0 for axial planes, 1 for coronal, 2 for sagittal ones. If all masks are empty, it
+    is the middle plane.
     """
     others = tuple(other for other in range(3) if other != axis)
     for mask in masks:
@@ -57,14 +53,9 @@ def paint(
     *,
     outlined: bool = False,
 ) -> NDArray[np.uint8]:
-    """A plane (H, W) with masks in colour, as (H, W, 3); a later mask covers an earlier one.
+    """A plane (H, W) with masks (H, W) in colours (#rrggbb), the later on top, as (H, W, 3).
 
-    Args:
-        grey: the image.
-        masks: (H, W) each.
-        colours: of the masks, as #rrggbb.
-        opacity: of the colours, between 0 and 1.
-        outlined: whether each mask's outermost pixels have its colour in full.
+    With `outlined`, the outermost pixels of each mask are opaque.
     """
     base = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     picture = base.copy()
@@ -77,7 +68,7 @@ def paint(
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask without the pixels that have a neighbour outside it; the picture's border is none."""
+    """A mask without its pixels that have a neighbour outside it; the picture's border has none."""
     inner = mask.copy()
     inner[1:] &= mask[:-1]
     inner[:-1] &= mask[1:]

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from common.errors import ConfigError
 from common.settings import parse, read_yaml
@@ -36,10 +29,14 @@ ENDINGS = {
 Side = Annotated[int, Field(ge=8)]
 
 
-class ClusterSection(BaseModel):
-    """What `--cluster slurm` asks for; the store does not depend on it."""
+class Section(BaseModel):
+    """Part of a manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClusterSection(Section):
+    """What `--cluster slurm` asks for; the store does not depend on it."""
 
     queue: str | None = None
     """Partition; None is the site's default."""
@@ -54,7 +51,7 @@ class ClusterSection(BaseModel):
     jobs: int = Field(default=2, ge=1)
     """Jobs to submit."""
     adapt: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
-    """Instead of `jobs`: the fewest and the most jobs, adapted to the work that is left."""
+    """Fewest and most jobs, by the work that is left, instead of `jobs`."""
     directives: tuple[str, ...] = ()
     """Further `#SBATCH` lines."""
     interface: str | None = None
@@ -67,19 +64,17 @@ class ClusterSection(BaseModel):
         return self
 
 
-class StackedSection(BaseModel):
+class StackedSection(Section):
     """Cases whose images are one 4-D file, as in the Medical Segmentation Decathlon.
 
     A case is `imagesTr/<case>.nii.gz`, its label `labelsTr/<case>.nii.gz`. Label values are those
     of the convention `msd` where the task has it, unless `label_convention` names another.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     images: tuple[str, ...] = ("imagesTr", "imagesTs")
-    """Names of folders of images."""
+    """Folders of images."""
     labels: tuple[str, ...] = ("labelsTr", "labelsTs")
-    """Names of folders of labels, beside those of the images."""
+    """Folders of labels, beside those of the images."""
     channels: tuple[str, ...] = ()
     """The task's modalities in the order of the file; if empty, in the task's order."""
 
@@ -90,18 +85,18 @@ class StackedSection(BaseModel):
         return self
 
 
-class Manifest(BaseModel):
+class Manifest(Section):
     """A cohort's description; every field has the default that suits BraTS."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     schema_version: Literal[1] = 1
     name: str = "brats"
     """Name of the cohort, for reports."""
     task: TaskField = GLIOMA
-    """Modalities, labels, regions and conventions: the name of a packaged task, or all of it."""
+    """Name of a packaged task, or a description of one."""
     modalities: dict[str, tuple[str, ...]] = {}
-    """Modality to its file names' endings, without suffix; if empty, those of `ENDINGS`."""
+    """Modality to endings of its file names, without suffix; if empty, those of `ENDINGS`."""
     label: tuple[str, ...] = ("seg", "gtv")
     """Endings of reference labels' file names."""
     companions: tuple[str, ...] = ("mask",)
@@ -109,11 +104,9 @@ class Manifest(BaseModel):
     stacked: StackedSection = StackedSection()
     """Layout of cases whose images are one 4-D file."""
     label_convention: str = "auto"
-    """A convention of the task, or `auto`: each case's by its layout where that is `stacked`, else
-    by its label's values, else by its file names."""
+    """A convention of the task, or `auto`: by layout (`stacked`), label values or file names."""
     patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z-]+-\d+)-\d+$"
-    """Regular expression with a group `patient`, which is the same for all visits of one patient.
-    A case id that does not match is a patient."""
+    """Finds the patient in a case id, as group `patient`; one that does not match is a patient."""
     crop: tuple[Side, Side, Side] = (128, 128, 128)
     """(D, H, W) of the window that training streams, in voxels of 1 mm."""
     dtype: Literal["float16", "float32"] = "float16"
@@ -186,7 +179,7 @@ class Manifest(BaseModel):
 
 
 def _task(info: ValidationInfo) -> Task | None:
-    """The task that was validated before; None if it is wrong itself."""
+    """The task, which is validated first; None if it is wrong."""
     task: Task | None = info.data.get("task")
     return task
 

@@ -1,7 +1,7 @@
-"""How well a predicted mask agrees with the reference: a metric is a value, scored by region.
+"""Metrics of predicted masks against reference masks, by region.
 
-To add a metric, write its function and put a `Metric` into `METRICS`: scores, tables and files
-iterate over that tuple.
+To add one, write its function and put a `Metric` into `METRICS`: scores, tables and files iterate
+over that tuple.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +30,9 @@ class Metric:
     compute: Callable[[Mask, Mask, Vector], float]
     """Of (prediction, reference, spacing_mm); both hold a voxel, and only a box around both."""
     both_empty: float
-    """Its value where neither mask holds a voxel."""
+    """Its value where both masks are empty."""
     one_empty: float
-    """Its value where only one of them does: a missed region, or a false alarm."""
+    """Its value where one mask is empty: a missed region, or a false alarm."""
     higher_is_better: bool
 
 
@@ -46,7 +46,6 @@ def dice(prediction: Mask, reference: Mask, spacing_mm: Vector) -> float:
 DICE = Metric("dice", "Dice", "", dice, both_empty=1.0, one_empty=0.0, higher_is_better=True)
 
 METRICS: tuple[Metric, ...] = (DICE,)
-"""What every region of every case is scored by."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +53,26 @@ class RegionScore:
     """One region of one case."""
 
     values: dict[str, float]
-    """Metric to its value."""
+    """By metric."""
     reference: int
-    """Voxels of the reference mask."""
+    """Voxels."""
     prediction: int
-    """Voxels of the predicted mask."""
+    """Voxels."""
     intersection: int
-    """Voxels in both."""
+    """Voxels."""
 
 
 @dataclass(frozen=True)
 class RegionSummary:
-    """One region over several cases: means, and the counts without which they say little."""
+    """One region over several cases."""
 
     means: dict[str, float]
-    """Metric to its mean over all cases; NaN where one case has NaN."""
+    """By metric, over all cases; NaN where one case has NaN."""
     cases: int
     both_empty: int
     """Cases without the region in which none is predicted."""
     misses: int
-    """Cases with the region of which the prediction meets no voxel."""
+    """Cases with the region where the prediction does not overlap it."""
     false_alarms: int
     """Cases without the region in which some is predicted."""
 
@@ -85,14 +84,7 @@ def score(
     task: Task,
     metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, RegionScore]:
-    """Compare two masks of one grid, region by region.
-
-    Args:
-        prediction: (D, H, W) canonical labels.
-        reference: (D, H, W) canonical labels.
-        spacing_mm: (z, y, x) of their grid.
-        task: whose regions.
-        metrics: what to compute.
+    """Compare canonical labels (D, H, W) of one grid, whose spacing is (z, y, x), by region.
 
     Raises:
         ValueError: the shapes differ, or a value is no label of the task's.
@@ -100,7 +92,7 @@ def score(
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ")
     box = bounding_box(prediction, reference)
-    if box is None:  # no tumour in either: any part of them says so
+    if box is None:  # no tumour in either: one voxel will do
         prediction, reference = prediction[:1, :1, :1], reference[:1, :1, :1]
     else:
         prediction = np.ascontiguousarray(extract(prediction, box))
@@ -128,7 +120,6 @@ def _check_labels(task: Task, *labels: NDArray[np.uint8]) -> None:
 def _score_region(
     prediction: Mask, reference: Mask, spacing_mm: Vector, metrics: Sequence[Metric]
 ) -> RegionScore:
-    """The one place that decides what an empty mask is worth."""
     predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
 
     def value(metric: Metric) -> float:
@@ -153,8 +144,9 @@ def summarise(cases: Sequence[Mapping[str, RegionScore]]) -> dict[str, RegionSum
 
 
 def _summary(cases: Sequence[RegionScore]) -> RegionSummary:
+    metrics = cases[0].values
     return RegionSummary(
-        means={name: _mean([case.values[name] for case in cases]) for name in cases[0].values},
+        means={name: fsum(case.values[name] for case in cases) / len(cases) for name in metrics},
         cases=len(cases),
         both_empty=sum(not case.reference and not case.prediction for case in cases),
         misses=sum(case.reference > 0 and not case.intersection for case in cases),
@@ -163,9 +155,5 @@ def _summary(cases: Sequence[RegionScore]) -> RegionSummary:
 
 
 def mean_over_regions(values: Mapping[str, float]) -> float:
-    """The mean of one value for each region; a NaN stays one, and no region at all is NaN."""
-    return _mean(list(values.values()))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values) if values else nan
+    """The mean of one value for each region; NaN if one is NaN, or if there are no regions."""
+    return fsum(values.values()) / len(values) if values else nan

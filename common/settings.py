@@ -125,7 +125,7 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
 
 
 def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
-    """Whether nested values have a key, or choose the kind that needs it."""
+    """Whether nested values have a key, or name the kind that needs it."""
     first, *rest = key
     inner, field = values.get(first), model.model_fields.get(first)
     group = _group(field.annotation, inner) if field else None
@@ -135,7 +135,7 @@ def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) ->
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error as `key: what is wrong, found …; …`."""
+    """A pydantic error as `key: what is wrong, found …`, for each wrong key."""
     return "; ".join(line for _, line in _explained(error))
 
 
@@ -159,11 +159,7 @@ def _explained(
 
 
 def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -> str:
-    """A location of pydantic as a dotted key.
-
-    For a value of several types pydantic adds the type in brackets, and for one of several kinds
-    the kind: neither is part of the key that a user writes.
-    """
+    """A location of pydantic as a dotted key, without the types and kinds that pydantic adds."""
     parts, kinds = list[str](), list[type[BaseModel]]()
     for part in map(str, location):
         if kinds:
@@ -187,7 +183,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def dotted_keys(
     model: type[BaseModel], values: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> Iterator[str]:
-    """Every key that `--set` takes; of a value of several kinds, those of the kind in `values`."""
+    """Every key of `--set`; of a value of several kinds, those of the kind in `values`."""
     for name, field in model.model_fields.items():
         inner = (values or {}).get(name)
         group = _group(field.annotation, inner)
@@ -212,7 +208,7 @@ def _unknown_keys(
 
 
 def _group(annotation: object, value: object) -> type[BaseModel] | None:
-    """The model of a nested value; of several, the one of its `kind`, which is first by default."""
+    """The model of a nested value; of several, that of its `kind`, by default the first."""
     models = _models(annotation)
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if len(models) < 2 or kind is None:
@@ -234,7 +230,7 @@ def _of_kind(models: Sequence[type[BaseModel]], kind: object) -> type[BaseModel]
 
 
 def kind_of(default: str) -> Callable[[object], str]:
-    """The discriminator of a field of several kinds: a value that names none is of the default."""
+    """The discriminator of a field of several kinds; without a `kind` a value is the default."""
 
     def kind(value: object) -> str:
         if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from common.errors import Finding, InputError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
 from common.store import Store, is_current
-from common.store.paths import is_taken, resolved, translate_io_errors
+from common.store.paths import find_store, resolved, translate_io_errors
 from common.store.writer import check_same_arrays
 from preprocess.pool import available_cores
 
@@ -110,14 +110,11 @@ def _existing(store_path: str, manifest: Manifest) -> Store | None:
     """The store at a path; None if there is none.
 
     Raises:
-        StoreError: something else is there, or a store with other arrays.
+        StoreError: something else is there, a damaged store, or one with other arrays.
     """
     with translate_io_errors(store_path, "read"):
-        try:
-            if not is_taken(store_path):
-                return None
-        except (ValueError, LookupError):
-            pass  # its zarr.json is damaged, which opening it reports
+        if find_store(store_path) is None:
+            return None
     store = Store.open(store_path)
     check_same_arrays(store, manifest)
     return store

@@ -1,8 +1,8 @@
-"""The Zarr store that both stages meet in: create, write one case, commit, read, verify.
+"""The Zarr store that preprocessing writes and training reads.
 
 Layout and rules are in docs/store.md. In short: training crops lie in two arrays with one shard
 a case, whole volumes in a group a case, and a case exists when that group has its `record`,
-which is written last. Everything before it is invisible to readers.
+which is written last.
 """
 
 from common.store.copy import local_copy

@@ -23,10 +23,10 @@ class CaseAudit:
 
     case_id: str
     state: State
-    """`stored`: as its record and the contract say; `failed`: a failure is kept; `unfinished`: left
-    by a killed writer; `damaged`; `unreadable`: disk or network did not give the bytes."""
+    """`unfinished` cases are left by a killed writer; of `unreadable` ones disk or network did not
+    give the bytes."""
     row: int | None = None
-    """In the crops, as far as its record could be read."""
+    """In the crops; None if its record could not be read."""
     what: str = ""
     """What is wrong with it."""
 
@@ -40,7 +40,7 @@ class Audit:
     missing: tuple[str, ...]
     """Ids of expected cases that are not stored."""
     leftovers: tuple[str, ...]
-    """Files that belong to no case; they are harmless but take room."""
+    """Files that belong to no case; they only take room."""
 
     def of(self, *states: State) -> list[CaseAudit]:
         """The cases in any of these states."""
@@ -56,7 +56,7 @@ def case_folders(store: Store) -> list[str]:
     """The case folders of a store, after a check of the arrays and groups that all cases share.
 
     Raises:
-        StoreError: these are damaged or do not fit the manifest; no case can be judged then.
+        StoreError: these are damaged or do not fit the manifest.
     """
     root = open_store(store.path)
     shapes = {
@@ -82,7 +82,7 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
         return _audit(store, case_id)
     except StoreError:
         pass  # damaged, or its bytes could not be read: told apart below
-    row = _row_of(store, case_id)
+    row = store.row_if_known(case_id)
     try:
         with translate_io_errors(store.path, "read"):
             _read_bytes(store, case_id, row)
@@ -110,9 +110,9 @@ def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
 
 
 def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
-    """Remove what is damaged or left over, and yield the name of each.
+    """Remove what is damaged or left over, and yield the name of each; the caller holds the lock.
 
-    The caller holds the store's lock. What could not be read stays: it may be sound.
+    What could not be read stays: it may be sound.
 
     Raises:
         StoreError: the store cannot be written.
@@ -131,7 +131,7 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
 
 def _audit(store: Store, case_id: str) -> CaseAudit:
     with translate_io_errors(store.path, "read"):
-        attributes = store.attributes(case_id) or {}
+        attributes = store.attributes(case_id)
         if "record" in attributes:
             record = store.record(case_id)
             if record.case_id != case_id:
@@ -145,13 +145,6 @@ def _audit(store: Store, case_id: str) -> CaseAudit:
             failure = parsed(store.path, CaseFailure, case_id, attributes)
             return CaseAudit(case_id, "failed", what=failure.reason)
         return CaseAudit(case_id, "unfinished")
-
-
-def _row_of(store: Store, case_id: str) -> int | None:
-    try:
-        return store.record(case_id).row
-    except StoreError:
-        return None
 
 
 def _read_bytes(store: Store, case_id: str, row: int | None) -> None:

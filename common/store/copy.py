@@ -32,9 +32,7 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
     Cases that were copied before and have the same record are not copied again; cases that the
     remote store no longer has are removed.
 
-    Args:
-        path: the store's path or URL.
-        on_case: called with (cases copied, cases to copy) after each.
+    `on_case` is called with (cases copied, cases to copy) after each.
 
     Raises:
         StoreError: there is no such store, the disk is full, or what arrived is damaged.

@@ -41,9 +41,7 @@ VOLUME_DIMENSIONS = {
 """Names of the axes of a case's volumes; a reference's are the file's own, slowest first."""
 
 BLOCK_BYTES = 32 << 10
-"""Bytes that Blosc compresses at a time; smaller than its own choice, so faster to read
-(decision 11).
-"""
+"""Bytes that Blosc compresses at a time: fewer than by default, for faster reads (decision 11)."""
 
 IMAGE_CODECS = (
     BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", blocksize=BLOCK_BYTES),
@@ -65,57 +63,40 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def open_for_reading(root: zarr.Group, path: str, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
-    """An array to read: by zarrs where the store is local, since that is faster."""
-    pipeline = {} if is_remote(path) else {"codec_pipeline.path": ZARRS_PIPELINE}
-    with zarr.config.set(pipeline):
-        return root[name]
-
-
 def checksum(array: NDArray[Any]) -> str:
     """CRC-32 of an array's bytes in C order."""
     return f"{isal_zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"
 
 
 def create_arrays(path: str, manifest: Manifest) -> None:
-    """Everything of an empty store but its attributes.
-
-    Training crops lie in two arrays, so far without a row: one shard a case.
-    """
+    """Make an empty store, but for its attributes."""
     root = zarr.open_group(path, mode="a")
-    channels = len(manifest.task.modalities)
-    depth, height, width = manifest.crop
-    planes = math.gcd(depth, PLANES)
-    root.create_array(
-        "crops/image",
-        shape=(0, channels, *manifest.crop),
-        shards=(1, channels, *manifest.crop),
-        chunks=(1, 1, planes, height, width),
-        dtype=manifest.dtype,
-        compressors=IMAGE_CODECS,
-        fill_value=np.nan,
-        dimension_names=("case", *VOLUME_DIMENSIONS["image"]),
-        overwrite=True,
-    )
-    root.create_array(
-        "crops/label",
-        shape=(0, *manifest.crop),
-        shards=(1, *manifest.crop),
-        chunks=(1, planes, height, width),
-        dtype="uint8",
-        compressors=LABEL_CODECS,
-        fill_value=UNWRITTEN_LABEL,
-        dimension_names=("case", *VOLUME_DIMENSIONS["label"]),
-        overwrite=True,
-    )
+    _create_crops(root, "image", (len(manifest.task.modalities), *manifest.crop), manifest.dtype)
+    _create_crops(root, "label", manifest.crop, "uint8")
     root.require_group("cases")
+
+
+def _create_crops(root: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """An array of crops of this shape, so far without a row: one shard a case."""
+    *channels, depth, height, width = shape
+    root.create_array(
+        f"crops/{name}",
+        shape=(0, *shape),
+        shards=(1, *shape),
+        chunks=(1, *(1 for _ in channels), math.gcd(depth, PLANES), height, width),
+        dtype=dtype,
+        compressors=IMAGE_CODECS if channels else LABEL_CODECS,
+        fill_value=np.nan if channels else UNWRITTEN_LABEL,
+        dimension_names=("case", *VOLUME_DIMENSIONS[name]),
+        overwrite=True,
+    )
 
 
 def volume_metadata(name: str, array: NDArray[Any]) -> ArrayV3Metadata:
     """The metadata of one of a case's volumes, an array with one shard, as zarr would make it.
 
     Its inner chunks are whole planes, so that nothing is padded in them. zarr would first look for
-    an existing array, which takes a hundredth of the time of a case.
+    an existing array, which takes a hundredth of a case's time.
     """
     *channels, depth, height, width = array.shape
     shard = (*channels, -(-depth // PLANES) * PLANES, height, width)
@@ -133,11 +114,6 @@ def volume_metadata(name: str, array: NDArray[Any]) -> ArrayV3Metadata:
     )
 
 
-def group_metadata(attributes: dict[str, Any]) -> GroupMetadata:
-    """The metadata of a group with these attributes."""
-    return GroupMetadata(attributes=attributes)
-
-
 @cache  # zarr tries each of its types in turn: a third of the time that a description takes
 def _zarr_type(dtype: np.dtype[Any]) -> ZDType[Any, Any]:
     return parse_dtype(dtype, zarr_format=3)
@@ -149,18 +125,17 @@ def described(metadata: ArrayV3Metadata | GroupMetadata) -> bytes:
     return content
 
 
+def described_group(attributes: dict[str, Any]) -> bytes:
+    """The content of the `NODE_FILE` of a group with these attributes."""
+    return described(GroupMetadata(attributes=attributes))
+
+
 Arrays = dict[str, NDArray[Any]]
 """A case's arrays by their names in its record's `checksums`; its row of `crops/label` always."""
 
 
 def case_faults(record: CaseRecord, arrays: Arrays, manifest: Manifest) -> Iterator[str]:
-    """Everything in which a case differs from its record and the store's contract.
-
-    Args:
-        record: the case's.
-        arrays: as they were read.
-        manifest: the store's.
-    """
+    """Everything in which a case's arrays differ from its record and the store's manifest."""
     yield from _record_faults(record, manifest)
     yield from _checksum_faults(record, arrays)
     counts = record.tumour_voxels

@@ -23,14 +23,12 @@ PASSWORD = re.compile(r"://[^/@]*:.*@")
 
 
 def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a path, and the path in it.
-
-    Listings are not cached: another process may write.
+    """The file system of a path, without a cache of listings, and the path in it.
 
     Raises:
         StoreError: the path has a secret in it.
     """
-    check_no_secrets(path)
+    _check_no_secrets(path)
     filesystem, root = url_to_fs(path, use_listings_cache=False)
     return filesystem, root.rstrip("/")
 
@@ -49,36 +47,33 @@ def open_store(path: str) -> zarr.Group:
     with translate_io_errors(path, "read"):
         if is_remote(path):
             _check_reachable(path)
-        try:
-            root = _node(path)
-        except (ValueError, LookupError) as error:
-            raise StoreError(
-                f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
-                "store, or preprocess into a new one"
-            ) from error
-        if isinstance(root, zarr.Group) and _is_finished(root):
-            return root
-        if found := _what_else(path, root):
-            raise StoreError(f"{path}: no store is there, but {found}; name a store")
+        root = find_store(path)
+    if root is None:
         raise StoreError(
             f"{path}: no store is there; make one with `{hints.preprocess(path)}`, "
             "or name another store"
         )
+    return root
 
 
-def is_taken(path: str) -> bool:
-    """Whether a store is there; one that a crash left without its attributes is not.
+def find_store(path: str) -> zarr.Group | None:
+    """The root of a store; None if nothing is there, or a store that was only begun.
 
     Raises:
-        StoreError: something else is.
-        ValueError, LookupError: its zarr.json is damaged.
+        StoreError: something else is there, or the store's zarr.json is damaged.
     """
-    root = _node(path)
-    if isinstance(root, zarr.Group) and _is_finished(root):
-        return True
+    try:
+        root = _node(path)
+    except (ValueError, LookupError) as error:
+        raise StoreError(
+            f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
+            "store, or preprocess into a new one"
+        ) from error
+    if isinstance(root, zarr.Group) and "schema_version" in root.attrs:  # these are written last
+        return root
     if found := _what_else(path, root):
-        raise StoreError(f"{path}: {found}, and no store; name another path")
-    return False
+        raise StoreError(f"{path}: no store is there, but {found}; name another path")
+    return None
 
 
 def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
@@ -90,17 +85,8 @@ def _node(path: str) -> zarr.Group | zarr.Array[Any] | None:
         return None
 
 
-def _is_finished(root: zarr.Group) -> bool:
-    """Whether a store was made completely: the root's attributes are written last."""
-    return "schema_version" in root.attrs
-
-
-def check_no_secrets(path: str) -> None:
-    """Refuse a path with a secret in it: messages and the records of runs show the path.
-
-    Raises:
-        StoreError: it holds a password or options; the message does not repeat them.
-    """
+def _check_no_secrets(path: str) -> None:
+    """Refuse a path with a password or options: messages and the records of runs show paths."""
     if is_remote(path) and (PASSWORD.search(path) or "?" in path):
         scheme = path.partition("://")[0]
         raise StoreError(
@@ -122,11 +108,7 @@ def remedy(path: str) -> str:
 
 @contextmanager
 def translate_io_errors(path: str, to_be: Literal["read", "written"]) -> Iterator[None]:
-    """Turn errors of a disk or a remote service into one line that names the store.
-
-    Raises:
-        StoreError: instead of any error of the file system.
-    """
+    """Raise a StoreError of one line instead of any error of a disk or a remote service."""
     try:
         yield
     except (FMNetError, ImportError):
@@ -136,23 +118,17 @@ def translate_io_errors(path: str, to_be: Literal["read", "written"]) -> Iterato
         if not is_remote(path) and not isinstance(error, OSError):
             raise
         reason = (isinstance(error, OSError) and error.strerror) or error or type(error).__name__
-        raise StoreError(f"{path}: cannot be {to_be} ({reason}){_advice(path)}") from error
-
-
-def _advice(path: str) -> str:
-    if not is_remote(path):
-        return ""
-    advice = "; check the address and the credentials"
-    if path.startswith("s3"):
-        advice += (
-            ": AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and "
-            "AWS_ENDPOINT_URL for another service than Amazon's"
-        )
-    return advice
+        advice = "; check the address and the credentials" if is_remote(path) else ""
+        if path.startswith("s3"):
+            advice += (
+                ": AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, and "
+                "AWS_ENDPOINT_URL for another service than Amazon's"
+            )
+        raise StoreError(f"{path}: cannot be {to_be} ({reason}){advice}") from error
 
 
 def check_bucket_exists(path: str, filesystem: AbstractFileSystem, root: str) -> None:
-    """Refuse a bucket that does not exist, most likely a typo: s3fs would make it.
+    """Refuse a bucket that does not exist: s3fs would make one of a mistyped name.
 
     Raises:
         StoreError: the store's bucket does not exist.
@@ -174,11 +150,7 @@ def check_bucket_exists(path: str, filesystem: AbstractFileSystem, root: str) ->
 
 
 def _check_reachable(path: str) -> None:
-    """Ask for one file before zarr asks for four at a time and drops all errors but one.
-
-    Raises:
-        StoreError: there is no such bucket, or the path has a secret in it.
-    """
+    """Ask for one file before zarr asks for four at a time and drops all errors but one."""
     filesystem, root = filesystem_of(path)
     try:
         filesystem.info(f"{root}/zarr.json")
@@ -187,7 +159,7 @@ def _check_reachable(path: str) -> None:
 
 
 def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | None:
-    """What is at a path instead of a store; None for nothing, or a store that was only begun."""
+    """What is at a path instead of a store; None for nothing, or a store that was begun."""
     if isinstance(root, zarr.Array):
         return "other Zarr data"
     if root is not None:
@@ -227,8 +199,7 @@ class StoreFiles:
     def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
         """Attributes of cases' folders, `record` or `failure`, without the cases that have none.
 
-        They are read concurrently where the file system can, and without zarr, which is slower and
-        does not say which one is damaged.
+        Without zarr, which is slower and does not name a damaged one.
 
         Raises:
             StoreError: one is damaged, or cannot be read.
@@ -264,10 +235,7 @@ class StoreFiles:
         return content
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
-        """Make or replace a file of these parts; it is whole or not there, as with object stores.
-
-        Without zarr's event loop, and on a disk without joining the parts (decision 15).
-        """
+        """Make or replace a file, at once; on a disk without joining the parts (decision 15)."""
         if not self._is_local:
             self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
             return
@@ -289,7 +257,7 @@ class StoreFiles:
             self._filesystem.rm_file(f"{self._root}/{name}")
 
     def remove_case(self, case_id: str) -> None:
-        """Remove a case's folder, whatever is in it: first the record, then the arrays.
+        """Remove a case's folder: first the record, then the arrays.
 
         Raises:
             StoreError: the id is not the name of one folder, so more than the case would go.
@@ -312,7 +280,7 @@ class StoreFiles:
 
 
 def _size_bytes(folder: str | os.DirEntry[str]) -> int:
-    """As `StoreFiles.size_bytes`; what is removed meanwhile, or cannot be read, counts as 0."""
+    """As `StoreFiles.size_bytes`; what is removed meanwhile or unreadable counts as 0."""
     size = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

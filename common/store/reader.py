@@ -21,9 +21,10 @@ from common.store.format import (
     READ_ERRORS,
     SCHEMA_VERSION,
     UNWRITTEN_LABEL,
+    ZARRS_PIPELINE,
     case_faults,
     checksum,
-    open_for_reading,
+    is_remote,
 )
 from common.store.paths import StoreFiles, damaged, open_store, remedy, translate_io_errors
 from common.task import Task
@@ -33,19 +34,15 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Contents:
-    """A store's cases, from one reading of every case's folder; later changes are not seen.
+    """A store's cases at one moment, read once and handed on.
 
-    Whoever needs more than one thing of a store's cases reads them once and hands this on. What
-    is damaged raises a StoreError where it is first asked for.
+    A damaged record raises a StoreError where it is first used.
     """
 
     path: str
-    """Where the store is."""
     manifest: Manifest
     parameter_hash: str
-    """Of the parameters that the last preprocessing run gave the store."""
     expected: tuple[str, ...]
-    """Ids of every case that the last preprocessing run found usable."""
     attributes: Mapping[str, Mapping[str, Any]]
     """Case to the attributes of its folder: a record or a failure."""
 
@@ -78,15 +75,12 @@ class Contents:
 
     @cached_property
     def absent(self) -> list[str]:
-        """Ids of the expected cases without a record, whether they failed or were not tried."""
+        """Ids of the expected cases that are not stored."""
         return sorted(set(self.expected) - self.records.keys())
 
     @cached_property
     def stale(self) -> list[str]:
-        """Ids of committed cases of another manifest, which no run has made again.
-
-        Their labels may have another meaning, so they must not be used beside the others.
-        """
+        """Ids of committed cases of another manifest: their labels may have another meaning."""
         return sorted(self.committed.keys() - self.records.keys())
 
     @cached_property
@@ -117,11 +111,7 @@ class Contents:
         ]
 
     def split(self, name: str, rule: Splits | None = None) -> list[str]:
-        """Ids of the labelled cases of one split, sorted.
-
-        Args:
-            name: of the split.
-            rule: how cases are divided; without, as the store's manifest says.
+        """Ids of the labelled cases of one split, sorted; the default rule is the manifest's.
 
         Raises:
             ConfigError: the split is empty, or an image is in two splits.
@@ -173,7 +163,7 @@ class Store:
         self.expected = tuple(cast("list[str]", attributes["expected"]))
         """Ids of every case that the last preprocessing run found usable."""
         self.parameter_hash = str(attributes["parameter_hash"])
-        """Of the parameters that the last preprocessing run gave the store."""
+        """Of the last preprocessing run."""
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.path,)
@@ -215,21 +205,28 @@ class Store:
             StoreError: the store has no such case, or its record is damaged.
         """
         attributes = self.attributes(case_id)
-        if not attributes or "record" not in attributes:
+        if "record" not in attributes:
             raise StoreError(f"{self.path}: case {case_id} is not in this store")
         return parsed(self.path, CaseRecord, case_id, attributes)
 
-    def attributes(self, case_id: str) -> dict[str, Any] | None:
-        """A case's folder's attributes, `record` or `failure`; None where there are none.
+    def row_if_known(self, case_id: str) -> int | None:
+        """A case's row in the crops; None if its record is missing or damaged."""
+        try:
+            return self.record(case_id).row
+        except StoreError:
+            return None
+
+    def attributes(self, case_id: str) -> dict[str, Any]:
+        """Attributes of a case's folder: its `record` or its `failure`, if it has one.
 
         Raises:
             StoreError: they are damaged.
         """
-        return self.files.attributes([case_id]).get(case_id)
+        return self.files.attributes([case_id]).get(case_id, {})
 
     @cached_property
     def files(self) -> StoreFiles:
-        """The store's files, to list, to write and to remove."""
+        """The store's files."""
         return StoreFiles(self.path)
 
     def read_crop(self, case_id: str) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
@@ -248,8 +245,7 @@ class Store:
     ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
         """One axial plane of a case's crop: image (modalities, H, W) and label (H, W).
 
-        The chunks that hold it are read whole: of a chunk that it decodes in part, zarrs does not
-        compare the checksum.
+        Its chunks are read whole: zarrs checks no checksum of a chunk that it decodes in part.
 
         Raises:
             StoreError: as `read_crop`, of the planes that share its chunks.
@@ -279,13 +275,10 @@ class Store:
             StoreError: the case or its volume is not there, or damaged.
         """
         record = self.record(case_id)
-        image = self._read(self._array(f"cases/{case_id}/image"), case_id)
-        label = None
-        if record.has_label:
-            label = self._read(self._array(f"cases/{case_id}/label"), case_id)
+        image = self._read_array(case_id, "image")
+        label = self._read_array(case_id, "label") if record.has_label else None
         self._check_written(case_id, image, label)
-        # A volume's last chunk reaches beyond it, so zarrs decodes it in part and does not compare
-        # its checksum.
+        # A volume's last chunk reaches beyond it, so zarrs decodes it in part, unchecked.
         self._compare(record, "image", image)
         if label is not None:
             self._compare(record, "label", label)
@@ -301,7 +294,7 @@ class Store:
         if not record.has_label:
             raise StoreError(f"{self.path}: case {case_id} has no label")
         name = "reference" if record.stores_reference else "label"
-        label = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+        label = self._read_array(case_id, name)
         self._compare(record, name, label)
         return label if record.stores_reference else record.to_file_grid(label)
 
@@ -323,11 +316,11 @@ class Store:
             "crops/image": self._read(image, case_id, row),
             "crops/label": self._read(label, case_id, row),
         }
-        names = ["image"]
-        names += ["label"] if record.has_label else []
-        names += ["reference"] if record.stores_reference else []
-        for name in names:
-            arrays[name] = self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+        arrays["image"] = self._read_array(case_id, "image")
+        if record.has_label:
+            arrays["label"] = self._read_array(case_id, "label")
+        if record.stores_reference:
+            arrays["reference"] = self._read_array(case_id, "reference")
         for fault in case_faults(record, arrays, self.manifest):
             raise damaged(self.path, case_id, fault)
 
@@ -344,20 +337,25 @@ class Store:
         return self._array("crops/image"), self._array("crops/label")
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+        pipeline = {} if is_remote(self.path) else {"codec_pipeline.path": ZARRS_PIPELINE}
         try:
-            return open_for_reading(self._root, self.path, name)
+            with zarr.config.set(pipeline):  # zarrs is faster
+                return self._root[name]
         except KeyError as error:
             raise StoreError(f"{self.path}: {name} is missing; {remedy(self.path)}") from error
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:
-        """Rows by case so far, so that an epoch does not read every record again."""
+        """Rows of the cases read so far, so that each record is read once."""
         return {}
 
     def _row(self, case_id: str) -> int | None:
         if case_id not in self._rows:
             self._rows[case_id] = self.record(case_id).row
         return self._rows[case_id]
+
+    def _read_array(self, case_id: str, name: str) -> NDArray[Any]:
+        return self._read(self._array(f"cases/{case_id}/{name}"), case_id)
 
     def _read(self, array: Any, case_id: str, where: Any = ...) -> NDArray[Any]:  # noqa: ANN401
         try:

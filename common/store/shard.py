@@ -1,10 +1,9 @@
 """Encode and write one shard of an array: zarr's format in three fifths of its time.
 
-zarr-python passes each inner chunk through some twenty coroutines and fills a buffer for it first;
-with the few hundred chunks of a case that takes longer than compressing them. What is written is
-Zarr's `sharding_indexed` codec (https://zarr-specs.readthedocs.io, codecs v1.0), which any reader
-of Zarr v3 reads: the inner chunks one after the other, then an index of (offset, length) for each
-in C order, then the index's own checksum.
+zarr-python passes each inner chunk through some twenty coroutines, which takes longer than
+compressing it. The format is Zarr's `sharding_indexed` codec (https://zarr-specs.readthedocs.io,
+codecs v1.0): the inner chunks one after the other, then an index of (offset, length) for each in C
+order, then the index's checksum.
 """
 
 from itertools import product
@@ -27,14 +26,9 @@ def write_shard(
     position: int,
     values: NDArray[Any],
 ) -> str:
-    """Write the one shard at a position of an array's first axis, and return its name in the store.
+    """Write the shard at a position of an array's first axis, and return its name in the store.
 
-    Args:
-        files: the store's.
-        array: its name in the store.
-        metadata: the array's, which is sharded along its first axis alone.
-        position: of the shard.
-        values: what the array holds there, without the part of the shard beyond the array's end.
+    The array is sharded along that axis alone; `values` end where the array ends.
     """
     (sharding,) = metadata.codecs
     _bytes_codec, blosc, _crc32c_codec = sharding.codecs
@@ -60,14 +54,9 @@ def encode(
     fill: object,
     codec: Blosc,
 ) -> list[bytes]:
-    """A shard's bytes, in parts.
+    """The parts of a shard: inner chunks of shape `chunk`, each with its CRC-32C, and the index.
 
-    Args:
-        values: from the shard's first on; it may go on beyond the array's end.
-        shape: of the shard.
-        chunk: shape of an inner chunk, which divides it.
-        fill: what stands beyond the array's end.
-        codec: compresses an inner chunk; a CRC-32C follows each.
+    `values` may end before the shard does; the rest is `fill`.
     """
     parts, index, offset = list[bytes](), list[tuple[int, int]](), 0
     counts = (size // side for size, side in zip(shape, chunk, strict=True))
@@ -82,7 +71,6 @@ def encode(
 
 
 def _filled(values: NDArray[Any], chunk: tuple[int, ...], fill: object) -> NDArray[Any]:
-    """One inner chunk's values, with the fill value where the array has ended."""
     if values.shape == chunk:
         return np.ascontiguousarray(values)
     whole = np.full(chunk, fill, values.dtype)

@@ -18,28 +18,25 @@ from common.store.format import (
     checksum,
     create_arrays,
     described,
-    group_metadata,
+    described_group,
     volume_metadata,
 )
-from common.store.paths import is_taken, translate_io_errors
+from common.store.paths import find_store, translate_io_errors
 from common.store.reader import Store
 from common.store.shard import write_shard
 
 
 class StoreWriter(Store):
-    """A store that cases are written to: zarr makes it, the files of a case are written here.
+    """A store that cases are written to.
 
-    Each file is there whole or not at all; zarrs, which reads, would leave torn shards.
+    A case's files are written without zarr or zarrs, so that none is ever incomplete.
     """
 
     @classmethod
     def create(cls, path: str | Path, manifest: Manifest, expected: tuple[str, ...] = ()) -> Self:
         """Open a store for writing, making it if there is none; it takes this manifest.
 
-        Args:
-            path: a folder or an fsspec URL.
-            manifest: the cohort's description.
-            expected: ids of the cases that are to be stored.
+        `expected` are the ids of the cases that are to be stored.
 
         Raises:
             StoreError: something else is there, or a store with other arrays.
@@ -52,7 +49,7 @@ class StoreWriter(Store):
             "expected": list(expected),
         }
         with translate_io_errors(str(path), "written"):
-            if is_taken(str(path)):
+            if find_store(str(path)) is not None:
                 check_same_arrays(cls(path), manifest)
             else:
                 create_arrays(str(path), manifest)
@@ -90,10 +87,7 @@ class StoreWriter(Store):
 
     def remove(self, case_id: str) -> None:
         """Remove a case, whatever state it is in: first its record, then its arrays and row."""
-        try:
-            row = self.record(case_id).row
-        except StoreError:  # no record, or none that can be read; `verify` finds its row
-            row = None
+        row = self.row_if_known(case_id)
         self.files.remove_case(case_id)
         if row is not None:
             self.free(row)
@@ -104,19 +98,13 @@ class StoreWriter(Store):
             self.files.remove(name)
 
     def set_aside(self, failure: CaseFailure, row: int | None = None) -> None:
-        """Keep why a case is not in the store, where `Contents.failures` finds it.
-
-        Args:
-            failure: the case's.
-            row: the one that it may have been writing.
-        """
+        """Keep why a case is not in the store, and free the row it may have been writing."""
         self.remove(failure.case_id)
         if row is not None:
             self.free(row)
         self._put(failure.case_id, {"failure": failure.model_dump(mode="json")})
 
     def _write_volume(self, case_id: str, name: str, volume: NDArray[Any]) -> None:
-        """An array where there is nothing yet, and its one shard."""
         array = f"cases/{case_id}/{name}"
         metadata = volume_metadata(name, volume)
         self.files.write(f"{array}/{NODE_FILE}", [described(metadata)])
@@ -124,12 +112,11 @@ class StoreWriter(Store):
 
     def _put(self, case_id: str, attributes: dict[str, Any]) -> None:
         """Make a case's group with its attributes, in one write."""
-        content = described(group_metadata(attributes))
-        self.files.write(f"cases/{case_id}/{NODE_FILE}", [content])
+        self.files.write(f"cases/{case_id}/{NODE_FILE}", [described_group(attributes)])
 
     @cached_property
     def _crop_metadata(self) -> dict[str, Any]:
-        """Of the arrays of the crops, by name; all but their length, which `allocate` changes."""
+        """By array; without the present length, which `allocate` changes."""
         return {name: self._writer[name].metadata for name in CROP_ARRAYS}
 
     @cached_property
@@ -138,13 +125,7 @@ class StoreWriter(Store):
 
 
 def is_current(record: CaseRecord, hashes: dict[str, str], manifest: Manifest) -> bool:
-    """Whether a stored case is what preprocessing these sources would store again.
-
-    Args:
-        record: the stored case's.
-        hashes: role to sha256 of the files as they are now.
-        manifest: describes them now.
-    """
+    """Whether preprocessing would store the same case again; `hashes` has the SHA-256 by role."""
     return (
         record.parameter_hash == hash_of(parameters(manifest))
         and record.patient == manifest.patient_of(record.case_id)

@@ -52,5 +52,5 @@ def test_what_is_there_instead_is_said_and_never_written_over(name: str, tmp_pat
     assert f"{path}: no store is there, but {found}" in str(refused.value)
     with pytest.raises(StoreError) as refused:
         StoreWriter.create(path, Manifest())
-    assert f"{path}: {found}, and no store" in str(refused.value)
+    assert f"{path}: no store is there, but {found}" in str(refused.value)
     assert sorted(path.rglob("*")) == before
