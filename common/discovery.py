@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import Finding, InputError
-from common.manifest import DEFAULT_NAME, Manifest
+from common.manifest import DEFAULT_NAME, Manifest, StackedSection
 from common.nifti import LFS_POINTER, check_header
 from common.task import Task
 
@@ -72,7 +72,7 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     endings = _endings(manifest)
     groups: dict[Key, list[tuple[str, Path]]] = {}
     for path in _files_below(root, discovery.findings):
-        if parsed := _parse(path, endings) or _parse_stacked(path, manifest):
+        if parsed := _parse(path, endings, manifest.stacked):
             key, role = parsed
             groups.setdefault(key, []).append((role, path))
         else:
@@ -106,8 +106,8 @@ def _ending(path: Path) -> str:
     return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
 
 
-def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
-    """Case and role of a file by its name; None if it has none of the endings."""
+def _parse(path: Path, endings: dict[str, str], stacked: StackedSection) -> tuple[Key, str] | None:
+    """Case and role of a file by its name, else by its folder's; None if neither has one."""
     stem = _stem(path)
     if stem is None:
         return None
@@ -116,16 +116,8 @@ def _parse(path: Path, endings: dict[str, str]) -> tuple[Key, str] | None:
             return (path.parent, path.parent.name), endings[ending]
         if stem.lower().endswith(("_" + ending, "-" + ending)):
             return (path.parent, stem[: -len(ending) - 1]), endings[ending]
-    return None
-
-
-def _parse_stacked(path: Path, manifest: Manifest) -> tuple[Key, str] | None:
-    """Case and role of a file by its folder's name; None outside folders of 4-D files."""
-    stem, folder = _stem(path), path.parent.name.lower()
-    if stem is None:
-        return None
-    for role, names in ((STACKED, manifest.stacked.images), (LABEL, manifest.stacked.labels)):
-        if folder in {name.lower() for name in names}:
+    for role, folders in ((STACKED, stacked.images), (LABEL, stacked.labels)):
+        if path.parent.name.lower() in {folder.lower() for folder in folders}:
             return (path.parent.parent, stem), role
     return None
 

@@ -12,16 +12,6 @@ from pathlib import Path
 UNDER_MAKE = "FMNET_MAKE"
 """The environment variable that the Makefile sets for the commands it runs."""
 
-VARIABLES = {
-    "--store": "STORE",
-    "--set": "SET",
-    "--resume": "RESUME",
-    "--repair": "REPAIR",
-    "--drop-absent": "DROP_ABSENT",
-    "--split": "SPLIT",
-}
-"""Options of commands, and the Makefile's variable for each."""
-
 
 def check(data: str) -> str:
     """Check a folder of cases."""
@@ -84,10 +74,11 @@ def predict(run: Path | str, cases: str = "INPUT") -> str:
 def option(name: str, value: str = "", *, variable: str = "") -> str:
     """An option to add to the command that is running: `--resume`, or `RESUME=1` under make.
 
-    A switch has no value; `variable` is the Makefile's where it is not in `VARIABLES`.
+    A switch has no value. `variable` is the Makefile's where it has another name.
     """
     if _under_make():
-        return shlex.quote(f"{variable or VARIABLES[name]}={value or '1'}")
+        variable = variable or name.removeprefix("--").replace("-", "_").upper()
+        return shlex.quote(f"{variable}={value or '1'}")
     return f"{name} {shlex.quote(value)}" if value else name
 
 

@@ -90,13 +90,7 @@ def merge(
 
 
 def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> M:
-    """Validate nested values with `key=value` overrides on top.
-
-    Args:
-        model: their type.
-        data: the values.
-        source: where they are from, for errors.
-        overrides: as for `parse_overrides`.
+    """Validate nested values of a source, which errors name, with `key=value` overrides on top.
 
     Raises:
         ConfigError: an unknown key, a wrong value, or an override that is not `key=value`.

@@ -66,7 +66,7 @@ class Contents:
 
     @cached_property
     def failures(self) -> dict[str, CaseFailure]:
-        """The cases that were tried and are not in the store, by id, sorted."""
+        """The cases that were tried and are not stored, by id, sorted."""
         return {
             case_id: parsed(self.path, CaseFailure, case_id, attributes)
             for case_id, attributes in self.attributes.items()
@@ -154,7 +154,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         attributes = self._root.attrs.asdict()
-        check_schema(self.path, attributes.get("schema_version"))
+        _check_schema(self.path, attributes.get("schema_version"))
         try:
             self.manifest = Manifest.model_validate(attributes["manifest"])
             """As preprocessing resolved it."""
@@ -184,7 +184,7 @@ class Store:
 
     @property
     def task(self) -> Task:
-        """Modalities, labels and regions of the cohort."""
+        """The cohort's."""
         return self.manifest.task
 
     def contents(self) -> Contents:
@@ -299,7 +299,7 @@ class Store:
         return label if record.stores_reference else record.to_file_grid(label)
 
     def verify(self, case_id: str) -> None:
-        """Read everything of one case again and compare it with its record and the contract.
+        """Read everything of one case and compare it with its record and the manifest.
 
         Raises:
             StoreError: an array is missing, damaged, or other than the record says.
@@ -307,7 +307,7 @@ class Store:
         self.verify_record(self.record(case_id))
 
     def verify_record(self, record: CaseRecord) -> None:
-        """As `verify`, against a record that may not be committed here yet."""
+        """As `verify`, with a record that may not be committed yet."""
         case_id, row = record.case_id, record.row
         image, label = self._crops
         if row is None or not 0 <= row < min(image.shape[0], label.shape[0]):
@@ -366,7 +366,7 @@ class Store:
     def _check_written(
         self, case_id: str, image: NDArray[np.floating], label: NDArray[np.uint8] | None
     ) -> None:
-        """Chunks that were never written read as the fill value; one voxel of a plane shows it."""
+        """Check one voxel of each plane: chunks that were never written read as the fill value."""
         if np.isnan(image[:, :, 0, 0]).any():
             raise damaged(self.path, case_id, "a part of its image is gone, or was never written")
         if label is None or not (label[:, 0, 0] == UNWRITTEN_LABEL).any():
@@ -378,12 +378,7 @@ class Store:
         )
 
 
-def check_schema(path: str, found: object) -> None:
-    """Refuse a store of another schema.
-
-    Raises:
-        StoreError: it is older or newer than this program reads.
-    """
+def _check_schema(path: str, found: object) -> None:
     if found == SCHEMA_VERSION:
         return
     is_older = isinstance(found, int) and found < SCHEMA_VERSION
