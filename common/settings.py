@@ -211,7 +211,7 @@ def _group(annotation: object, value: object) -> type[BaseModel] | None:
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:
-    """The models in an annotation: itself, or the members of a union."""
+    """The annotation if it is a model, or the models of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, UnionType, Annotated}:

@@ -224,7 +224,7 @@ def _only_value(voxels: Array) -> float | None:
 
 
 def _sample(voxels: Array) -> Array:
-    """All of a small image; of others some rows, the same for all of one shape."""
+    """All of a small image; else some rows, the same for all images of one shape."""
     depth, height, width = voxels.shape
     count = max(1, SAMPLE // width)
     return voxels if depth * height <= count else voxels[_rows(depth, height, count)]
@@ -236,7 +236,7 @@ def _background(voxels: Array) -> float:
 
 @lru_cache(maxsize=8)
 def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Planes and rows at random: any step between them could fall in with the image's sides."""
+    """Planes and rows at random, since the image may repeat at any fixed step."""
     generator = np.random.default_rng(0)
     return generator.integers(depth, size=count), generator.integers(height, size=count)
 
@@ -337,7 +337,7 @@ def _read_label(
 
 
 def _values_decide(decided: Decided, task: Task) -> bool:
-    """Whether values overrule that: not what the layout or the manifest decided."""
+    """Whether the label's values decide: they do not overrule the layout or the manifest."""
     return decided.by == "names" or (decided.by == "task" and len(task.conventions) > 1)
 
 

@@ -164,10 +164,7 @@ def foreground_statistics(parts: Sequence[NDArray[np.generic]]) -> tuple[float, 
     """Mean and standard deviation of a volume's non-zero voxels, in float64; NaN if there are none.
 
     Integers of up to 16 bits need one pass and no mask: zeros add nothing to their sums, which are
-    exact in float64 for parts of up to two million voxels.
-
-    Args:
-        parts: (D, H, W) each, at least one, which together have all non-zero voxels.
+    exact in float64 for parts (D, H, W) of up to two million voxels.
     """
     if all(_is_narrow(part) for part in parts):
         count, total, squares = 0, 0, 0

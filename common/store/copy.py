@@ -15,9 +15,8 @@ from common.record import CaseRecord
 from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
 from common.store.reader import Store
 
-METADATA = tuple(
-    f"{folder}{NODE_FILE}" for folder in ("crops/", "crops/image/", "crops/label/", "cases/", "")
-)
+FOLDERS = ("crops/", "crops/image/", "crops/label/", "cases/", "")
+"""Folders of the store itself; the last is the root."""
 
 
 def cache_folder() -> Path:
@@ -40,11 +39,13 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
     store = Store.open(path)
     if not is_remote(path):
         return store
-    name = f"{path.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-    target = cache_folder() / name
+    digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+    target = cache_folder() / f"{path.rstrip('/').rsplit('/', 1)[-1]}-{digest}"
     filesystem, root = url_to_fs(path)
     records = store.contents().records
-    known = _prepared(filesystem, root, target)
+    for folder in FOLDERS:
+        _fetch(filesystem, f"{root}/{folder}{NODE_FILE}", target / folder / NODE_FILE)
+    known = Store.open(target).contents().committed  # of an earlier copy
     for case_id in set(known) - set(records):
         shutil.rmtree(target / "cases" / case_id)
     todo = [record for case_id, record in records.items() if known.get(case_id) != record]
@@ -53,13 +54,6 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
         _copy_case(filesystem, root, target, record)
         on_case(done, len(todo))
     return Store.open(target)
-
-
-def _prepared(filesystem: AbstractFileSystem, root: str, target: Path) -> dict[str, CaseRecord]:
-    """Copy the metadata of the store itself; the records that an earlier copy left."""
-    for name in METADATA:
-        _fetch(filesystem, f"{root}/{name}", target / name)
-    return Store.open(target).contents().committed
 
 
 def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:

@@ -145,11 +145,7 @@ def parsed(path: str, model: type[M], case_id: str, attributes: Mapping[str, Any
 
 
 class Store:
-    """A store at a path or an fsspec URL; pickling keeps only the path.
-
-    Raises:
-        StoreError: there is none, or it is of another schema.
-    """
+    """A store at a path or an fsspec URL, for reading; pickling keeps only the path."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
