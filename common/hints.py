@@ -13,11 +13,6 @@ UNDER_MAKE = "FMNET_MAKE"
 """The environment variable that the Makefile sets for the commands it runs."""
 
 
-def check(data: str) -> str:
-    """Check a folder of cases."""
-    return _command(["check", f"DATA={data}"], "fmnet-preprocess", ["check", data])
-
-
 def preprocess(store: str, data: str = "DATA") -> str:
     """Preprocess a folder of cases into a store."""
     make = ["preprocess", f"DATA={data}", f"STORE={store}"]
@@ -63,12 +58,6 @@ def evaluate(store: str, run: Path | str, checkpoint: str = "best") -> str:
     make = ["evaluate", f"STORE={store}", f"RUN={run}"] if checkpoint == "best" else None
     chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
     return _command(make, "fmnet-train", ["evaluate", str(run), "--store", store, *chosen])
-
-
-def predict(run: Path | str, cases: str = "INPUT") -> str:
-    """Predict masks of a case, of a folder of cases, or of a store's cases."""
-    script = ["predict", str(run), cases, "--out", "predictions"]
-    return _command(["predict", f"RUN={run}", f"INPUT={cases}"], "fmnet-train", script)
 
 
 def option(name: str, value: str = "", *, variable: str = "") -> str:
