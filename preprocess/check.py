@@ -13,7 +13,7 @@ from common.manifest import Manifest
 from common.record import DecidedBy
 from common.splits import SPLITS, ListSplits, assign, resolve
 from common.task import title
-from common.validate import LoadedCase, load_case
+from common.validate import load_case
 from preprocess.pool import available_cores, map_in_processes
 
 
@@ -29,7 +29,6 @@ class CheckedCase:
     convention: str | None = None
     """Of its label; None if the case cannot be used, or has no label."""
     convention_from: DecidedBy | None = None
-    """What decided the convention."""
 
     @property
     def is_usable(self) -> bool:
@@ -42,14 +41,7 @@ def check(
 ) -> tuple[Discovery, Iterator[CheckedCase]]:
     """Find a folder's cases, then read each completely, in several processes.
 
-    Args:
-        data: the folder of cases.
-        manifest: the cohort's description.
-        workers: the number of processes; None is one per core.
-
-    Returns:
-        The discovery, and an iterator over its cases in order. Paths in findings are relative to
-        `data`.
+    Cases are read in order, as the caller iterates. Paths in findings are relative to `data`.
 
     Raises:
         InputError: there is no such folder.
@@ -71,35 +63,36 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
         return CheckedCase(files, (_unexpected(files, error),), {})
     hashes = {source.role: source.sha256 for source in loaded.sources}
     images = {modality: hashes[modality] for modality in manifest.task.modalities}
-    return CheckedCase(files, loaded.warnings, images, *_convention(loaded))
+    if loaded.label is None:
+        return CheckedCase(files, loaded.warnings, images)
+    convention, decided_by = loaded.convention, loaded.convention_from
+    return CheckedCase(files, loaded.warnings, images, convention, decided_by)
 
 
 def _unexpected(files: CaseFiles, error: Exception) -> Finding:
     folder = str(next(iter(files.images.values())).parent)
-    found, expected = f"{type(error).__name__}: {error}", "a case that can be read"
+    found = " ".join(f"{type(error).__name__}: {error}".split())
     action = "move the case away, and report this error"
-    return Finding(folder, " ".join(found.split()), expected, action, files.case_id)
-
-
-def _convention(loaded: LoadedCase) -> tuple[str | None, DecidedBy | None]:
-    return (None, None) if loaded.label is None else (loaded.convention, loaded.convention_from)
+    return Finding(folder, found, "a case that can be read", action, files.case_id)
 
 
 def _read_cases(
     data: Path, cases: list[CaseFiles], manifest: Manifest, workers: int
 ) -> Iterator[CheckedCase]:
     for case in map_in_processes(check_case, manifest, cases, workers):
-        found = (_relative(finding, data.absolute()) for finding in case.findings)
-        yield replace(case, findings=tuple(found))
-
-
-def _relative(finding: Finding, data: Path) -> Finding:
-    return replace(finding, file=str(Path(finding.file).relative_to(data)))
+        relative = [
+            replace(finding, file=str(Path(finding.file).relative_to(data.absolute())))
+            for finding in case.findings
+        ]
+        yield replace(case, findings=tuple(relative))
 
 
 WHOLE = "(the cohort)"
 """In place of a file, in findings about several cases."""
-EXPECTED_OF_SPLITS = "labelled patients for every split, each in one split"
+
+
+def _warning(found: str, expected: str, action: str) -> Finding:
+    return Finding(WHOLE, found, expected, action, severity="warning")
 
 
 def cohort_findings(
@@ -145,7 +138,7 @@ def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
         return []
     found = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
     action = "nothing if that is right; label_convention in the manifest sets one for all cases"
-    return [Finding(WHOLE, f"labels of {found}", "one convention", action, severity="warning")]
+    return [_warning(f"labels of {found}", "one convention", action)]
 
 
 def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -156,22 +149,22 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     written = manifest.task.conventions[STACKED_CONVENTION]
     values = ", ".join(f"{value} {title(label)}" for label, value in written.items())
     found = f"{count} case(s) of one 4-D file, read as {order}, and their labels as {values}"
-    expected = "the Decathlon's channels and values"
     action = "nothing if that is right; otherwise set stacked.channels or label_convention"
-    return [Finding(WHOLE, found, expected, action, severity="warning")]
+    return [_warning(found, "the Decathlon's channels and values", action)]
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
-    """What the manifest's rule says of the usable labelled cases; training may name another."""
+    """Messages of the manifest's rule about the usable labelled cases."""
     usable = _patients(case for case in cases if case.convention)
     if not usable:
         return []
+    expected = "labelled patients for every split, each in one split"
     action = "nothing to store the cases; to train, add cases or name other splits"
     try:
         found = list(resolve(manifest.splits, usable).messages)
     except ConfigError as error:
         found = [str(error)]
-    return [Finding(WHOLE, line, EXPECTED_OF_SPLITS, action, severity="warning") for line in found]
+    return [_warning(line, expected, action) for line in found]
 
 
 def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -186,12 +179,12 @@ def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         hint = f" (is it {nearest[0]}?)" if nearest else ""
         found = f"splits name {len(unknown)} case(s) that are not here, such as {unknown[0]}{hint}"
         action = "correct the lists, unless the cases are elsewhere"
-        findings.append(Finding(WHOLE, found, "ids of these cases", action, severity="warning"))
+        findings.append(_warning(found, "ids of these cases", action))
     labelled = {case.files.case_id for case in cases if case.files.label}
     if left_out := sorted(labelled - set(listed)):
         found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
         action = "nothing if they should only be stored; otherwise list them"
-        findings.append(Finding(WHOLE, found, "all cases listed", action, severity="warning"))
+        findings.append(_warning(found, "all cases listed", action))
     return findings
 
 

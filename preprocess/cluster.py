@@ -22,14 +22,11 @@ from preprocess.pipeline import installed_version
 from preprocess.pool import WORKER_ENVIRONMENT
 
 SILENT = logging.CRITICAL + 1
-"""Dask logs even a connection that Ctrl-C closes as critical, with a traceback.
-
-Errors of a case come back as its failure, errors of the cluster as an exception.
-"""
+"""Dask logs even a connection that Ctrl-C closes as critical; errors arrive as exceptions."""
 
 QUIET: dict[str, object] = {
     # Dask samples the stack a hundred times a second for its dashboard, and the clock fifty times
-    # for its log, which is silent here: each takes the interpreter's lock from the case.
+    # for its log: each takes the interpreter's lock from the case.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
@@ -59,12 +56,7 @@ CheckWorkers = Callable[[dict[str, str]], str]
 
 @contextmanager
 def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Client]:
-    """A client of the cluster that runs the tasks.
-
-    Args:
-        cluster: `local`, `slurm`, or the address of a scheduler such as `tcp://host:8786`.
-        workers: the number of local processes.
-        section: what SLURM is asked for.
+    """A client of the cluster: `local`, `slurm`, or a scheduler's address (`tcp://host:8786`).
 
     Raises:
         ConfigError: the name is none of these, no scheduler answers at the address, there is no
@@ -97,10 +89,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
 def _watch(client: Client, check: CheckWorkers, silent_message: str = "") -> Iterator[None]:
     """Check the workers while the caller waits for results, and print messages that are new.
 
-    Args:
-        client: of the cluster.
-        check: called with the workers; an error that it raises ends the caller's wait.
-        silent_message: a message that is not printed at first.
+    An error of `check` ends the caller's wait. `silent_message` is not printed at first.
 
     Raises:
         ConfigError: `check` raised it.
@@ -208,7 +197,7 @@ def _existing(address: str) -> Iterator[Client]:
 
 
 async def _check_scheduler(address: str) -> None:
-    """Check that a Dask process listens: `Client` would wait for its first answer without end.
+    """Check that a Dask process listens: `Client` would wait for its first answer for ever.
 
     Raises:
         OSError, ValueError, TypeError: none does, or this is not an address.

@@ -21,8 +21,8 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
     # Memory of one case is reused for the next. Dask's own setting returns it to the system at
-    # once, and getting fresh pages then takes two fifths of a worker's time. A thread's own arena,
-    # in which tasks would run, consists of heaps of 64 MB, which are returned whatever is set here.
+    # once, and getting fresh pages then takes two fifths of a worker's time. Threads share one
+    # arena: a thread's own consists of heaps of 64 MB, which are returned whatever is set here.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
@@ -46,11 +46,7 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """Call `work(shared, item)` for each item in several processes; results are in order.
 
-    Args:
-        work: a function of a module.
-        shared: an argument of every call, such as a store; each process gets it once.
-        items: the other argument.
-        workers: the number of processes.
+    `work` is a function of a module. Each process gets `shared`, such as a store, once.
 
     Raises:
         FMNetError: a process died.

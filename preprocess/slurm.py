@@ -41,8 +41,8 @@ UNFINISHED = {"queued", "no-worker", "processing"}
 ALLOWED_DEATHS = 10
 """Workers that may die at one case before it has failed.
 
-More than elsewhere, because the workers of a job, or of a node, die together: Dask notices one
-after the other and meanwhile gives the case to other dead workers, about ln N times for N of them.
+More than elsewhere: the workers of a job or a node die together, Dask notices one after the other,
+and meanwhile gives the case to other dead workers, about ln N times for N of them.
 """
 
 
@@ -70,9 +70,6 @@ class Jobs:
     adaptive scaling cancels a whole job to remove one of its workers.
     """
 
-    cluster: SLURMCluster
-    """The Dask cluster of the jobs' workers."""
-
     def __init__(self, cluster: SLURMCluster, section: ClusterSection) -> None:
         self.cluster = cluster
         least, self._most = section.adapt or (section.jobs, section.jobs)
@@ -96,9 +93,7 @@ class Jobs:
 
         A job that ended after its workers connected reached its time limit, was cancelled, or lost
         its node: it is replaced. A job that ended before that would end so again: it is not.
-
-        Args:
-            workers: names of the connected workers.
+        `workers` are the names of the connected ones.
 
         Raises:
             ConfigError: every job ended before a worker of it connected.
@@ -148,11 +143,7 @@ class Jobs:
 
 @contextmanager
 def start(section: ClusterSection, environment: dict[str, str]) -> Iterator[Jobs]:
-    """Submit the jobs; all are cancelled at the end, also after an error.
-
-    Args:
-        section: what SLURM is asked for.
-        environment: variables of every worker.
+    """Submit jobs whose workers have these variables; all are cancelled at the end.
 
     Raises:
         ConfigError: there is no SLURM here, or it refuses the jobs.

@@ -80,17 +80,8 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     A case depends on its index, `seed`, `size` and `task` alone, so a larger cohort begins with the
     cases of a smaller one; the case of index `TUMOUR_FREE` has no tumour.
 
-    Args:
-        directory: a new or empty folder.
-        cases: how many, at least 3: one for each split.
-        seed: of all randomness.
-        size: (D, H, W) in voxels of 1 mm; one head fills it, so a smaller volume is a smaller head.
-        release: whose file names and label values; for the task glioma only.
-        task: the name of a packaged task.
-        on_case: called after each case.
-
-    Returns:
-        The folder.
+    `size` is (D, H, W) in voxels of 1 mm; one head fills it. `release` decides the file names and
+    label values of the task glioma.
 
     Raises:
         ConfigError: the folder is not empty, there are too few cases or voxels, or no such task.
@@ -115,9 +106,8 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
 def describe(case_ids: list[str], size: Triple) -> Manifest:
     """The manifest of a cohort, except its task: its crop, and its splits as lists of cases.
 
-    An eighth of the cases is val and a quarter test, so that 16 cases have 4 to be scored on. The
-    tumour-free case is in train: in val or test it would score Dice 0 for one wrong voxel, which
-    would hide the scores of the few other cases.
+    An eighth of the cases is val and a quarter test. The tumour-free case is in train: in val or
+    test it would score Dice 0 for one wrong voxel, and hide the scores of the few other cases.
     """
     val, test = max(1, len(case_ids) // 8), max(1, len(case_ids) // 4)
     order = sorted(case_ids, key=lambda case_id: case_ids.index(case_id) != TUMOUR_FREE)

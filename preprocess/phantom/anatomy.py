@@ -49,11 +49,8 @@ def warped(rng: np.random.Generator, grid: Grid) -> Points:
 def build(rng: np.random.Generator, grid: Grid, outer: Points, inner: Points) -> Anatomy:
     """The tissues of a head.
 
-    Args:
-        rng: randomness of folds and sizes.
-        grid: where the voxels are.
-        outer: template points of the head's outline.
-        inner: template points of everything else; a tumour moves only these, not the skull.
+    `outer` has the template points of the head's outline, `inner` those of everything else: a
+    tumour moves only these.
     """
     hull, fissure_mm = _hull_and_fissures(rng, grid, outer, inner)
     pial, cerebellar = _cortex(rng, grid, inner, hull, fissure_mm)

@@ -47,13 +47,8 @@ def synthesise(
     """Case `index` of the cohort of `seed`: a function of its arguments alone.
 
     Anatomy, tumour, other lesions and acquisition have a random generator each, and lengths are
-    in template millimetres: another size shows the same head with the same tumour.
-
-    Args:
-        seed: of the cohort.
-        index: of the case; `TUMOUR_FREE` has no tumour.
-        size: (D, H, W) in voxels.
-        cavity: whether a part of the tumour's core is a cavity.
+    in template millimetres: another size shows the same head with the same tumour. With a
+    `cavity`, a part of the tumour's core is one.
     """
     streams = np.random.SeedSequence([seed, index]).spawn(4)
     for_head, for_tumour, for_lesions, for_image = map(np.random.default_rng, streams)

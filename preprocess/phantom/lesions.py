@@ -51,13 +51,7 @@ def _place(rng: np.random.Generator, core_mm: float) -> tuple[float, float, floa
 
 
 def pushed_aside(points: Points, glioma: Glioma, strength: float) -> Points:
-    """Template points before a tumour displaced them.
-
-    Args:
-        points: template points of the voxels.
-        glioma: the tumour.
-        strength: the largest shift, as a share of the core's radius.
-    """
+    """Template points before a tumour displaced them, by at most `strength` core radii."""
     offsets = [p - np.float32(c) for p, c in zip(points, glioma.centre, strict=True)]
     square = offsets[0] ** 2 + offsets[1] ** 2 + offsets[2] ** 2
     relative = square / np.float32(glioma.core_mm**2)
@@ -136,14 +130,8 @@ def hyperintensities(
     """White-matter hyperintensities of ageing: caps around the ventricles, and deep spots.
 
     As bright as oedema on FLAIR, but hardly darker than white matter on T1 and hardly brighter on
-    T2, so that FLAIR alone does not distinguish them from a tumour.
-
-    Args:
-        rng: randomness of their pattern.
-        grid: where the voxels are.
-        anatomy: the head.
-        tumour: mask that they keep away from.
-        voxels: about how many voxels they have.
+    T2, so that FLAIR alone does not distinguish them from a tumour. They have about `voxels`
+    voxels, at a distance from the mask `tumour`.
     """
     margin = max(1, round(5 / grid.voxel_mm))
     near = ndimage.binary_dilation(tumour, iterations=margin) if tumour.any() else tumour
