@@ -66,7 +66,10 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
 def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     last = checkpoint_path(run_dir, "last")
     with replacing(last, via=_temporary(last), sync=True) as unfinished:
-        save_file(checkpoint.tensors, unfinished, {METADATA_KEY: _metadata(checkpoint)})
+        state = json.dumps(checkpoint.state, allow_nan=False)
+        digest = _digest(checkpoint.tensors, state)
+        metadata = json.dumps({"format": FORMAT, "digest": digest, "state": state})
+        save_file(checkpoint.tensors, unfinished, {METADATA_KEY: metadata})
         flush(unfinished)
         if best:
             _link(unfinished, checkpoint_path(run_dir, "best"))
@@ -135,12 +138,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-def _metadata(checkpoint: Checkpoint) -> str:
-    state = json.dumps(checkpoint.state, allow_nan=False)
-    digest = _digest(checkpoint.tensors, state)
-    return json.dumps({"format": FORMAT, "digest": digest, "state": state})
-
-
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     """A checksum of everything: safetensors notices a short file but not a changed byte."""
     digest = hashlib.sha256(state.encode())
@@ -162,10 +159,6 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
     if metadata is None:
         raise CheckpointError(f"{path}: a safetensors file, but no checkpoint of this project")
-    return Checkpoint(tensors, _verified_state(path, metadata, tensors))
-
-
-def _verified_state(path: Path, metadata: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         header = json.loads(metadata)
         written_as, state, digest = header["format"], header["state"], header["digest"]
@@ -176,8 +169,7 @@ def _verified_state(path: Path, metadata: str, tensors: Mapping[str, Tensor]) ->
         raise CheckpointError(f"{path}: {found}; use the version that wrote it")
     if _digest(tensors, state) != digest:
         raise CheckpointError(f"{path}: damaged: its bytes do not match its checksum")
-    parsed: dict[str, Any] = json.loads(state)
-    return parsed
+    return Checkpoint(tensors, json.loads(state))
 
 
 def _offer_other(run_dir: Path, which: Which) -> str:

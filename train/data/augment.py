@@ -181,18 +181,25 @@ class Noise(Augmentation):
         return image + fn.cast(noise, dtype=DALIDataType.FLOAT) * sigma, label
 
 
-class Blur(Augmentation):
-    """Blur by a Gaussian of radius ⌈3σ⌉, mirrored about the edge voxels."""
+class ByAmount(Augmentation):
+    """Draws one amount, of float32 so that both loaders compute with the same."""
 
     placeholder = (np.ones((), np.float32),)
-    """Standard deviation."""
 
     probability: Probability = 0.15
-    range: Annotated[tuple[Positive, Positive], Ordered] = (0.5, 1.5)
-    """Standard deviation in voxels."""
+    range: Annotated[tuple[Positive, Positive], Ordered]
 
     def draw(self, random: Generator, shape: Shape) -> Drawn | None:
-        return _amount(self.probability, self.range, random)
+        if random.random() >= self.probability:
+            return None
+        return (np.asarray(random.uniform(*self.range), np.float32),)
+
+
+class Blur(ByAmount):
+    """Blur by a Gaussian of radius ⌈3σ⌉, mirrored about the edge voxels."""
+
+    range: Annotated[tuple[Positive, Positive], Ordered] = (0.5, 1.5)
+    """Standard deviation in voxels."""
 
     def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         sigma = drawn[0].item()
@@ -204,18 +211,11 @@ class Blur(Augmentation):
         return fn.gaussian_blur(image, sigma=drawn[0]), label
 
 
-class Brightness(Augmentation):
+class Brightness(ByAmount):
     """Multiply the image by a factor."""
 
-    placeholder = (np.ones((), np.float32),)
-    """The factor."""
-
-    probability: Probability = 0.15
     range: Annotated[tuple[Positive, Positive], Ordered] = (0.7, 1.3)
     """The factor."""
-
-    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
-        return _amount(self.probability, self.range, random)
 
     def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         return image * drawn[0].item(), label
@@ -267,15 +267,6 @@ def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
         for whole, side in zip(volume, crop, strict=True)
     )
     return Box((z, y, x), crop)
-
-
-def _amount(
-    probability: float, bounds: tuple[float, float], random: Generator
-) -> tuple[NDArray[np.float32]] | None:
-    """With a probability, a number between bounds; float32, so that both loaders have the same."""
-    if random.random() >= probability:
-        return None
-    return (np.asarray(random.uniform(*bounds), np.float32),)
 
 
 def _on_device_of(image: Node, values: Node) -> Node:

@@ -1,7 +1,7 @@
 """Which loader gives a run its batches."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -40,7 +40,15 @@ def open_feed(
 
             yield stack.enter_context(torch_feed(stream, device, workers))
         else:
-            feed = _dali()(stream, device, workers, on_device=cache == "device")
+            try:
+                from train.data.dali_loader import dali_feed
+            except ImportError as error:
+                raise ConfigError(
+                    f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, "
+                    f"or train with {hints.option('--set', 'loader=torch')}, which gives the same "
+                    "samples more slowly"
+                ) from error
+            feed = dali_feed(stream, device, workers, on_device=cache == "device")
             yield stack.enter_context(feed)
 
 
@@ -57,15 +65,3 @@ def check_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> None:
         )
     if cache == "device" and kind == "torch":
         raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")
-
-
-def _dali() -> Callable[..., AbstractContextManager[Feed]]:
-    try:
-        from train.data.dali_loader import dali_feed
-    except ImportError as error:
-        raise ConfigError(
-            f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, or "
-            f"train with {hints.option('--set', 'loader=torch')}, which gives the same samples "
-            "more slowly"
-        ) from error
-    return dali_feed
