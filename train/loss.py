@@ -40,7 +40,7 @@ def regions_of(label: Tensor, regions: Regions) -> Tensor:
 
 
 class RegionLoss:
-    """The loss of logits against labels, in float32 whatever the logits are.
+    """The loss of logits of any type against labels, in float32.
 
     Dice has squared denominators and runs over the whole batch. The printed cross-entropy has
     only the positive term, which a constant prediction of 1 minimises, and is a sum, which would

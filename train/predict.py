@@ -66,7 +66,7 @@ def predict(
     else:
         folder = Path(data)
         if out_dir.resolve().is_relative_to(folder.resolve()):
-            raise RunError(f"{out_dir}: lies in the folder of the data; name one outside {folder}")
+            raise RunError(f"{out_dir}: is in the folder of the data; name one outside {folder}")
         loads = _of_folder(loaded, folder, out)
     out_dir.mkdir(parents=True, exist_ok=True)
     on_case(0, len(loads))

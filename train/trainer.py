@@ -137,12 +137,7 @@ def new_session(
     """A session before its first step; the configured seed decides the weights."""
     torch.manual_seed(config.seed)
     model = config.build_network(store.task, compute.device)
-    optimizer = torch.optim.NAdam(
-        model.parameters(),
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-    )
+    optimizer = torch.optim.NAdam(model.parameters(), **config.optimizer.model_dump())
     scaler = GradScaler(compute.device.type, enabled=compute.precision == "fp16")
     loss = RegionLoss(config.loss, store.task.regions)
     session = Session(

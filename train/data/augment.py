@@ -1,4 +1,4 @@
-"""Augmentation: one class each, with its parameters, what it draws, and how each loader applies it.
+"""Augmentations: a class has the parameters, what is drawn, and how each loader applies it.
 
 Each draws from its own random generator where a sample is read (docs/decisions/0004), and both
 loaders only apply what was drawn. To add one, write its class and name it in `AugmentConfig`.
@@ -93,7 +93,7 @@ class Zoom(Augmentation):
     """The sample's size, and the window's start and stop in voxels; each (z, y, x)."""
 
     probability: Probability = 0.15
-    """Of one zoom for all axes; an axis of one voxel stays as it is."""
+    """Of one zoom for all axes; an axis of one voxel is never zoomed."""
     range: Annotated[tuple[Share, Share], Ordered] = (0.7, 1.0)
     """The window's side as a share of the sample's."""
 
@@ -130,7 +130,7 @@ class Flip(Augmentation):
     """1 for each axis (z, y, x) that is mirrored."""
 
     probability: Probability = 0.5
-    """Of each axis by itself; an axis of one voxel stays as it is."""
+    """Of each axis; an axis of one voxel is never mirrored."""
 
     def draw(self, random: Generator, shape: Shape) -> Drawn | None:
         axes = (random.random(3) < self.probability) & (np.asarray(shape[1:]) > 1)

@@ -53,7 +53,7 @@ def dali_feed(
             with monitor.watching(pool.pool._processes, pool.close, polls=False):
                 yield Feed(_batches(pipeline, stream, device), monitor)
         finally:
-            pool.pool._observer = None  # or one that did not come to an end is waited for at exit
+            pool.pool._observer = None  # otherwise Python waits at exit for one that did not end
 
 
 class StoredSamples:

@@ -23,7 +23,7 @@ from common.errors import ConfigError, FMNetError, LoaderError
 from common.interrupts import interrupts_held_back
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory, not a temporary file
-MARGIN_BYTES = 16 * 2**20  # of shared memory, for the loader's queues and whatever else lies there
+MARGIN_BYTES = 16 * 2**20  # of shared memory, for the loader's queues and other uses
 NAME_BYTES = 256  # of a sample's name in a worker's status file; longer names are cut
 DYING_SECONDS = 1.0  # a killed process loses its connections one by one; its end may show last
 CLOSING_SECONDS = 5.0  # how long a loader may take to end its workers
@@ -43,7 +43,7 @@ def check_shared_memory(needed_bytes: int) -> None:
     A process that writes beyond its end dies of SIGBUS, and DALI's message does not say so.
 
     Raises:
-        ConfigError: there is less; Docker gives 64 MB unless told otherwise.
+        ConfigError: there is less; Docker gives 64 MB by default.
     """
     if not SHARED_MEMORY.is_dir():  # a system that keeps it elsewhere does not bound it
         return

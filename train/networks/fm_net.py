@@ -92,7 +92,7 @@ class Up(nn.Module):
     """One level up: upsample, gate the skip, concatenate both, block.
 
     The gated skip joins the upsampled feature; it does not replace it, so deeper features and
-    their gradients pass even where a gate is shut.
+    their gradients pass even where a gate is closed.
     """
 
     def __init__(self, config: FMNetConfig, deep: int, width: int) -> None:
