@@ -112,9 +112,6 @@ class Evaluation:
     figure_file: Path
 
 
-OnCase = Callable[[ScoredCase], None]
-
-
 def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
     """Predict one case of a store and score it against its reference, in its files' grid.
 
@@ -144,7 +141,10 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
 
 
 def score_cases(
-    loaded: LoadedRun, store: Store, case_ids: Sequence[str], on_case: OnCase = lambda _: None
+    loaded: LoadedRun,
+    store: Store,
+    case_ids: Sequence[str],
+    on_case: Callable[[ScoredCase], None] = lambda _: None,
 ) -> list[CaseScore]:
     """Score cases one after the other; `on_case` gets each, and its volumes are dropped after it.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from statistics import median
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Group
@@ -60,12 +59,7 @@ class Monitor:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
         self._writer.close()
 
