@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from common import console
-from common.console import err, out
+from common.console import out
+from common.store import local_copy
 
 app = typer.Typer(
     cls=console.Commands,
@@ -62,15 +63,13 @@ def training(
     made = nullcontext("") if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
     with made as folder:
         side = sections.DRY_CROP if dry else crop
-        opened = sections.open_store(store) if store else synthetic_store(Path(folder), side)
+        opened = local_copy(store) if store else synthetic_store(Path(folder), side)
         content = sections.about(where, opened, dry=dry) | {"minutes": minutes}
         file = sections.figures_file(out_path, content["device"])
         out.print(sections.headline(content), soft_wrap=True)
 
         def bench(until: float) -> sections.Bench:
-            tell = lambda what: err.print(f"measuring {what} …")  # noqa: E731
-            changes = tuple(overrides or ())
-            return sections.Bench(where, opened, until, dry, tell, preset, changes)
+            return sections.Bench(where, opened, until, dry, preset, tuple(overrides or ()))
 
         figures = sections.Figures(file, content)
         clean = sections.run_sections(chosen, minutes, bench, figures)
@@ -85,7 +84,6 @@ def preprocessing(
     data: Annotated[Path, typer.Argument(help="A folder of BraTS cases.")],
     out_path: JsonFile,
     processes: Processes = CORES,
-    cases: Annotated[int | None, typer.Option(help="Only the first so many with a label.")] = None,
     copies: Annotated[int, typer.Option(help="Take each case so many times.")] = 1,
     repeats: Annotated[int, typer.Option(help="Turns of each tool.")] = 3,
     cache: Cache = DEFAULT_CACHE,
@@ -93,7 +91,7 @@ def preprocessing(
     """Measure preprocessing by FM-Net, nnU-Net v2 and NVIDIA's nnU-Net."""
     from benchmarks.preprocessing import compare
 
-    compare(data, out_path, processes, cases, copies, repeats, cache.resolve())
+    compare(data, out_path, processes, copies, repeats, cache.resolve())
 
 
 @app.command()

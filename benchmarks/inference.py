@@ -1,7 +1,7 @@
 """Section `inference`: whole volumes a second, beside MONAI's sliding window."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.rows import Row, grouped, number
 from benchmarks.sections import Bench, Result
-from train.inference import tile_starts, tile_weights
+from train.inference import tile_weights
 from train.loaded_run import LoadedRun, label_of
 from train.trainer import Session
 
@@ -24,19 +24,14 @@ TILES, DRY_TILES = (1, 2, 4, 8), (2,)
 AIM_SECONDS = 0.5
 """For a case with flips, on an H100."""
 OVERHEAD = 1.5
-"""What a measurement takes, with the case before it, of the seconds that it measures for."""
+"""A measurement's time with the case before it, relative to its own."""
 AXES = (-3, -2, -1)
 
 Image = NDArray[np.floating]
 
 
 def measure(bench: Bench) -> Result:
-    """Measure both ways on one volume of the store.
-
-    Raises:
-        ConfigError: the store's crops do not fit the network.
-        StoreError: the volume cannot be read.
-    """
+    """Measure both ways on one volume of the store."""
     with bench.begun(PRESET) as session:
         torch.backends.cudnn.benchmark = False  # as `predict` has it, unlike training
         session.model.eval()
@@ -44,9 +39,8 @@ def measure(bench: Bench) -> Result:
 
 
 def _measure(session: Session, bench: Bench) -> Result:
-    began = time.perf_counter()
     image, _ = session.store.read_volume(session.validation[0])
-    read_seconds, trained = time.perf_counter() - began, session.as_trained()
+    trained = session.as_trained()
     kinds = list(product(DRY_TILES if bench.dry else TILES, (False, True)))
     rows, differences, left = list[Row](), dict[bool, float](), 2 * len(kinds)
     for tiles, flips in kinds:
@@ -66,7 +60,7 @@ def _measure(session: Session, bench: Bench) -> Result:
         if flips not in differences and rows[-1].seconds and rows[-2].seconds:
             ours, theirs = (f(this, image).sigmoid() for f in (LoadedRun.logits, monai_logits))
             differences[flips] = float((ours - theirs).abs().max())
-    return _result(session, rows, differences, image.shape[1:], read_seconds)
+    return _result(session, rows, differences, image.shape[1:])
 
 
 def _timed(
@@ -96,34 +90,31 @@ def _result(
     rows: list[Row],
     differences: dict[bool, float],
     shape: tuple[int, ...],
-    read_seconds: float,
 ) -> Result:
     window, overlap = session.store.crop, session.config.inference.overlap
-    same = all(
-        len(tile_starts(*axis, overlap)) <= 2 for axis in zip(shape, window, strict=True)
-    )  # at an axis's ends alone
     sizes = ["×".join(map(str, each)) for each in (shape, window)]
     title = (
         f"{PRESET}, not trained; {session.compute.describe()}; a volume of {sizes[0]}, windows of "
-        f"{sizes[1]}, overlap {overlap}; read from the store in {read_seconds:.2f} s"
+        f"{sizes[1]}, overlap {overlap}"
     )
     caption = "".join(
         f"Probabilities {'with' if flips else 'without'} flips differ from MONAI's by at most "
         f"{value:.1e}.\n"
         for flips, value in differences.items()
     )
-    if not same:
-        caption += "MONAI places its windows differently along an axis this long.\n"
     caption += f"The aim: under {AIM_SECONDS} s a case with flips on an H100."
-    pairs = list(_with_monai(rows))
-    cells = [(row.group, _cells(row, monai)) for row, monai in sorted(pairs, key=_by_group)]
+    pairs = [
+        (row, monai)
+        for ours, monai in zip(rows[::2], rows[1::2], strict=True)
+        for row in (ours, monai)
+    ]
+    pairs.sort(key=lambda pair: pair[0].group, reverse=True)  # without flips first
+    cells = [(row.group, _cells(row, monai)) for row, monai in pairs]
     raw = {
         "preset": PRESET,
         "case_id": session.validation[0],
         "shape": shape,
         "window": window,
-        "read_seconds": read_seconds,
-        "same_windows": same,
         "largest_probability_difference": {
             "flips" if flips else "no flips": value for flips, value in differences.items()
         },
@@ -131,17 +122,6 @@ def _result(
     }
     headings = ("", "s a case", "cases/s", "× MONAI", "peak GB", "")
     return Result(grouped(title, headings, cells, caption), raw)
-
-
-def _with_monai(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
-    """Each row with MONAI's of the same kind."""
-    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
-        yield ours, theirs
-        yield theirs, theirs
-
-
-def _by_group(pair: tuple[Row, Row]) -> bool:
-    return pair[0].group != "no flips"
 
 
 def _cells(row: Row, monai: Row) -> tuple[str, ...]:
@@ -156,14 +136,7 @@ def _cells(row: Row, monai: Row) -> tuple[str, ...]:
 
 
 def monai_logits(trained: LoadedRun, image: Image) -> Tensor:
-    """As `LoadedRun.logits`, of the same network with as many windows of the same weights.
-
-    Flips are those of the whole volume, as NVIDIA's nnU-Net uses this function.
-
-    Args:
-        trained: a network that sees all modalities.
-        image: (C, D, H, W).
-    """
+    """As `LoadedRun.logits`, by MONAI; it flips the whole volume, as NVIDIA's nnU-Net does."""
     sliding_window = import_module("monai.inferers").sliding_window_inference
     config, compute, window = trained.config.inference, trained.compute, trained.manifest.crop
     volume = torch.from_numpy(image).to(compute.device).float()[None]

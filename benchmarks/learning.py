@@ -1,9 +1,9 @@
-"""Section `learning`: what two networks learn from the same real cases in the same seconds."""
+"""Section `learning`: two networks learn from the same real cases for the same seconds."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from math import fsum, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,28 +28,26 @@ if TYPE_CHECKING:
 PRESET = "fm_net"
 OURS, PEER = "FM-Net", "DynUNet"
 TRAINING = 0.7
-"""The share of a network's time in which it learns; the rest is for starting and validation."""
+"""Share of a network's time; the rest is for starting and validation."""
 VALIDATED = 4
-"""Held-back cases that are scored at most."""
+"""Validation cases at most."""
 AT_LEAST = 4
-"""Steps, however short the time is."""
-PARTS = 4
-"""Of the curve, whose mean losses the table has."""
+"""Steps at least."""
 SMOOTHED = 20
-"""A curve's line is a mean over one part in so many of its steps."""
+"""A curve's line is a mean over one in so many of its steps."""
 COLOURS = ("#7fb2ff", "#f2a65a")
 NO_RANKING = "So few cases and seconds show how a network begins to learn. They rank nothing."
 
 
 @dataclass
 class Learnt:
-    """What one network did in its time."""
+    """One network's losses and scores."""
 
     network: str
     parameters: int = 0
     compute: str = ""
     seconds: list[float] = field(default_factory=list)
-    """At the end of each step, since the first began to wait for its batch."""
+    """Since the first step began, at the end of each."""
     samples: list[int] = field(default_factory=list)
     """Learnt from by then."""
     losses: list[float | None] = field(default_factory=list)
@@ -57,32 +55,18 @@ class Learnt:
     skipped: int = 0
     """Steps without a finite gradient."""
     scores: list[CaseScore] = field(default_factory=list)
-    """Of held-back cases, over their whole volumes."""
+    """Of validation cases, over their whole volumes."""
     missing: str = ""
-    """What there is not, and why."""
-
-    def part_losses(self) -> list[float | None]:
-        """Mean loss in each of equal parts of the time; None where no step ended in one."""
-        parts: list[list[float]] = [[] for _ in range(PARTS)]
-        for at, loss in zip(self.seconds, self.losses, strict=True):
-            if loss is not None:
-                parts[min(PARTS - 1, int(PARTS * at / self.seconds[-1]))].append(loss)
-        return [fsum(part) / len(part) if part else None for part in parts]
+    """Why it has no losses or no scores."""
 
     def to_json(self) -> dict[str, Any]:
-        """The whole curve, and the scores of each case."""
         cases = [{"case_id": s.case_id, "dice": s.dice, "loss": s.loss} for s in self.scores]
-        means = {"mean_dice": mean_scores(self.scores).dice, "part_losses": self.part_losses()}
+        means = {"mean_dice": mean_scores(self.scores).dice}
         return asdict(self) | means | {"steps": len(self.losses), "scores": cases}
 
 
 def measure(bench: Bench) -> Result:
-    """Train both networks for the same time, and score each.
-
-    Raises:
-        ConfigError: the store's crops do not fit FM-Net.
-        StoreError: a case cannot be read.
-    """
+    """Train both networks for the same time, and score each."""
     if bench.store.manifest.name == NAME and not bench.dry:
         note = "nothing can be learnt from synthetic cases; name a store with --store"
         return Result(Table("not measured", note, box=None, pad_edge=False), {"note": note})
@@ -103,7 +87,6 @@ def measure(bench: Bench) -> Result:
 
 
 def _learn(learnt: Learnt, session: Session, seconds: float, *, dry: bool) -> None:
-    """One network's time, from its first step to its scores."""
     learnt.parameters = parameter_count(session.model.parameters())
     learnt.compute = session.compute.describe()
     source = Source(session.config.loader, session.stream(), session.compute.device)
@@ -122,7 +105,6 @@ def _learn(learnt: Learnt, session: Session, seconds: float, *, dry: bool) -> No
 
 
 def _table(title: str, networks: Sequence[Learnt]) -> Table:
-    """A column for each network."""
     table = Table(title=title, caption=NO_RANKING, box=None, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.add_column("")
@@ -134,13 +116,11 @@ def _table(title: str, networks: Sequence[Learnt]) -> Table:
 
 
 def _column(learnt: Learnt) -> Iterator[tuple[str, str]]:
-    """What each figure is, and the figure."""
+    """(name, figure) of each row."""
     yield "computes in", learnt.compute
     yield "parameters", f"{learnt.parameters / 1e6:.1f} M" if learnt.parameters else "–"
     yield "steps", f"{len(learnt.losses)}, {learnt.skipped} skipped"
     yield "samples", str(learnt.samples[-1] if learnt.samples else 0)
-    for number, loss in enumerate(learnt.part_losses(), start=1):
-        yield f"mean loss, part {number} of {PARTS}", "–" if loss is None else f"{loss:.3f}"
     for region, dice in mean_scores(learnt.scores).dice.items():
         figure = f"{dice:.3f} ({len(learnt.scores)} case(s))" if learnt.scores else "–"
         yield f"mean Dice {region.upper()}", figure
@@ -148,7 +128,7 @@ def _column(learnt: Learnt) -> Iterator[tuple[str, str]]:
 
 
 def learning_figure(title: str, networks: Sequence[Learnt]) -> "Figure | None":
-    """Each step's loss as a point, and a running mean as a line; None without any step."""
+    """Each step's loss as a point, a running mean as a line; None without any step."""
     from matplotlib.figure import Figure
 
     curves = [learnt for learnt in networks if learnt.losses]

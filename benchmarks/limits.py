@@ -1,4 +1,4 @@
-"""Section `limits`: what a step must compute and move, and where its time goes instead."""
+"""Section `limits`: a step's lower bound, and where its time goes."""
 
 import time
 from collections import defaultdict
@@ -49,14 +49,14 @@ OPERATORS = {
     COPIES: {"_to_copy", "copy_", "clone", "contiguous", "to"},
 }
 KINDS = {name: kind for kind, names in OPERATORS.items() for name in names}
-"""Of torch's operators, by name."""
+"""By the name of torch's operator."""
 UPDATES = ("Optimizer.", "aten::_foreach_", "aten::_amp_", "aten::_fused_", "aten::linalg_vector")
-"""How names begin of what is done to gradients and weights."""
+"""Prefixes of events that update weights or scale gradients."""
 
 UPDATE_PASSES = {"fp16": 10, "bf16": 8, "tf32": 8, "fp32": 8}
-"""Over all weights, in float32, that gradients and NAdam need at least: their norm reads gradients;
-the update reads weights, gradients and two moments and writes weights and moments; and with
-gradient scaling gradients are read and written once more."""
+"""Over all weights, in float32, at least: the gradients' norm reads them (1); NAdam reads weights,
+gradients and two moments and writes weights and moments (7); gradient scaling reads and writes
+gradients (2)."""
 CAST_BYTES = 12
 """A weight is cast to half precision (4 read, 2 written), and its gradient back (2 read, 4)."""
 
@@ -68,15 +68,13 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class Peaks:
-    """How fast this machine multiplies and copies, the best of some tries."""
+    """How fast this machine multiplies matrices and copies (read and written bytes)."""
 
     tflops: dict[Precision, float]
-    """Of a matrix product, by precision."""
     gb_per_second: float
-    """Of a copy, read and written together."""
 
     def bound_ms(self, flop: int, moved_bytes: int, precision: Precision) -> float:
-        """The least time for an operator that computes and moves so much, both at once."""
+        """The least time of an operator, which computes and moves at the same time."""
         computing = flop / self.tflops[precision] / 1e9
         return max(computing, moved_bytes / self.gb_per_second / 1e6)
 
@@ -95,17 +93,11 @@ class Work:
 
     @property
     def beyond_ms(self) -> float:
-        """Time beyond the bound."""
         return 0.0 if self.measured_ms is None else self.measured_ms - self.bound_ms
 
 
 def measure(bench: Bench) -> Result:
-    """Count, time and profile the networks' steps; takes no preset and none of its overrides.
-
-    Raises:
-        ConfigError: the networks do not fit the store's crops.
-        StoreError: a case cannot be read.
-    """
+    """Count, time and profile the networks' steps."""
     bench.tell("how fast this machine multiplies and copies")
     peaks = measure_peaks(bench.device, dry=bench.dry)
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in peaks.tflops.items())
@@ -128,7 +120,7 @@ def _limits(
     bench: Bench, network: str, peaks: Peaks, seconds: float
 ) -> tuple[RenderableType, dict[str, Any]]:
     with bench.begun(network, f"batch_size={BATCH}") as session:
-        trial = Trial(session, resident(session.stream(), BATCH, bench.device))
+        trial = Trial(session, resident(session.stream(), bench.device))
         precision = session.compute.precision
         shapes = session.config.build_network(bench.store.task, torch.device("meta"))
         operators = count_step(shapes, session.loss, trial.batch.image.shape, precision)
@@ -151,7 +143,7 @@ def _limits(
 def by_kind(
     operators: Iterable[tuple[str, Work]], peaks: Peaks, precision: Precision
 ) -> dict[str, Work]:
-    """What all operators of a kind need, each after the other."""
+    """The sum over a kind's operators, which run one after the other."""
     kinds = defaultdict[str, Work](Work)
     for kind, one in operators:
         so_far = kinds[kind]
@@ -165,7 +157,7 @@ def by_kind(
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's stub
-    """Notes every operator that moves something."""
+    """Collects every operator that moves something."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's stub
@@ -192,15 +184,10 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
 def count_step(
     model: nn.Module, loss: RegionLoss, shape: Sequence[int], precision: Precision
 ) -> list[tuple[str, Work]]:
-    """Each operator of a step by its kind, as if it read and wrote its tensors once.
+    """(kind, work) of each operator of a step, as if it read and wrote its tensors once.
 
-    Copies are those of weights and losses to another type; what changes a layout is no work.
-
-    Args:
-        model: the network, on the device `meta`; it is left in the type of its activations.
-        loss: of its outputs.
-        shape: (B, C, D, H, W) of the batch.
-        precision: of the activations.
+    Of copies only casts count; a change of layout is no work. The model is on the device `meta` and
+    is cast to the activations' type. `shape`: (B, C, D, H, W).
     """
     dtype = DTYPES[precision]
     model.train().to(dtype)
@@ -216,17 +203,14 @@ def count_step(
 
 
 def _bytes(value: object) -> int:
-    """Of a tensor, as far as it is there: an expanded one has what it was expanded from."""
+    """Of a tensor; an expanded one has only the bytes that it was expanded from."""
     if not isinstance(value, torch.Tensor):
         return 0
     return min(value.numel() * value.element_size(), value.untyped_storage().nbytes())
 
 
 def profile_steps(trial: Trial) -> dict[str, float]:
-    """A step's time by kind of work, in ms: of the GPU, or on a CPU of the thread that steps.
-
-    Empty where the profiler sees nothing of a GPU.
-    """
+    """A step's ms by kind of work, of the GPU or a CPU's main thread; empty if nothing is seen."""
     device, spent = trial.session.compute.device, defaultdict[str, float](float)
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if device.type == "cuda" else []
@@ -246,7 +230,7 @@ def profile_steps(trial: Trial) -> dict[str, float]:
 
 
 def kind_of(names: Iterable[str]) -> str:
-    """The kind of an event, by its own name and those of the operators around it, outwards."""
+    """The kind of an event, by its name and then those of the events around it."""
     chain = list(names)
     if any(name.startswith(UPDATES) for name in chain):
         return OPTIMISER
@@ -255,14 +239,12 @@ def kind_of(names: Iterable[str]) -> str:
 
 
 def _around(event: Any) -> Iterator[Any]:  # noqa: ANN401 - torch's own, without types
-    """The event, what it happened in, and so on outwards."""
     while event is not None:
         yield event
         event = event.cpu_parent
 
 
 def measure_peaks(device: torch.device, *, dry: bool) -> Peaks:
-    """Multiply in each precision that the device computes in, and copy."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     if device.type == "cuda":
         precisions = ("fp16", "bf16", "tf32", "fp32")
@@ -293,7 +275,6 @@ def _least_seconds(once: Callable[[], object], device: torch.device) -> float:
 
 
 def _table(found: dict[str, Any], kinds: dict[str, Work]) -> Table:
-    """Kinds of work, those with most time beyond their bound first."""
     step_ms, bound_ms = found["step_ms"], found["bound_ms"]
     title = (
         f"{found['network']}, batches of {BATCH}, {found['precision']}: {step_ms:.1f} ms a step, "

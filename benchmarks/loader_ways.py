@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,7 @@ def cases(folder: Path, kind: str) -> list[str]:
     )
 
 
-def fm_net_dali(folder: Path, workers: int) -> Batches:
-    return fm_net("dali", folder, workers)
-
-
-def fm_net_dali_ram(folder: Path, workers: int) -> Batches:
-    return fm_net("dali", folder, workers, "ram")
-
-
-def fm_net_torch(folder: Path, workers: int) -> Batches:
-    return fm_net("torch", folder, workers)
-
-
-def fm_net(kind: str, folder: Path, workers: int, cache: str = "none") -> Batches:
+def fm_net(folder: Path, workers: int, kind: str, cache: str = "none") -> Batches:
     import torch
 
     from common.store import Store
@@ -279,9 +268,9 @@ def prepare(folder: Path) -> None:
 
 
 WAYS: dict[str, Callable[[Path, int], Batches]] = {
-    "fm_net_dali": fm_net_dali,
-    "fm_net_dali_ram": fm_net_dali_ram,
-    "fm_net_torch": fm_net_torch,
+    "fm_net_dali": partial(fm_net, kind="dali"),
+    "fm_net_dali_ram": partial(fm_net, kind="dali", cache="ram"),
+    "fm_net_torch": partial(fm_net, kind="torch"),
     "nvidia": nvidia,
     "nnunet": nnunet,
     "monai": monai,
@@ -292,9 +281,7 @@ WAYS: dict[str, Callable[[Path, int], Batches]] = {
 def turn(way: Callable[[Path, int], Batches], folder: Path, workers: int, samples: int) -> None:
     """Print the seconds of an epoch from the very beginning, and of samples of later ones."""
     epoch = len(cases(folder, "float16"))
-    batches = iter(
-        way(folder, workers)
-    )  # a generator: nothing happens before the first is asked for
+    batches = iter(way(folder, workers))  # opens nothing before the first batch is asked for
     first = spend(batches, batch_size=lambda _: 1, steps=epoch)
     later = spend(batches, batch_size=lambda _: 1, steps=samples)
     print(json.dumps({"first": asdict(first), "later": asdict(later)}), flush=True)

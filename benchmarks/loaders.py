@@ -1,39 +1,36 @@
 """FM-Net's loaders and those of others, side by side on the same crops, on a CPU.
 
-Each way is a process of its own, in an environment of its own below the cache, with its worker
-processes (NVIDIA's: threads), batches of one, the same augmentations at the same probabilities
-(`loader_ways.py`), and nothing that learns. The ways take turns; of each figure the best stands,
-for whatever else runs on the machine only ever spoils one.
+Each way is a process in its own environment below the cache, with its worker processes (NVIDIA's:
+threads), batches of one, the same augmentations at the same probabilities (`loader_ways.py`), and
+nothing that learns. The ways take turns; the best of each figure counts, as other work only slows.
 
-"First epoch" is timed from before the way opens anything: starting processes, and filling a cache
-where there is one. "Later" is the rate of the epochs after it. Files are in the system's cache.
+"First epoch" is timed from before the way opens anything, so with starting processes and filling a
+cache. "Later" is the rate of the epochs after it. Files are in the system's cache.
 
-What differs beside the code: FM-Net and NVIDIA's interpolate with a cubic kernel, the others
-linearly. NVIDIA's graph, made for a GPU, computes every augmentation for every case and then
-chooses by a coin. MONAI's zooms by enlarging the whole crop; it, NVIDIA's and nnU-Net's zoom into
-the centre, FM-Net and plain torch anywhere. MONAI's keeps all cases in memory, FM-Net's where it
-says cache=ram. FM-Net's and plain torch give float16, the others float32. Only FM-Net's samples
-are the same in every run, whatever the batches and the number of workers.
+What else differs: FM-Net and NVIDIA's interpolate with a cubic kernel, the others linearly.
+NVIDIA's graph, made for a GPU, computes every augmentation for every case and then chooses by a
+coin. MONAI's zooms by enlarging the whole crop; it, NVIDIA's and nnU-Net's zoom into the centre,
+FM-Net and plain torch anywhere. MONAI's keeps all cases in memory, FM-Net's with cache=ram. FM-Net
+and plain torch give float16, the others float32. Only FM-Net's samples are the same in every run.
 """
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine, processor
 from benchmarks.preprocessing import ENVIRONMENT, ROOT, install, versions
-from benchmarks.sections import commit, processor
 from benchmarks.timing import Spent
 from common.case import PreparedCase
+from common.files import write_json
 from common.store import Store, StoreWriter
 
 OURS = "fm_net_dali"
@@ -51,7 +48,6 @@ PINS = {
     "monai": "monai==1.6.1 torch psutil",
 }
 SCRIPT = Path(__file__).with_name("loader_ways.py")
-
 
 Turn = dict[str, Spent]
 """The first epoch, and later ones."""
@@ -73,12 +69,7 @@ def compare(  # noqa: PLR0913, PLR0917 - as many as the command has options
                 last = json.loads(printed.splitlines()[-1])
                 found[way].append({part: Spent(**spent) for part, spent in last.items()})
                 print(f"turn {number + 1}: {name}", flush=True)
-    about = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.orig_argv),
-        "commit": commit(),
-        "cpu": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+    measured = machine() | {
         "processes": processes,
         "epoch": epoch,
         "samples": samples,
@@ -88,8 +79,8 @@ def compare(  # noqa: PLR0913, PLR0917 - as many as the command has options
             for way, each in found.items()
         },
     }
-    json_file.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    title = f"{about['cpu']}: {about['cores']} core(s), {processes} worker(s), on the CPU"
+    write_json(json_file, measured)
+    title = f"{processor()}: {measured['cores']} core(s), {processes} worker(s), on the CPU"
     Console(width=110).print(table(found, title))
 
 
@@ -127,9 +118,7 @@ def lay_out(store: Store, folder: Path, epoch: int) -> None:
 def table(turns: dict[str, list[Turn]], title: str) -> Table:
     """The best turn of each figure."""
     drawn = Table(title=title, title_justify="left", box=None)
-    drawn.caption = (
-        "volumes a second, and CPU time of all processes together; ×: times FM-Net, DALI"
-    )
+    drawn.caption = "volumes/s, and CPU time of all processes; ×: relative to FM-Net, DALI"
     for heading in ("", "first epoch", "×", "later", "×", "CPU ms a sample", "×"):
         drawn.add_column(heading, justify="right" if heading else "left")
     figures = {

@@ -21,17 +21,17 @@ from train.trainer import Session, step
 
 WORKERS = (1, 2, 4, 8)
 WARM_UP = 6
-"""Batches before a measurement, and one a worker: processes start, queues fill."""
+"""Batches before a measurement, plus one for each worker: processes start, queues fill."""
 AT_LEAST = 4
-"""Batches, or steps, of a measurement, however short its time is."""
+"""Batches, or steps, that a measurement takes at least."""
 CACHED_CASES = 16
-"""That a cache is measured with; its rate does not depend on their number."""
+"""At most; the rate does not depend on their number."""
 NOTHING = AugmentConfig.model_validate({name: {"probability": 0} for name in AUGMENTATIONS})
 
 
 @dataclass(frozen=True)
 class Source:
-    """A loader, its samples, and where it brings them."""
+    """A loader, its samples, and the device that it loads to."""
 
     kind: LoaderKind
     stream: Stream
@@ -40,7 +40,7 @@ class Source:
 
     @contextmanager
     def open(self, workers: int) -> Iterator[Iterator[Batch]]:
-        """Batches, each once it is on the device; with a cache, after the epoch that fills it."""
+        """Batches on the device; with a cache, after the epoch that fills it."""
         with open_feed(self.kind, self.stream, self.device, workers, self.cache) as feed:
             batches = self._arrived(feed)
             while self.cache != "none" and not next(batches).last:
@@ -48,7 +48,7 @@ class Source:
             yield batches
 
     def rate(self, workers: int, *, steps: int = AT_LEAST, seconds: float = 0.0) -> Spent:
-        """The loader alone, once it is under way, for at least so many steps and so long."""
+        """The loader alone, after a warm-up."""
         with self.open(workers) as batches:
             spend(batches, batch_size=size_of, steps=WARM_UP + workers)
             return spend(batches, batch_size=size_of, steps=steps, seconds=seconds)
@@ -77,17 +77,15 @@ class Loop:
 
     @property
     def volumes_per_second(self) -> float:
-        """Samples in a second."""
         return self.samples / sum(self.step_seconds)
 
     @property
     def wait_share(self) -> float:
-        """The share of all time spent waiting for batches."""
         return sum(self.wait_seconds) / sum(self.step_seconds)
 
 
 def measure_loop(session: Session, batches: Iterator[Batch], seconds: float) -> Loop:
-    """Time the loop once both it and its loader are under way; the session learns."""
+    """Time training steps with their loader, after a warm-up."""
     waits, steps, samples = list[float](), list[float](), 0
 
     def learn() -> None:
@@ -105,11 +103,7 @@ def measure_loop(session: Session, batches: Iterator[Batch], seconds: float) -> 
 
 
 def in_this_process(stream: Stream, device: torch.device) -> Iterator[Batch]:
-    """What torch's DataLoader does without workers, on the stream's samples, without end.
-
-    Raises:
-        StoreError: a case cannot be read.
-    """
+    """Endless batches as torch's DataLoader makes them without workers."""
     for index in count():
         planned = stream.step(index)
         pairs = [augmented(each, stream.augment.in_order()) for each in samples(stream, index)]
@@ -131,12 +125,11 @@ def samples(stream: Stream, index: int) -> list[Sample]:
 
 
 def worker_counts() -> list[int]:
-    """How many workers a loader is measured with on this machine."""
+    """Those of `WORKERS` that this machine has cores for."""
     return [workers for workers in WORKERS if workers <= len(os.sched_getaffinity(0))]
 
 
 def size_of(batch: Batch) -> int:
-    """Samples in a batch."""
     return len(batch.case_ids)
 
 

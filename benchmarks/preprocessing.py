@@ -2,36 +2,33 @@
 
 A turn takes about 130 MB a case below the cache, deleted at the end.
 
-The peers run as published, in environments of their own below the cache: nnU-Net from PyPI,
-NVIDIA's as its BraTS21 notebook says, the cell that stacks, then preprocess.py. Laying the cases
-out is not counted. The tools take turns; a step's least time stands, as other work only adds.
+The peers run as published, in their own environments below the cache: nnU-Net from PyPI, NVIDIA's
+as its BraTS21 notebook says, the cell that stacks, then preprocess.py. Laying the cases out is not
+counted. The tools take turns; a step's least time counts, as other work only adds time.
 
-"whole" is a command from start to end. "further" is what a case takes beyond a few, on which each
-turn is run too. It leaves out what a large cohort does not feel: imports, starting processes, the
-fixed number of voxels that nnU-Net draws for its fingerprint; a small folder needs copies for it to
-stand out of the noise. "own" is what a tool prints itself. The floor is SimpleITK reading the five
-files of each case.
+"whole" is a command from start to end. "further" is what a case takes beyond a few, which each turn
+also measures. It leaves out what a large cohort does not feel: imports, starting processes, the
+fixed number of voxels that nnU-Net draws for its fingerprint. A small folder needs copies. The
+floor is SimpleITK reading the five files of each case.
 """
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.sections import commit, processor
+from benchmarks.machine import machine, processor
 from common.discovery import discover
+from common.files import write_json
 from common.manifest import load_manifest, manifest_path
 from common.nifti import read, write
 from common.task import MODALITIES
@@ -58,7 +55,7 @@ ENVIRONMENT = {
 }
 
 READER = """
-import sys, time
+import sys
 from multiprocessing import Pool
 from pathlib import Path
 import SimpleITK
@@ -66,45 +63,28 @@ def read(path):
     SimpleITK.ReadImage(str(path))
 if __name__ == "__main__":
     with Pool(int(sys.argv[1])) as pool:
-        began = time.perf_counter()
         pool.map(read, Path("../cohort").glob("*/*"), chunksize=1)
-        print(f"{time.perf_counter() - began:.2f} s")
 """
 
 
 @dataclass
 class Step:
-    """One command of a tool, run in a new folder beside the laid out cases, and what it took.
-
-    `output` is the folder whose size counts, `prints` matches the seconds that it prints itself.
-    Times are in seconds, one a turn: on all cases, on a few, and as printed on all.
-    """
+    """One command of a tool, run in a new folder beside the cases, and its seconds each turn."""
 
     tool: str
     name: str
     command: list[str]
-    output: str | None = None
-    prints: str | None = None
     whole: list[float] = field(default_factory=list)
     few: list[float] = field(default_factory=list)
-    own: list[float] = field(default_factory=list)
-    peak_rss_mb: float = 0
-    disk_mb: float = 0
 
 
 def compare(  # noqa: PLR0913, PLR0917 - as many as the command has options
-    data: Path,
-    json_file: Path,
-    processes: int,
-    cases: int | None,
-    copies: int,
-    repeats: int,
-    cache: Path,
+    data: Path, json_file: Path, processes: int, copies: int, repeats: int, cache: Path
 ) -> None:
     """Measure all tools in turns, print the table and write the JSON file."""
     pythons = {OURS: sys.executable} | {tool: install(cache, tool, PINS[tool]) for tool in PINS}
     nvidia = clone(cache / "DeepLearningExamples")
-    chosen = labelled(data)[:cases] * copies
+    chosen = labelled(data) * copies
     chosen = chosen[: len(chosen) // processes * processes]  # the processes end together
     few = chosen[: 2 * processes]
     if len(few) == len(chosen):
@@ -120,16 +100,15 @@ def compare(  # noqa: PLR0913, PLR0917 - as many as the command has options
         for turn in range(repeats):
             for name in ("few", "whole"):
                 take_turns(steps, Path(folder, name), turn)
-    about = {
-        "cpu": processor(),
+    measured = machine() | {
         "processes": processes,
         "cases": {"whole": len(chosen), "few": len(few)},
         "versions": {tool: versions(python) for tool, python in pythons.items()},
-        "commits": {OURS: commit(), NVIDIA: COMMIT},
+        "nvidia_commit": COMMIT,
         "steps": [asdict(step) for step in steps],
     }
-    json_file.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    title = f"{about['cpu']}: {processes} process(es), {len(chosen)} cases, {len(few)} few"
+    write_json(json_file, measured)
+    title = f"{processor()}: {processes} process(es), {len(chosen)} cases, {len(few)} few"
     Console(width=110).print(table(steps, len(chosen), len(few), title))
 
 
@@ -201,8 +180,8 @@ def our_steps(processes: int) -> list[Step]:
     script = str(Path(sys.executable).with_name("fmnet-preprocess"))
     command = [script, *run, "splits={kind: fractions, train: 1, val: 0, test: 0}"]
     return [
-        Step(FLOOR, "read", [sys.executable, "-c", READER, str(processes)], prints=r"([\d.]+) s"),
-        Step(OURS, "run", command, "our.zarr", r"time +([\d.]+) s"),
+        Step(FLOOR, "read", [sys.executable, "-c", READER, str(processes)]),
+        Step(OURS, "run", command),
     ]
 
 
@@ -212,7 +191,7 @@ def nnunet_steps(python: str, processes: int) -> list[Step]:
     return [
         Step(NNUNET, "fingerprint", f"{prefix}extract_fingerprint -d 1 -np {processes}".split()),
         Step(NNUNET, "plan", f"{prefix}plan_experiment -d 1".split()),
-        Step(NNUNET, "preprocess", preprocess.split(), "nnunet"),
+        Step(NNUNET, "preprocess", preprocess.split()),
     ]
 
 
@@ -226,8 +205,8 @@ def nvidia_steps(python: str, code: Path, processes: int) -> list[Step]:
     options = f"--task 11 --ohe --n_jobs {processes} --data . --results arrays".split()
     preprocess = [python, str(code / "preprocess.py"), *options]
     return [
-        Step(NVIDIA, "stack", [python, "-c", stack], "BraTS2021_train", r"Preparing time: (.+)"),
-        Step(NVIDIA, "preprocess.py", preprocess, "arrays", r"Pre-processing time: (.+)"),
+        Step(NVIDIA, "stack", [python, "-c", stack]),
+        Step(NVIDIA, "preprocess.py", preprocess),
     ]
 
 
@@ -238,54 +217,33 @@ def take_turns(steps: list[Step], root: Path, turn: int) -> None:
     # NVIDIA's notebook overwrites labels and deletes the rest: it gets copies.
     shutil.copytree(root / "cohort", folder / "BraTS2021_train")
     for step in steps:
-        with tempfile.TemporaryFile("w+") as log:
-            env, began = os.environ | ENVIRONMENT, time.perf_counter()
-            with psutil.Popen(step.command, cwd=folder, env=env, stdout=log, stderr=log) as run:
-                step.peak_rss_mb = max(step.peak_rss_mb, watch(run))
-            seconds = time.perf_counter() - began
-            log.seek(0)
-            said = log.read()
+        env, began = os.environ | ENVIRONMENT, time.perf_counter()
+        done = subprocess.run(
+            step.command, cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+        seconds = time.perf_counter() - began
         print(f"{root.name}: {step.tool}, {step.name}: {seconds:.2f} s", flush=True)
-        found = re.search(step.prints or "", said)
-        if run.returncode or found is None:
-            sys.exit(f"exit code {run.returncode}\n{said[-5000:]}")
+        if done.returncode:
+            sys.exit(f"exit code {done.returncode}\n{(done.stdout + done.stderr)[-5000:]}")
         getattr(step, root.name).append(seconds)
-        if step.prints and root.name == "whole":
-            step.own.append(float(found[1]))
-        if step.output:
-            files = [path for path in (folder / step.output).rglob("*") if path.is_file()]
-            step.disk_mb = sum(path.stat().st_size for path in files) / 1e6
-
-
-def watch(process: psutil.Popen) -> float:
-    """Wait for a process; the most memory in MB that it and its children held together."""
-    peak = 0.0
-    while psutil.wait_procs([process], timeout=0.2)[1]:
-        with suppress(psutil.NoSuchProcess):  # one ended since it was listed: look again
-            tree = [process, *process.children(recursive=True)]
-            peak = max(peak, sum(each.memory_info().rss for each in tree))
-    return peak / 1e6
 
 
 def table(steps: list[Step], cases: int, few: int, title: str) -> Table:
-    """A row a step, and one for a tool's steps one after the other: by their least times."""
+    """Seconds a case of each tool's steps, one after the other, by their least times."""
     drawn = Table(title=title, title_justify="left", box=None)
-    drawn.caption = "seconds a case; ×: times FM-Net's; peak MB: of all processes together"
-    for heading in ("", " ", "whole", "×", "further", "×", "own", "peak MB", "MB a case"):
-        drawn.add_column(heading, justify="right" if heading.strip() else "left")
+    drawn.caption = "seconds a case; ×: relative to FM-Net"
+    for heading in ("", "whole", "×", "further", "×"):
+        drawn.add_column(heading, justify="right" if heading else "left")
 
-    def rates(row: list[Step]) -> tuple[float, float]:
-        whole, start = sum(min(s.whole) for s in row), sum(min(s.few) for s in row)
+    def rates(tool: str) -> tuple[float, float]:
+        own = [step for step in steps if step.tool == tool]
+        whole, start = sum(min(s.whole) for s in own), sum(min(s.few) for s in own)
         return whole / cases, (whole - start) / (cases - few)
 
-    ours = rates([step for step in steps if step.tool == OURS])
     for tool in (FLOOR, OURS, NNUNET, NVIDIA):
-        single = [step for step in steps if step.tool == tool]
-        for row in [[step] for step in single] + ([single] if len(single) > 1 else []):
-            cells = ["all" if len(row) > 1 else row[0].name]
-            for mine, theirs in zip(rates(row), ours, strict=True):
-                cells += [f"{mine:.3f}", f"{mine / theirs:.2f}" if mine > 0 < theirs else "noise"]
-            own = sum(min(s.own) for s in row) if all(s.own for s in row) else 0
-            cells += [f"{own / cases:.3f}" if own else "", f"{max(s.peak_rss_mb for s in row):.0f}"]
-            drawn.add_row(tool, *cells, f"{row[-1].disk_mb / cases:.1f}" if row[-1].output else "")
+        cells = []
+        for theirs, ours in zip(rates(tool), rates(OURS), strict=True):
+            ratio = f"{theirs / ours:.2f}" if theirs > 0 < ours else "noise"
+            cells += [f"{theirs:.3f}", ratio]
+        drawn.add_row(tool, *cells)
     return drawn

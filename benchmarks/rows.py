@@ -14,7 +14,7 @@ class Row:
     """One way of doing something, timed."""
 
     group: str
-    """Rows of a group stand together under its name: a network, a batch size."""
+    """A network or a batch size, the heading of its rows."""
     name: str
     volumes: int = 1
     """In each repetition."""
@@ -24,19 +24,16 @@ class Row:
     """Of the base's repetitions, in turns with these."""
     base_volumes: int = 1
     typical: Literal["median", "mean"] = "median"
-    """How repetitions become one figure: the mean where they wait for a queue at times."""
+    """The mean where some repetitions wait for a queue."""
     peak_gb: float | None = None
-    """The most memory of the GPU, weights included; None on a CPU."""
+    """Of the GPU's memory, weights included; None on a CPU."""
     note: str = ""
-    """Why it was not measured, or what to know of it."""
-    failed: bool = False
-    """Whether that was an error."""
+    """A remark, or why it was not measured."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Further figures."""
 
     @property
     def typical_seconds(self) -> float | None:
-        """Of one repetition."""
+        """Of one repetition; None where it was not measured."""
         if not self.seconds:
             return None
         return median(self.seconds) if self.typical == "median" else fmean(self.seconds)
@@ -58,7 +55,6 @@ class Row:
         return self.rate / other.rate if self.rate and other and other.rate else None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, with what is computed from it."""
         return asdict(self) | {"volumes_per_second": self.rate, "ratio": self.ratio}
 
 
@@ -68,14 +64,7 @@ def grouped(
     rows: Iterable[tuple[str, Sequence[str]]],
     caption: str = "",
 ) -> Table:
-    """A table whose rows stand under the name of their group; text at both ends, else numbers.
-
-    Args:
-        title: above it.
-        headings: of the columns.
-        rows: (group, cells).
-        caption: below it.
-    """
+    """A table of rows (group, cells) below their group's name; numbers but for both ends."""
     drawn = Table(title=title, caption=caption or None, box=None, pad_edge=False)
     drawn.collapse_padding = True
     drawn.title_justify = drawn.caption_justify = "left"

@@ -1,7 +1,6 @@
-"""How preprocessing behaves as a cohort grows, on cases so small that all but voxels shows.
+"""What preprocessing costs apart from the voxels, as a cohort grows.
 
-The folder is new or empty, and holds about 20 kB of cases and 60 kB of stores a case afterwards.
-The manifest lists every case in a split by its name, the most that it can have to say.
+The manifest lists every case in a split by its name, which makes it as long as possible.
 """
 
 import json
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +19,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.sections import processor
+from benchmarks.machine import machine
 from benchmarks.synthetic import write_case
 from common.discovery import discover
+from common.files import write_json
 from common.manifest import DEFAULT_NAME, load_manifest
 from preprocess.cluster import connect
 from preprocess.lock import Lock
@@ -34,32 +33,13 @@ from preprocess.pool import available_cores, map_in_processes
 SHAPE = (16, 18, 20)
 CROP = [8, 8, 8]
 TOUCHED = 10
-"""One case in so many is touched, and then changed."""
+"""One case in so many is touched, then changed."""
 
-QUANTITIES = {
-    "discovery_seconds": "discovery, s",
-    "run_seconds": "run, s",
-    "worker_ms_a_case": "a case in its worker, ms",
-    "overhead_ms_a_case": "overhead a case, ms",
-    "client_cpu_ms_a_case": "of it CPU of client and scheduler, ms",
-    "load_average": "load of the machine meanwhile",
-    "client_peak_mb": "peak memory of client and scheduler, MB",
-    "scheduler_topics": "topics that the scheduler keeps",
-    "check_seconds": "check, s",
-    "status_seconds": "status, s",
-    "verify_seconds": "verify, s",
-    "report_seconds": "report, s",
-    "report_mb": "report, MB",
-    "nothing_to_do_seconds": "run with nothing to do, s",
-    "touched_seconds": "run after a tenth was touched, s",
-    "changed_seconds": "run after a tenth was changed, s",
-}
 Row = dict[str, float]
+"""Figures of one size, by name; of a command both wall and CPU seconds."""
 
 
 class Run(NamedTuple):
-    """What is to be run: on which data, into which store, with how many processes."""
-
     data: Path
     store: Path
     workers: int
@@ -68,7 +48,10 @@ class Run(NamedTuple):
 def measure_sizes(
     folder: Path, sizes: list[int], workers: int, json_file: Path | None = None
 ) -> None:
-    """Measure each size, the smallest first, print the table and write the JSON file."""
+    """Measure each size, the smallest first, print the table and write the JSON file.
+
+    The folder is new or empty.
+    """
     phantoms = folder / "phantoms"
     phantoms.mkdir(parents=True)
     for _ in map_in_processes(write_tiny, phantoms, range(sizes[-1]), available_cores()):
@@ -80,14 +63,8 @@ def measure_sizes(
         print(json.dumps(rows[-1]), flush=True)
     Console().print(table(rows))
     if json_file:
-        measured = {
-            "command": shlex.join(sys.orig_argv),
-            "machine": f"{available_cores()} cores of {processor()}",
-            "workers": workers,
-            "phantoms": f"{' × '.join(map(str, SHAPE))} voxels, crops of {CROP[0]}³",
-            "sizes": rows,
-        }
-        json_file.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+        sizes_in_voxels = {"shape": SHAPE, "crop": CROP}
+        write_json(json_file, machine() | sizes_in_voxels | {"workers": workers, "sizes": rows})
 
 
 def case_id(index: int) -> str:
@@ -112,7 +89,7 @@ def cohort(phantoms: Path, folder: Path, cases: int) -> Path:
 
 
 def measure(run: Run, cases: int) -> Row:
-    """Everything that one size costs, in the order of a cohort's life."""
+    """Everything that one size costs."""
     row: Row = {"cases": cases}
     manifest = load_manifest(run.data / DEFAULT_NAME)
     began, used = time.perf_counter(), time.process_time()
@@ -121,7 +98,7 @@ def measure(run: Run, cases: int) -> Row:
     row["discovery_cpu_seconds"] = time.process_time() - used
     if len(found.cases) != cases:
         sys.exit(f"{len(found.cases)} of {cases} cases found: {found.findings}")
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose peak memory is of this run
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # for the peak memory of this run
         row |= fresh.submit(preprocess, run).result()
     again = ["run", str(run.data), "--store", str(run.store), "--workers", str(run.workers)]
     row |= timed("check", ["check", str(run.data)])
@@ -141,12 +118,12 @@ def measure(run: Run, cases: int) -> Row:
 
 
 def plan_line(todo: int, kept: int) -> str:
-    """What a run prints of its plan, as a pattern."""
+    """A pattern of what a run prints of its plan."""
     return rf"\b{todo} case\(s\) to do, {kept} done before"
 
 
 def preprocess(run: Run) -> Row:
-    """A run as the command does it, in this process, which is client and scheduler."""
+    """Run as the command does, in this process, which is client and scheduler."""
     manifest = load_manifest(run.data / DEFAULT_NAME)
     with Lock(str(run.store)) as lock, connect("local", run.workers, manifest.cluster) as client:
         work = plan(run.data, str(run.store), manifest)
@@ -169,10 +146,7 @@ def preprocess(run: Run) -> Row:
 
 
 def timed(name: str, command: list[str], expected: str = "") -> Row:
-    """What a command takes, start and imports included; it must print what is expected.
-
-    CPU seconds, which are its processes' together, do not depend on what else the machine does.
-    """
+    """Wall seconds of a command with its start, and CPU seconds of all its processes."""
     began, used = time.perf_counter(), os.times()
     done = subprocess.run(
         [sys.executable, "-m", "preprocess", *command],
@@ -191,19 +165,18 @@ def timed(name: str, command: list[str], expected: str = "") -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    """A column a size; then, for what is a sum over cases, the CPU that a further case takes."""
-    drawn = Table(box=None)
-    drawn.add_column("cases")
+    """A column for each size, then the CPU time that a further case adds."""
+    first, last, drawn = rows[0], rows[-1], Table(box=None)
+    drawn.add_column("")
     for row in rows:
         drawn.add_column(f"{row['cases']:.0f}", justify="right")
-    for first, last in pairwise(rows):
-        span = f"{first['cases']:.0f}–{last['cases']:.0f}"
-        drawn.add_column(f"CPU ms a case, {span}", justify="right")
-    for key, name in QUANTITIES.items():
-        cells = [f"{row[key]:.2f}" for row in rows]
-        cpu = key.replace("_seconds", "_cpu_seconds")
-        for first, last in pairwise(rows) if cpu != key and cpu in rows[0] else ():
+    drawn.add_column("CPU ms per further case", justify="right")
+    for key in rows[0]:
+        if key.endswith("_cpu_seconds"):
+            continue
+        cells, cpu = [f"{row[key]:.2f}" for row in rows], key.replace("_seconds", "_cpu_seconds")
+        if cpu != key and cpu in first and first is not last:
             added = (last[cpu] - first[cpu]) / (last["cases"] - first["cases"])
             cells.append(f"{1e3 * added:.2f}")
-        drawn.add_row(name, *cells)
+        drawn.add_row(key.replace("_", " "), *cells)
     return drawn

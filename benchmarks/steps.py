@@ -1,4 +1,4 @@
-"""Section `steps`: what a training step takes, by batch size and by each way of taking it."""
+"""Section `steps`: a training step's time by batch size and setting."""
 
 import time
 from collections.abc import Iterator
@@ -21,14 +21,11 @@ def entries(network: str) -> Iterator[Entry]:
     yield replace(base, way="channels first", overrides=("channels_last=false",))
     for precision in ("bf16", "tf32", "fp32"):
         yield replace(base, way=precision, overrides=(f"precision={precision}",))
-    yield replace(base, way="CUDA graphs", graphs=True)
-    yield replace(base, way="AdamW, fused (trains otherwise)", adamw=True)
     changes = ("compile=true",)
     yield replace(base, way="compile", overrides=changes, needs_seconds=COMPILE_SECONDS)
 
 
 def measure(bench: Bench) -> Result:
-    """Measure the U-Net's and FM-Net's steps; takes no preset and none of its overrides."""
     rows = []
     for place, network in enumerate(NETWORKS):
         until = time.monotonic() + bench.each(len(NETWORKS) - place)

@@ -30,7 +30,6 @@ from common.store.shard import write_shard
 from common.volume import bounding_box
 
 Way = Callable[[Any, NDArray[Any]], object]
-"""Writes values into an array of a store."""
 
 KILLS = 60
 
@@ -59,7 +58,7 @@ while True:
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """CPU time of one call, the least of some: other work on the machine does not count."""
+    """CPU time of one call, the least of some."""
     times = []
     for _ in range(repeats):
         began = time.process_time()
@@ -177,13 +176,8 @@ def gunzip(data: Path) -> None:
         paths = [*case.images.values(), *([case.label] if case.label else [])]
         files = [path.read_bytes() for path in paths]
         for name, way in ways.items():
-            times[name].append(milliseconds(partial(_each, way, files)))
+            times[name].append(milliseconds(lambda: [way(file) for file in files]))  # noqa: B023
     _print_medians(times)
-
-
-def _each(way: Callable[[bytes], object], files: list[bytes]) -> None:
-    for file in files:
-        way(file)
 
 
 def _print_medians(times: dict[str, list[float]]) -> None:
@@ -205,7 +199,7 @@ def kills(path: Path) -> None:
 
 
 def _killed(path: Path, target: Path, way: str, seconds: float) -> int:
-    """Torn shards that one kill leaves: neither absent nor readable as what was written."""
+    """Shards after a kill that exist but do not hold what was written."""
     command = [sys.executable, "-c", WRITER, str(path), str(target), way]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         if process.stdout:
@@ -233,5 +227,3 @@ MEASUREMENTS: dict[str, Callable[[Path], None]] = {
     "gunzip": gunzip,
     "kills": kills,
 }
-"""What each needs and shows: a store's crops with and without the label; float16 against float32 of
-a folder; reading and writing a store by each way; a folder's files by each gunzip; torn shards."""

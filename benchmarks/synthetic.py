@@ -1,4 +1,4 @@
-"""Synthetic cases: for measuring where no real ones are at hand, and many at once."""
+"""Synthetic cases, for measuring without real ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,13 @@ from common.volume import Triple
 
 NAME = "synthetic"
 CASES = 5
-"""One of them to validate, without which no run begins."""
+"""One of them for validation, which every run needs."""
 NOISE = 0.04
 """Relative to the brain's intensity; with it crops compress about as well as those of BraTS."""
 
 
 def synthetic_store(folder: Path, side: int) -> Store:
-    """Make a store with cubic crops, which a brain fills about as far as in BraTS.
-
-    Args:
-        folder: an empty one.
-        side: of the crops, in voxels.
-    """
+    """Make a store in an empty folder, with crops of `side`³ voxels, filled as much as BraTS's."""
     ids = tuple(f"BraTS-SYNTHETIC-{index:05d}" for index in range(CASES))
     manifest = Manifest(
         name=NAME,

@@ -1,7 +1,4 @@
-"""Wall and processor time of a stream of batches, over this process and its workers.
-
-It imports nothing of the project, so that a peer's environment can use it as well.
-"""
+"""Wall and CPU time of batches; it imports nothing of the project, for peers' environments."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +15,6 @@ class Spent:
     """What some batches took."""
 
     samples: int
-    """In all batches."""
     batch_seconds: tuple[float, ...]
     """Wall time from each batch to the next."""
     cpu_seconds: float
@@ -26,17 +22,16 @@ class Spent:
 
     @property
     def volumes_per_second(self) -> float:
-        """Samples in a second of wall time."""
         return self.samples / sum(self.batch_seconds)
 
     @property
     def cpu_ms(self) -> float:
-        """Processor time of a sample, in all processes together."""
+        """CPU time of a sample, in all processes together."""
         return 1e3 * self.cpu_seconds / self.samples
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and its running children, theirs in hundredths of a second."""
+    """CPU time of this process and its running children."""
     times = [worker.cpu_times() for worker in psutil.Process().children(recursive=True)]
     return time.process_time() + sum(each.user + each.system for each in times)
 
@@ -44,14 +39,7 @@ def cpu_seconds() -> float:
 def spend(
     batches: Iterator[T], *, batch_size: Callable[[T], int], steps: int = 1, seconds: float = 0.0
 ) -> Spent:
-    """Take batches and do nothing with them.
-
-    Args:
-        batches: an endless stream.
-        batch_size: how many samples a batch has.
-        steps: take at least so many.
-        seconds: and for at least so long.
-    """
+    """Take at least so many batches of an endless stream, for at least so long."""
     samples, intervals = 0, list[float]()
     used, began = cpu_seconds(), time.perf_counter()
     before = began

@@ -58,9 +58,7 @@ def test_every_way_of_taking_a_step_has_its_row(sections: dict[str, Any]) -> Non
     rows = sections["steps"]["rows"]
     names = [(entry.network, entry.way) for network in NETWORKS for entry in entries(network)]
     assert [(row["group"], row["name"]) for row in rows] == names
-    assert not any(row["failed"] for row in rows)
-    left_out = {row["name"] for row in rows if not row["seconds"]}
-    assert left_out == {"CUDA graphs", "compile"}
+    assert {row["name"] for row in rows if not row["seconds"]} == {"compile"}
 
 
 def test_peers_take_the_same_step(sections: dict[str, Any]) -> None:
@@ -68,7 +66,7 @@ def test_peers_take_the_same_step(sections: dict[str, Any]) -> None:
         ours = row["group"] in {"U-Net", "FM-Net"}
         if ours or (find_spec("monai") and find_spec("dynamic_network_architectures")):
             assert min(row["seconds"]) > 0, row["note"]
-            assert row["forward_gflop"] > 0
+            assert row["more"]["parameters"] > 0
 
 
 def test_limits_have_work_bound_and_time_of_each_kind(sections: dict[str, Any]) -> None:
@@ -93,10 +91,12 @@ def test_whole_volumes_and_learning(sections: dict[str, Any]) -> None:
 
 def test_a_samples_parts_add_up_to_the_whole(sections: dict[str, Any]) -> None:
     pipeline = sections["pipeline"]
-    parts = {part: ms for part, ms in pipeline["cpu_ms"].items() if ms is not None}
+    parts = pipeline["cpu_ms"]
     assert list(parts) == ["read", "decode", "draw", "transport", "augment"]
     assert sum(parts.values()) == pytest.approx(pipeline["loader"]["1 worker(s)"]["cpu_ms"])
-    assert all(0 < loop["wait_share"] < 1 for loop in pipeline["end_to_end"].values())
+    shares = [loop["wait_share"] for loop in pipeline["steps"].values()]
+    assert shares[0] == 0
+    assert all(0 < share < 1 for share in shares[1:])
 
 
 def test_gpu_check(tmp_path: Path) -> None:

@@ -13,17 +13,9 @@ from gpu_check import Check, Row, table
 from rich.console import Console
 from rich.rule import Rule
 
-from benchmarks.sections import (
-    DRY_CROP,
-    Bench,
-    Figures,
-    about,
-    figures_file,
-    free,
-    headline,
-    open_store,
-)
+from benchmarks.sections import DRY_CROP, Bench, Figures, about, figures_file, free, headline
 from benchmarks.synthetic import synthetic_store
+from common.store import local_copy
 from train.precision import choose_compute
 
 CROP = 128
@@ -88,7 +80,7 @@ def all_checks(pytestconfig: pytest.Config) -> Iterator[Check]:
     made = nullcontext("") if path else tempfile.TemporaryDirectory(prefix="fm-net-gpu-")
     with made as folder:
         side = DRY_CROP if dry else CROP
-        store = open_store(path) if path else synthetic_store(Path(folder), side)
+        store = local_copy(path) if path else synthetic_store(Path(folder), side)
         content = about(device, store, dry=dry) | {"minutes": minutes}
         figures = Figures(figures_file(pytestconfig.getoption("out"), content["device"]), content)
         bench = Bench(device, store, time.monotonic() + 60 * minutes, dry)
