@@ -71,7 +71,7 @@ def _exit_with(message: str) -> NoReturn:
 
 
 def _extra_for(error: ImportError) -> str:
-    """How to install a package, if it belongs to an extra; fsspec raises an error of its own."""
+    """How to install a package, if it belongs to an extra; fsspec wraps the error."""
     cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     package = (cause.name or "").partition(".")[0]
     extras = [extra for extra, packages in EXTRAS.items() if package in packages]

@@ -65,7 +65,7 @@ class _Header(NamedTuple):
 def _read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
     """A file's first `most` bytes (all for -1), and its state before they were read.
 
-    The state is that of the opened file: another file may get its name meanwhile.
+    The state is that of the opened file, since another file may replace it.
     """
     try:
         with path.open("rb") as file:

@@ -72,7 +72,7 @@ class Task(BaseModel):
     def _check(self) -> Self:
         values = list(self.labels.values())
         if len(set(values)) < len(values):
-            raise ValueError("labels: each needs a value of its own")
+            raise ValueError("labels: two have the same value")
         for region, members in self.regions.items():
             if not members or (unknown := sorted(set(members) - set(values))):
                 raise ValueError(

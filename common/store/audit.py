@@ -81,7 +81,7 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
     try:
         return _audit(store, case_id)
     except StoreError:
-        pass  # damaged, or its bytes could not be read: told apart below
+        pass  # damaged or unreadable: the second try decides
     row = store.row_if_known(case_id)
     try:
         with translate_io_errors(store.path, "read"):

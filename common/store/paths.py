@@ -235,7 +235,7 @@ class StoreFiles:
         return content
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
-        """Make or replace a file, at once; on a disk without joining the parts (decision 15)."""
+        """Make or replace a whole file; on a disk, without joining its parts (decision 15)."""
         if not self._is_local:
             self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
             return
@@ -280,7 +280,7 @@ class StoreFiles:
 
 
 def _size_bytes(folder: str | os.DirEntry[str]) -> int:
-    """As `StoreFiles.size_bytes`; what is removed meanwhile or unreadable counts as 0."""
+    """As `StoreFiles.size_bytes`; what is unreadable or gone counts as 0."""
     size = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

@@ -109,7 +109,7 @@ def test_a_manifest_names_a_packaged_task_or_spells_one_out(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"labels": {"ncr": 1, "ed": 1, "et": 3}}, "a value of its own"),
+        ({"labels": {"ncr": 1, "ed": 1, "et": 3}}, "the same value"),
         ({"regions": {"wt": (1, 2, 3), "tc": (1, 5), "et": (3,)}}, r"regions.tc: \[5\]"),
         ({"regions": {"wt": (1, 2, 3), "et": (3,)}}, "in the same regions"),
         ({"regions": {"tc": (1, 3), "et": (3,)}}, "labels.ed: in no region"),
