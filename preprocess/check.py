@@ -104,15 +104,17 @@ def cohort_findings(
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
     findings += _splits(cases, manifest) + _lists(cases, manifest)
-    return findings + _shared(usable, _places(usable, manifest))
+    return findings + _shared(usable, manifest)
 
 
 def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
     return {case.files.case_id: case.files.patient for case in cases}
 
 
-def _shared(cases: Sequence[CheckedCase], splits: dict[str, str]) -> list[Finding]:
-    """Images that several cases share: an error where the cases are in different splits."""
+def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+    """Images that several cases share: an error if the cases are in different splits."""
+    placed = assign(manifest.splits, _patients(case for case in cases if case.convention))
+    splits = {case: name for name, members in placed.items() for case in members}
     pairs: dict[tuple[str, str], list[str]] = {}
     for group in shared_images({case.files.case_id: case.images for case in cases}):
         first = group[0][0]
@@ -186,9 +188,3 @@ def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         action = "nothing if they should only be stored; otherwise list them"
         findings.append(_warning(found, "all cases listed", action))
     return findings
-
-
-def _places(usable: Sequence[CheckedCase], manifest: Manifest) -> dict[str, str]:
-    """Labelled case to its split."""
-    placed = assign(manifest.splits, _patients(case for case in usable if case.convention))
-    return {case: name for name in placed for case in placed[name]}

@@ -89,10 +89,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
 def _watch(client: Client, check: CheckWorkers, silent_message: str = "") -> Iterator[None]:
     """Check the workers while the caller waits for results, and print messages that are new.
 
-    An error of `check` ends the caller's wait. `silent_message` is not printed at first.
-
-    Raises:
-        ConfigError: `check` raised it.
+    A ConfigError of `check` ends the caller's wait. `silent_message` is not printed at first.
     """
     over, errors = threading.Event(), list[ConfigError]()
 
@@ -197,11 +194,7 @@ def _existing(address: str) -> Iterator[Client]:
 
 
 async def _check_scheduler(address: str) -> None:
-    """Check that a Dask process listens: `Client` would wait for its first answer for ever.
-
-    Raises:
-        OSError, ValueError, TypeError: none does, or this is not an address.
-    """
+    """Check that a Dask process listens: `Client` would wait for its first answer for ever."""
     settings = Security().get_connection_args("client")
     try:
         comm = await asyncio.wait_for(dask_connect(address, **settings), HANDSHAKE_SECONDS)
@@ -211,11 +204,7 @@ async def _check_scheduler(address: str) -> None:
 
 
 def _check_versions(client: Client, address: str, workers: list[str]) -> None:
-    """Check that workers have this package, before the run changes the store.
-
-    Raises:
-        ConfigError: a worker lacks this package, or has another version of it.
-    """
+    """Check that workers have this version of this package, before the run changes the store."""
     try:
         found = client.run(installed_version, workers=workers, on_error="return")
     except OSError:

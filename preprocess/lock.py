@@ -253,9 +253,6 @@ class Lock:
 
         Two machines' clocks may differ by more than `STALE_SECONDS`. So only our clock counts, and
         only whether the heartbeat changes.
-
-        Raises:
-            StoreError: the owner is alive, or seems to be.
         """
         if owner.seems_alive:
             raise self._refusal(file, owner)

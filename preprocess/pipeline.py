@@ -141,25 +141,20 @@ class ProgressReporter:
                 return
 
 
-class ProgressListener:
-    """Collects the progress reports of the run's unfinished cases."""
+def _progress_reports(client: Client, token: LockToken) -> dict[str, list[dict[str, Any]]]:
+    """Case to its progress reports in this run, oldest first; they are added as they arrive.
 
-    def __init__(self, client: Client, token: LockToken) -> None:
-        self._run = token.token
-        self._reports: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        client.subscribe_topic(TOPIC, self._receive)
+    The scheduler delivers a worker's reports before the worker's death.
+    """
+    reports: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
-    def take(self, case_id: str) -> list[dict[str, Any]]:
-        """Remove and return the reports of a finished case, oldest first.
-
-        The scheduler delivers a worker's reports before it tells of the worker's death.
-        """
-        return self._reports.pop(case_id, [])
-
-    def _receive(self, event: tuple[float, dict[str, Any]]) -> None:
+    def receive(event: tuple[float, dict[str, Any]]) -> None:
         _, report = event
-        if report["run"] == self._run:
-            self._reports[report["case"]].append(report)
+        if report["run"] == token.token:
+            reports[report["case"]].append(report)
+
+    client.subscribe_topic(TOPIC, receive)
+    return reports
 
 
 @dataclass
@@ -176,11 +171,6 @@ class Report:
         """The failures of processed cases, by id."""
         failures = [outcome.failure for outcome in self.outcomes if outcome.failure]
         return sorted(failures, key=lambda failure: failure.case_id)
-
-    @property
-    def stored(self) -> list[str]:
-        """Ids of the cases that this run stored."""
-        return [outcome.case_id for outcome in self.outcomes if not outcome.failure]
 
     @property
     def clean(self) -> bool:
@@ -215,7 +205,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     """
     store = begin(work)
     rows = store.allocate(len(work.todo))
-    listener = ProgressListener(client, lock.token)
+    reports = _progress_reports(client, lock.token)
     futures = {}
     for case, row in zip(work.todo, rows, strict=True):
         call = _pickled_call(case, lock.token, row)
@@ -224,7 +214,7 @@ def execute(client: Client, work: Plan, lock: Lock) -> Iterator[Outcome]:
     for future in as_completed(futures):
         case, row = futures[future]
         try:
-            outcome = _outcome(client, listener.take(case.case_id), case, future)
+            outcome = _outcome(client, reports.pop(case.case_id, []), case, future)
         except (CancelledError, OSError) as error:  # every call here goes to the scheduler
             raise ConfigError(
                 "the Dask scheduler is gone, or the network to it; the cases stored so far stay: "
@@ -255,12 +245,7 @@ class _Call:
 def _outcome(
     client: Client, reports: list[dict[str, Any]], case: CaseFiles, future: Future[Outcome]
 ) -> Outcome:
-    """The outcome of a finished task.
-
-    Raises:
-        ConfigError: the cluster cannot run the task.
-        CancelledError, OSError: the scheduler is gone.
-    """
+    """The outcome of a finished task; CancelledError or OSError if the scheduler is gone."""
     error = future.exception()
     if isinstance(error, KilledWorker):
         return _outcome_of_killed(client, reports, case, error)

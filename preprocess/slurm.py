@@ -182,16 +182,13 @@ def _states(jobs: dict[str, _Job]) -> dict[str, tuple[str, str]]:
     if any(job.job_id for job in jobs.values()):
         command = ["squeue", "--me", "--states=all", "--noheader", "--format=%A %T %r"]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
-        known = {job: (state, reason) for job, state, reason in map(_fields, listed.splitlines())}
+        for line in listed.splitlines():
+            job_id, state, reason = line.split(maxsplit=2)
+            known[job_id] = (state, "" if reason == "None" else f"({reason})")
     return {
         name: (REFUSED, job.refusal) if job.refusal else known.get(str(job.job_id), (FORGOTTEN, ""))
         for name, job in jobs.items()
     }
-
-
-def _fields(line: str) -> tuple[str, str, str]:
-    job, state, reason = line.split(maxsplit=2)
-    return job, state, "" if reason == "None" else f"({reason})"
 
 
 def _summary(states: dict[str, tuple[str, str]]) -> str:

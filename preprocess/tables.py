@@ -44,7 +44,8 @@ def run_table(report: "Report", store: Store, contents: Contents) -> Table:
     """A run's results and the store."""
     table = _plain(f"Preprocessed into {store.path}")
     count = len(report.outcomes)
-    table.add_row("cases stored", f"{len(report.stored)} new, {len(report.work.kept)} kept")
+    new = count - len(report.failures)
+    table.add_row("cases stored", f"{new} new, {len(report.work.kept)} kept")
     table.add_row("cases failed", str(len(report.failures) + len(report.work.refused)))
     if count:
         workers = len({outcome.process for outcome in report.outcomes if outcome.process})

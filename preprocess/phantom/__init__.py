@@ -11,7 +11,6 @@ from common import nifti
 from common.errors import ConfigError
 from common.geometry import Geometry
 from common.manifest import DEFAULT_NAME, Manifest
-from common.splits import ListSplits
 from common.task import MODALITIES, TASKS
 from common.volume import Triple
 from preprocess.phantom.image import TUMOUR_FREE, synthesise
@@ -39,11 +38,9 @@ _GLIOMA = {NECROSIS: "ncr", OEDEMA: "ed", ENHANCING: "et"}
 _AFTER_SURGERY = {NECROSIS: "netc", OEDEMA: "snfh", ENHANCING: "et", CAVITY: "rc"}
 _PEDIATRIC = {NECROSIS: "netc", OEDEMA: "ed", ENHANCING: "et", CAVITY: "cc"}
 
-GLIOMA_STYLES: dict[Release, Style] = {
-    "2021": Style("BraTS2021_PHANTOM{:03d}", _UNTIL_2021, _GLIOMA),
-    "2023": Style("BraTS-PHANTOM-{:05d}-000", _SINCE_2023, _GLIOMA),
-}
+GLIOMA_2021 = Style("BraTS2021_PHANTOM{:03d}", _UNTIL_2021, _GLIOMA)
 STYLES = {
+    "glioma": Style("BraTS-PHANTOM-{:05d}-000", _SINCE_2023, _GLIOMA),
     "post-treatment": Style("BraTS-GLI-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
     "pediatric": Style("BraTS-PED-9{:04d}-000", _SINCE_2023, _PEDIATRIC),
     "metastases": Style("BraTS-MET-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
@@ -53,7 +50,7 @@ STYLES = {
         {NECROSIS: "gtv", ENHANCING: "gtv"},
     ),
 }
-"""Task to its style, beside glioma's."""
+"""Task to its style since 2023."""
 
 LEAST_CASES = 3
 LEAST_SIDE = 32
@@ -75,13 +72,11 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     task: str = "glioma",
     on_case: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a cohort of phantoms and the manifest that describes it, with one process a core.
+    """Write a cohort of phantoms and its manifest into a new folder, and return that.
 
     A case depends on its index, `seed`, `size` and `task` alone, so a larger cohort begins with the
-    cases of a smaller one; the case of index `TUMOUR_FREE` has no tumour.
-
-    `size` is (D, H, W) in voxels of 1 mm; one head fills it. `release` decides the file names and
-    label values of the task glioma.
+    cases of a smaller one; the case of index `TUMOUR_FREE` has no tumour. `size` is (D, H, W) in
+    voxels of 1 mm; one head fills it. `release` applies to the task glioma.
 
     Raises:
         ConfigError: the folder is not empty, there are too few cases or voxels, or no such task.
@@ -117,21 +112,19 @@ def describe(case_ids: list[str], size: Triple) -> Manifest:
         {
             "name": "phantoms",
             "crop": [min(LARGEST_CROP, 1 << (side.bit_length() - 1)) for side in size],
-            "splits": ListSplits.model_validate(
-                {"kind": "lists"} | {name: sorted(members) for name, members in lists.items()}
-            ),
+            "splits": {"kind": "lists"} | {name: sorted(lists[name]) for name in lists},
         }
     )
 
 
 def _style(task: str, release: Release) -> Style:
-    if task == "glioma":
-        return GLIOMA_STYLES[release]
     if task not in STYLES:
-        raise ConfigError(f"--task {task}: no such task; there are glioma, {', '.join(STYLES)}")
-    if release != "2023":
+        raise ConfigError(f"--task {task}: no such task; there are {', '.join(STYLES)}")
+    if release == "2023":
+        return STYLES[task]
+    if task != "glioma":
         raise ConfigError(f"--release {release}: only the task glioma has it; leave it out")
-    return STYLES[task]
+    return GLIOMA_2021
 
 
 def _check_arguments(directory: Path, cases: int, size: Triple) -> None:
