@@ -54,11 +54,15 @@ def training(
     ] = None,
 ) -> None:
     """Measure training: steps, loaders, both together, peers, inference (make bench)."""
+    import torch
+
     from benchmarks import sections
     from benchmarks.synthetic import synthetic_store
     from train.precision import choose_compute
 
     where = choose_compute(device, "auto").device
+    if dry:
+        torch.set_num_threads(1)  # tiny tensors are faster without threads
     chosen = sections.choose(only or (), where, dry=dry)
     made = nullcontext("") if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
     with made as folder:
