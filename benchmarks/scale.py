@@ -172,7 +172,7 @@ def table(rows: list[Row]) -> Table:
         drawn.add_column(f"{row['cases']:.0f}", justify="right")
     drawn.add_column("CPU ms per further case", justify="right")
     for key in rows[0]:
-        if key.endswith("_cpu_seconds"):
+        if key == "cases" or key.endswith("_cpu_seconds"):
             continue
         cells, cpu = [f"{row[key]:.2f}" for row in rows], key.replace("_seconds", "_cpu_seconds")
         if cpu != key and cpu in first and first is not last:
