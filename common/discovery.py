@@ -103,7 +103,11 @@ def _stem(path: Path) -> str | None:
 
 
 def _ending(path: Path) -> str:
-    return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
+    """What follows the case's name, which is its folder's; else the last word."""
+    stem, case = (_stem(path) or "").lower(), path.parent.name.lower()
+    if stem.startswith((case + "_", case + "-")):
+        return stem[len(case) + 1 :]
+    return re.split(r"[-_]", stem)[-1]
 
 
 def _parse(path: Path, endings: dict[str, str], stacked: StackedSection) -> tuple[Key, str] | None:

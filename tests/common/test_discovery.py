@@ -179,12 +179,13 @@ def test_a_pointer_is_called_one_whatever_its_suffix(name: str, tmp_path: Path) 
 
 def test_an_unknown_ending_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
-    for name in ("p_pd", "loose"):
+    for name in ("p_pd", "p_pd_bias", "loose"):
         nifti.write(tmp_path / "p" / f"{name}.nii.gz", np.zeros((9, 9, 9), np.uint8), GRID)
     what = found(tmp_path)
     assert what["p/p_pd.nii.gz"].startswith("name ends in 'pd'")
+    assert what["p/p_pd_bias.nii.gz"].startswith("name ends in 'pd_bias'")
     assert what["p/loose.nii.gz"].startswith("name ends in 'loose'")
-    pd = Manifest(companions=("mask", "pd", "loose"))
+    pd = Manifest(companions=("mask", "pd", "pd_bias", "loose"))
     assert found(tmp_path, pd) == {}
 
 
