@@ -18,9 +18,9 @@ pytestmark = pytest.mark.gpu
 
 BATCHES = 3
 """That all runs learn from, again and again; a point of a curve is the mean over them."""
-SEEDS = (0, 1, 2, 3)
+SEEDS, DRY_SEEDS = (0, 1, 2, 3), (0, 1, 2)
 """Of the float32 runs: of their weights, and of the order of the batches."""
-POINTS = (16, 40)
+POINTS, DRY_POINTS = (16, 40), (8, 8)
 """Of a curve, at least and at most."""
 END_SHARE = 4
 """The end of a curve is the last of so many parts."""
@@ -51,11 +51,12 @@ class Curve:
 def test_every_precision_learns_as_float32_does(check: Check) -> None:
     check.need_time("precision")
     lower = {name: check.why_not(name) for name in DTYPES if name != "fp32"}
-    runs = len(SEEDS) + sum(not reason for reason in lower.values())
+    seeds, points = (DRY_SEEDS, DRY_POINTS) if check.bench.dry else (SEEDS, POINTS)
+    runs = len(seeds) + sum(not reason for reason in lower.values())
     batches = check.batches(BATCHES)
-    float32 = [learnt(check, batches, "fp32", SEEDS[0], POINTS, check.bench.each(runs))]
+    float32 = [learnt(check, batches, "fp32", seeds[0], points, check.bench.each(runs))]
     as_many = (len(float32[0].losses),) * 2
-    for seed in SEEDS[1:]:
+    for seed in seeds[1:]:
         check.need_time("float32's other seeds")
         float32.append(learnt(check, batches, "fp32", seed, as_many))
     rows = list(judge_float32(float32))
@@ -64,7 +65,7 @@ def test_every_precision_learns_as_float32_does(check: Check) -> None:
         if reason or late:
             rows.append(Row(name, "not run", reason or late))
         else:
-            rows += judge(name, learnt(check, batches, name, SEEDS[0], as_many), float32)
+            rows += judge(name, learnt(check, batches, name, seeds[0], as_many), float32)
     check.add(*rows)
 
 
