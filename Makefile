@@ -25,6 +25,9 @@ READY := $(VENV)/.ready
 PREPROCESS := $(VENV)/bin/fmnet-preprocess
 TRAIN := $(VENV)/bin/fmnet-train
 
+TARGETS := help setup demo preprocess check status verify report train evaluate predict bench gpu-check \
+  test test-slow lint format clean
+
 # What each target takes on the command line; every target takes PYTHON and EXTRAS, of its set-up.
 takes-setup :=
 takes-demo := DEMO
@@ -46,9 +49,11 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin
 TAKEN := $(sort $(foreach goal,$(GOALS),$(takes-$(goal))))
 UNKNOWN := $(firstword $(filter-out PYTHON EXTRAS -%- MAKEFLAGS MAKEOVERRIDES SHELL $(TAKEN),$(GIVEN)))
 lower = $(shell echo $(1) | tr A-Z a-z)
-ifneq ($(UNKNOWN),)
+# A variable that another target takes is no setting.
+SETTING := $(if $(filter SET,$(TAKEN)),$(filter-out $(foreach name,$(TARGETS),$(takes-$(name))),$(UNKNOWN)))
+ifeq ($(filter-out $(TARGETS),$(GOALS))$(if $(UNKNOWN),,none),)
 $(error make $(GOALS) takes no variable $(UNKNOWN)$(if $(TAKEN),; it takes $(TAKEN))$(if \
-  $(filter SET,$(TAKEN)),. A setting goes into SET: SET='$(call lower,$(UNKNOWN))=$($(UNKNOWN))'))
+  $(SETTING),. A setting goes into SET: SET='$(call lower,$(UNKNOWN))=$($(UNKNOWN))'))
 endif
 
 # A variable's value if it was given, not its default: $(call given,PRESET)
@@ -60,7 +65,7 @@ settings = $(if $(strip $(SET)),$(subst ^',,^$(foreach word,$(SET),$(if \
   $(findstring =,$(word)),' --set '$(word),$(word))))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo preprocess check status verify report train evaluate predict bench gpu-check test test-slow lint format clean
+.PHONY: $(TARGETS)
 
 # Messages of these then name make's targets and variables (common/hints.py).
 demo preprocess check status verify report train evaluate predict: export FMNET_MAKE := 1

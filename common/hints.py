@@ -13,7 +13,7 @@ UNDER_MAKE = "FMNET_MAKE"
 """The environment variable that the Makefile sets for the commands it runs."""
 
 
-def preprocess(store: str, data: str = "DATA") -> str:
+def preprocess(store: str, data: str = "/path/to/brats") -> str:
     """Preprocess a folder of cases into a store."""
     make = ["preprocess", f"DATA={data}", f"STORE={store}"]
     return _command(make, "fmnet-preprocess", ["run", data, "--store", store])
@@ -36,10 +36,11 @@ def report(store: str) -> str:
     return _command(["report", f"STORE={store}"], "fmnet-preprocess", ["report", store])
 
 
-def train(store: str = "STORE", run: Path | str = "runs/fm_net") -> str:
-    """Train a network."""
-    make = ["train", f"STORE={store}", f"RUN={run}"]
-    return _command(make, "fmnet-train", ["run", "--store", store, "--out", str(run)])
+def train(store: str | None = None, run: Path | str = "runs/fm_net") -> str:
+    """Train a network; without a store, on the default one."""
+    make = ["train", *([f"STORE={store}"] if store else []), f"RUN={run}"]
+    script = ["run", *(["--store", store] if store else []), "--out", str(run)]
+    return _command(make, "fmnet-train", script)
 
 
 def resume(store: str, run: Path | str, *settings: str) -> str:
@@ -69,6 +70,13 @@ def option(name: str, value: str = "", *, variable: str = "") -> str:
         variable = variable or name.removeprefix("--").replace("-", "_").upper()
         return shlex.quote(f"{variable}={value or '1'}")
     return f"{name} {shlex.quote(value)}" if value else name
+
+
+def settings(*settings: str) -> str:
+    """Settings to add to the command that is running."""
+    if _under_make():
+        return f"SET={shlex.quote(' '.join(settings))}"
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
 
 
 def _under_make() -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from common import hints
 from common.errors import ConfigError
 from common.settings import kind_of
 
@@ -220,7 +221,8 @@ def with_fold(splits: Splits, fold: int) -> FoldSplits:
     """
     if isinstance(splits, ListSplits):
         raise ConfigError(
-            "fold: the splits are lists of cases; leave fold out, or set splits to {kind: folds}"
+            "fold: the splits are lists of cases, which have no folds; leave fold out, or divide "
+            f"all patients into folds: {hints.settings('splits.kind=folds', f'fold={fold}')}"
         )
     if isinstance(splits, FractionSplits):
         splits = FoldSplits(kind="folds", test=splits.test, seed=splits.seed)

@@ -103,7 +103,7 @@ def cohort_findings(
         return [Finding(WHOLE, *NO_CASE)]
     usable = [case for case in cases if case.is_usable]
     findings = _conventions(usable) + _stacked(usable, manifest)
-    findings += _splits(cases, manifest) + _lists(cases, manifest)
+    findings += _splits(cases, manifest) + _lists(discovery, cases, manifest)
     return findings + _shared(usable, manifest)
 
 
@@ -169,12 +169,12 @@ def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     return [_warning(line, expected, action) for line in found]
 
 
-def _lists(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
+def _lists(discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """Listed cases that are not there, and labelled cases that are in no list."""
     if not isinstance(manifest.splits, ListSplits) or not manifest.splits.requested:
         return []
     listed = [case for name in SPLITS for case in getattr(manifest.splits, name)]
-    ids = [case.files.case_id for case in cases]
+    ids = [case.files.case_id for case in cases] + [f.case for f in discovery.findings]
     findings = []
     if unknown := sorted(set(listed) - set(ids)):
         nearest = get_close_matches(unknown[0], ids, 1)

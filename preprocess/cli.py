@@ -274,7 +274,7 @@ def verify(
         _print_lines(audit_lines(audit))
         for removed in remove_damage(StoreWriter(store), audit) if repair else ():
             out.print(f"removed {removed}", soft_wrap=True)
-    out.print(audit_table(audit, opened))
+    out.print(audit_table(audit, opened, repaired=repair))
     if audit.missing:
         if audit.of("damaged") and not repair:
             err.print(

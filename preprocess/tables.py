@@ -65,7 +65,7 @@ def absent_line(work: "Plan") -> str:
         return f"removed {count} that are not in {work.data}: {_some(work.absent)}"
     return (
         f"{count} are not in {work.data} and were kept: {_some(work.absent)}; "
-        f"{hints.option('--drop-absent')} removes them"
+        f"{hints.option('--drop-absent')} removes them from the store"
     )
 
 
@@ -105,12 +105,12 @@ def audit_lines(audit: Audit) -> Iterator[Text]:
         )
 
 
-def audit_table(audit: Audit, store: Store) -> Table:
+def audit_table(audit: Audit, store: Store, *, repaired: bool = False) -> Table:
     """An audit's results."""
     table = _plain(f"Store {store.path}")
     stored = len(audit.of("stored"))
     table.add_row("intact", f"{stored} case(s)")
-    table.add_row("damaged", str(len(audit.of("damaged"))))
+    table.add_row("removed" if repaired else "damaged", str(len(audit.of("damaged"))))
     if unreadable := len(audit.of("unreadable")):
         table.add_row("not read", f"{unreadable}: the disk or the network failed")
     failed = len(audit.of("failed"))

@@ -136,7 +136,9 @@ def predict(
     with _cases("predicting") as on_case:
         done = predict_cases(loaded, data, out_dir, on_case)
     for finding in done.findings:
-        err.print(f"{finding.case}: {finding}", soft_wrap=True)
+        mark = "✗" if finding.severity == "error" else "warning:"
+        case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
+        err.print(f"{mark} {case}{finding}", soft_wrap=True)
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     _warn(done.warnings)

@@ -134,7 +134,7 @@ def is_current(record: CaseRecord, hashes: dict[str, str], manifest: Manifest) -
 
 
 def check_same_arrays(store: Store, manifest: Manifest) -> None:
-    """The arrays of a store have one shape, one type and one order of modalities.
+    """A store has one task, and arrays of one shape and one type.
 
     Raises:
         StoreError: the manifest asks for another.
@@ -142,7 +142,9 @@ def check_same_arrays(store: Store, manifest: Manifest) -> None:
     for name, old, new in (
         ("crop", store.crop, manifest.crop),
         ("dtype", store.manifest.dtype, manifest.dtype),
+        ("task", store.task.name, manifest.task.name),
         ("modalities", store.task.modalities, manifest.task.modalities),
+        ("labels", store.task.labels, manifest.task.labels),
     ):
         if old != new:
             raise StoreError(
