@@ -102,12 +102,15 @@ def _stem(path: Path) -> str | None:
     return None
 
 
+def _last_word(path: Path) -> str:
+    return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
+
+
 def _ending(path: Path) -> str:
-    """What follows the case's name, which is its folder's; else the last word."""
+    """What follows the case's name if that is its folder's; else the last word."""
     stem, case = (_stem(path) or "").lower(), path.parent.name.lower()
-    if stem.startswith((case + "_", case + "-")):
-        return stem[len(case) + 1 :]
-    return re.split(r"[-_]", stem)[-1]
+    rest = stem[len(case) + 1 :] if stem.startswith((case + "_", case + "-")) else ""
+    return rest if rest[:1].isalpha() else _last_word(path)
 
 
 def _parse(path: Path, endings: dict[str, str], stacked: StackedSection) -> tuple[Key, str] | None:
@@ -184,7 +187,7 @@ def _case(
         return problems
     stacked = STACKED in by_role
     images = {m: by_role[STACKED if stacked else m][0] for m in task.modalities}
-    is_recent = any(_ending(path) in NAMES_OF_2023 for path in images.values())
+    is_recent = any(_last_word(path) in NAMES_OF_2023 for path in images.values())
     names = STACKED_CONVENTION if stacked else "brats2023" if is_recent else "brats2021"
     return CaseFiles(
         case_id=case_id,

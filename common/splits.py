@@ -191,13 +191,9 @@ def _by_fractions(splits: FractionSplits, patients: set[str]) -> tuple[dict[str,
 
 
 def _by_folds(splits: FoldSplits, patients: set[str]) -> tuple[dict[str, str], list[str]]:
-    """The split of each patient, and messages."""
-
-    def by_hash(prefix: str, some: Iterable[str]) -> list[str]:
-        return sorted(some, key=lambda p: (uniform(splits.seed, f"{prefix}{p}"), p))
-
-    by_test = by_hash("test/", patients)
-    share = sum(uniform(splits.seed, f"test/{patient}") < splits.test for patient in patients)
+    """The split of each patient, and messages. The highest hashes are test, as with fractions."""
+    by_hash = sorted(patients, key=lambda p: (uniform(splits.seed, p), p))
+    share = sum(uniform(splits.seed, patient) >= 1 - splits.test for patient in patients)
     held_out = min(max(share, int(splits.test > 0)), max(0, len(patients) - splits.folds))
     messages = []
     if held_out != share:
@@ -205,8 +201,8 @@ def _by_folds(splits: FoldSplits, patients: set[str]) -> tuple[dict[str, str], l
             f"test has {held_out} patient(s) and not the {share} of its hash, so that test and "
             f"{splits.folds} folds have one each"
         )
-    home = dict.fromkeys(by_test[:held_out], "test")
-    rest = by_hash("", by_test[held_out:])
+    rest = by_hash[: len(by_hash) - held_out]
+    home = dict.fromkeys(by_hash[len(rest) :], "test")
     for index, patient in enumerate(rest):
         fold = index * splits.folds // len(rest)
         home[patient] = "val" if fold == splits.fold else "train"

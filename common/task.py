@@ -82,7 +82,9 @@ class Task(BaseModel):
         if sorted(self.painting) != sorted(self.labels):
             raise ValueError(f"painting must name each of {', '.join(self.labels)} once")
         for name, written in self.conventions.items():
-            if set(written) - set(self.labels) or len(set(written.values())) < len(written):
+            # A label that a convention leaves out is written with its canonical value.
+            used = list((self.labels | written).values())
+            if set(written) - set(self.labels) or len(set(used)) < len(used):
                 raise ValueError(
                     f"conventions.{name}: must give labels of {', '.join(self.labels)} a value each"
                 )
@@ -157,12 +159,18 @@ class Task(BaseModel):
 
         Labels are painted in the task's order, each where all regions that hold it are predicted:
         in BraTS a voxel outside the whole tumour is background whatever the other regions say.
+        A voxel of a region, but of no label's own regions, gets the region's first label in that
+        order: where a network is sure of the tumour core alone, the core is written.
         """
         masks = dict(zip(self.regions, regions, strict=True))
         label = np.zeros(regions.shape[1:], np.uint8)
         for name in self.painting:
             where = np.logical_and.reduce([masks[region] for region in self._regions_of(name)])
             label[where] = self.labels[name]
+        for members in sorted(self.regions.values(), key=len):
+            around = [masks[r] for r, others in self.regions.items() if {*others} >= {*members}]
+            first = next(name for name in self.painting if self.labels[name] in members)
+            label[np.logical_and.reduce([label == 0, *around])] = self.labels[first]
         return label
 
     def label_voxels(self, label: NDArray[np.uint8]) -> dict[str, int]:

@@ -117,7 +117,7 @@ def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     splits = {case: name for name, members in placed.items() for case in members}
     pairs: dict[tuple[str, str], list[str]] = {}
     for group in shared_images({case.files.case_id: case.images for case in cases}):
-        first = group[0][0]
+        first = next((case for case, _ in group if case in splits), group[0][0])
         for case_id, modality in group:
             if case_id != first:
                 pairs.setdefault((first, case_id), []).append(modality)

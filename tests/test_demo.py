@@ -64,7 +64,7 @@ def test_make_explains_what_is_missing(tmp_path: Path) -> None:
     assert "no usable case" in empty.stderr
     nothing = make("train", f"STORE={tmp_path / 'none.zarr'}", f"RUN={tmp_path / 'run'}")
     assert nothing.returncode != 0
-    assert f"make preprocess DATA=DATA STORE={tmp_path / 'none.zarr'}" in nothing.stderr
+    assert f"make preprocess DATA=/path/to/brats STORE={tmp_path / 'none.zarr'}" in nothing.stderr
 
 
 def test_make_refuses_a_variable_that_its_target_does_not_take() -> None:

@@ -361,8 +361,10 @@ def _tumour_size(cases: list[Case]) -> Findings:
         if case.tumour_ml is None:
             continue
         ml, score = volumes[case.record.case_id], scores.get(case.record.case_id, 0.0)
-        if ml == 0:
+        if not case.record.tumour_voxels or not any(case.record.tumour_voxels.native.values()):
             yield case, "empty", "0 ml"
+        elif ml == 0:  # labels outside the first region alone, such as a resection cavity
+            continue
         elif ml < TINY_ML or score < 0:
             yield case, "tiny", f"{ml:.3g} ml"
         elif ml > HUGE_ML or score > 0:

@@ -74,6 +74,15 @@ def test_all_releases_at_once_and_a_folder_of_many_cases(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("folder", ["BraTS-GLI-00001", "BraTS", "BraTS-GLI-00001-000"])
+def test_names_since_2023_are_known_in_any_folder(folder: str, tmp_path: Path) -> None:
+    names = [name.format("BraTS-GLI-00001-000") for name in NAMES["2023"]]
+    touch(tmp_path / folder, *names)
+    (case,) = discover(tmp_path, Manifest()).cases
+    assert case.names == "brats2023"
+    assert case.patient == "BraTS-GLI-00001"
+
+
 @pytest.mark.parametrize("task", ["post-treatment", "pediatric", "metastases"])
 def test_a_task_of_one_convention_takes_the_newer_names(task: str, tmp_path: Path) -> None:
     case = "BraTS-PED-00012-000"

@@ -140,6 +140,14 @@ def test_one_patient_more_moves_others_to_the_neighbouring_fold_at_most(
     assert all(abs(after[case] - fold) <= 1 for case, fold in before.items())
 
 
+def test_folds_of_fractions_hold_out_the_same_test_patients() -> None:
+    patients = {f"c{index}": f"p{index}" for index in range(60)}
+    rule = FractionSplits(seed=4)
+    test = resolve(rule, patients).cases["test"]
+    for fold in range(5):
+        assert resolve(with_fold(rule, fold), patients).cases["test"] == test
+
+
 def test_a_fold_of_a_rule() -> None:
     assert with_fold(FractionSplits(seed=3), 2) == FoldSplits(
         kind="folds", folds=5, fold=2, test=0.1, seed=3

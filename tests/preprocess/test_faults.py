@@ -131,7 +131,7 @@ def stored(path: Path) -> int:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Begins `python -m preprocess run DATA --store PATH`; none outlives its test."""
+    """Begins `fmnet-preprocess run DATA --store PATH`; none outlives its test."""
     begun: list[subprocess.Popen[str]] = []
 
     def run(data: Path, path: Path, *options: str) -> subprocess.Popen[str]:
@@ -430,7 +430,7 @@ def test_damage_is_named_dropped_and_made_again(
     assert repaired.returncode == 1
     for case_id in expected:
         assert f"removed case {case_id}" in repaired.stdout
-    assert f"fmnet-preprocess run DATA --store {path}" in repaired.stderr
+    assert f"fmnet-preprocess run /path/to/brats --store {path}" in repaired.stderr
     assert not Path(f"{path}.lock").exists()
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout

@@ -231,7 +231,7 @@ def test_what_is_missing_is_said(tmp_path: Path, cohort: Cohort, command: Comman
     assert "no such folder" in command("run", tmp_path / "nowhere", cwd=tmp_path).stderr
     missing = command("status", tmp_path / "s.zarr")
     assert missing.returncode == 2
-    assert "fmnet-preprocess run DATA" in missing.stderr
+    assert "fmnet-preprocess run " in missing.stderr
     typo = command("run", cohort(3), "--set", "crip=[16,16,16]", cwd=tmp_path)
     assert typo.returncode == 2
     assert "crip: no such key; did you mean crop?" in typo.stderr

@@ -355,7 +355,7 @@ def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert "fmnet-preprocess run DATA" in failing("run", "--store", tmp_path / "no.zarr")
+    assert "fmnet-preprocess run " in failing("run", "--store", tmp_path / "no.zarr")
     assert "did you mean fm_net" in failing("run", "fmnet", "--store", five.path)
     typo = failing("run", "--store", five.path, "--set", "optimiser.lr=1")
     assert "optimiser" in typo

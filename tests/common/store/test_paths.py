@@ -10,7 +10,7 @@ from common.errors import StoreError
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
 
-NOTHING = r"no store is there; make one with `\S*fmnet-preprocess run DATA"
+NOTHING = r"no store is there; make one with `\S*fmnet-preprocess run "
 THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda path: path.write_text("x"), "a file"),
     "a folder": (
