@@ -70,7 +70,7 @@ def measure(bench: Bench) -> Result:
     if bench.store.manifest.name == NAME and not bench.dry:
         note = "nothing can be learnt from synthetic cases; name a store with --store"
         return Result(Table("not measured", note, box=None, pad_edge=False), {"note": note})
-    seconds, networks = TRAINING * bench.each(2), list[Learnt]()
+    seconds, networks, cases = TRAINING * bench.each(2), list[Learnt](), 0
     for network, changes in ((OURS, ()), (PEER, DYNUNET[bench.dry])):
         bench.tell(network)
         networks.append(Learnt(network))
@@ -83,7 +83,11 @@ def measure(bench: Bench) -> Result:
     about = f"{cases} training cases, {seconds:.0f} s for each network"
     raw = {"preset": PRESET, "note": NO_RANKING, "seconds_to_learn": seconds}
     raw |= {"networks": [learnt.to_json() for learnt in networks]}
-    return Result(_table(about, networks), raw, learning_figure(about, networks))
+    return Result(
+        _table(about, networks, bench.store.task.region_names),
+        raw,
+        learning_figure(about, networks),
+    )
 
 
 def _learn(learnt: Learnt, session: Session, seconds: float, *, dry: bool) -> None:
@@ -104,25 +108,27 @@ def _learn(learnt: Learnt, session: Session, seconds: float, *, dry: bool) -> No
     learnt.scores = score_cases(session.as_trained(), session.store, cases)
 
 
-def _table(title: str, networks: Sequence[Learnt]) -> Table:
+def _table(title: str, networks: Sequence[Learnt], regions: Sequence[str]) -> Table:
     table = Table(title=title, caption=NO_RANKING, box=None, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.add_column("")
     for learnt in networks:
         table.add_column(learnt.network, justify="right")
-    for cells in zip(*map(_column, networks), strict=True):
+    columns = [_column(learnt, regions) for learnt in networks]
+    for cells in zip(*columns, strict=True):
         table.add_row(cells[0][0], *(figure for _, figure in cells))
     return table
 
 
-def _column(learnt: Learnt) -> Iterator[tuple[str, str]]:
+def _column(learnt: Learnt, regions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(name, figure) of each row."""
     yield "computes in", learnt.compute
     yield "parameters", f"{learnt.parameters / 1e6:.1f} M" if learnt.parameters else "–"
     yield "steps", f"{len(learnt.losses)}, {learnt.skipped} skipped"
     yield "samples", str(learnt.samples[-1] if learnt.samples else 0)
-    for region, dice in mean_scores(learnt.scores).dice.items():
-        figure = f"{dice:.3f} ({len(learnt.scores)} case(s))" if learnt.scores else "–"
+    dice = mean_scores(learnt.scores).dice
+    for region in regions:
+        figure = f"{dice[region]:.3f} ({len(learnt.scores)} case(s))" if learnt.scores else "–"
         yield f"mean Dice {region.upper()}", figure
     yield "", learnt.missing
 

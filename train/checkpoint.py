@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +97,7 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
     Names are `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
     """
-    tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"{MODEL}{name}": value for name, value in _weights(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{key}"] = value
@@ -123,6 +124,12 @@ def restore(
     torch.set_rng_state(tensors[RNG])
 
 
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and persistent buffers, once each: some networks have a module under two names."""
+    once = {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
+    return {name: value for name, value in model.state_dict().items() if name in once}
+
+
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put a checkpoint's weights into `model`.
 
@@ -131,7 +138,9 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     weights = {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
     try:
-        model.load_state_dict(weights)
+        if other := sorted(weights.keys() ^ _weights(model).keys()):
+            raise RuntimeError(f"{len(other)} names differ, such as {other[0]}")
+        model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise CheckpointError(
             f"the checkpoint does not fit the configured model: {error}"

@@ -15,7 +15,7 @@ from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
 from common.record import parameters
-from common.splits import require
+from common.splits import ListSplits, assign, require
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
@@ -143,15 +143,30 @@ def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:
 def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     """Ids of the cases of a split: as recorded by the run if the store is its own.
 
-    Another store's cases are divided by the run's rule, or else by the store's.
+    Another store's cases are divided by the lists of the run, else of the store. Without lists,
+    patients that the run recorded stay in their split, as when its store has grown, and the run's
+    rule divides the others.
 
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
     run = read_run_file(loaded.run_dir)
+    recorded: dict[str, list[str]] = run["cases"]
     if run["store_fingerprint"] == contents.fingerprint:
-        return require(split, run["cases"], contents.patients)
-    return contents.split(split, loaded.config.splits_of(contents.manifest))
+        return require(split, recorded, contents.patients)
+    patients = contents.patients
+    for rule in (loaded.config.splits, contents.manifest.splits):
+        listed = assign(rule, patients) if isinstance(rule, ListSplits) else {}
+        if any(listed.values()):
+            return contents.split(split, listed)
+    patient_of = loaded.manifest.patient_of
+    home = {patient_of(case): name for name, cases in recorded.items() for case in cases}
+    divided = assign(loaded.config.splits_of(contents.manifest), patients)
+    found = {name: list[str]() for name in divided}
+    for name, cases in divided.items():
+        for case in cases:
+            found[home.get(patients[case], name)].append(case)
+    return contents.split(split, {name: sorted(cases) for name, cases in found.items()})
 
 
 def store_warnings(

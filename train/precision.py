@@ -183,7 +183,7 @@ class Compiled:
         try:
             self._forward = torch.compile(self._model, dynamic=False)
             total = torch.stack([output.float().mean() for output in self._forward(image)]).sum()
-            torch.autograd.grad(total, tuple(self._model.parameters()))
+            torch.autograd.grad(total, tuple(self._model.parameters()), allow_unused=True)
             self._ready.add(image.shape)
         except torch.OutOfMemoryError:
             raise

@@ -1,6 +1,6 @@
 """Masks for cases: from raw files or a store to NIfTI in each case's own grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from common.files import replacing
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
+from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = ("modalities", "label", "companions", "stacked", "label_convention", "patient_pattern")
@@ -41,6 +42,9 @@ class Predictions:
 Case = tuple[NDArray[np.floating], CaseRecord]
 """Image (modalities, *box), and the record that leads back to the files' grid."""
 
+Cases = Mapping[str, Callable[[], Case]]
+"""Case id to what reads it."""
+
 
 def predict(
     loaded: LoadedRun,
@@ -62,12 +66,12 @@ def predict(
     """
     out = Predictions()
     if is_remote(data) or Path(data, "zarr.json").is_file():
-        loads = _of_store(loaded, Store.open(data), out)
+        task, loads = _of_store(loaded, Store.open(data), out)
     else:
         folder = Path(data)
         if out_dir.resolve().is_relative_to(folder.resolve()):
             raise RunError(f"{out_dir}: is in the folder of the data; name one outside {folder}")
-        loads = _of_folder(loaded, folder, out)
+        task, loads = _of_folder(loaded, folder, out)
     out_dir.mkdir(parents=True, exist_ok=True)
     on_case(0, len(loads))
     for done, (case_id, load) in enumerate(loads.items(), 1):
@@ -78,7 +82,7 @@ def predict(
             was_there = path.exists()
             via = path.with_name(f".{case_id}.partial.nii.gz")
             with replacing(path, via=via) as unfinished:
-                nifti.write(unfinished, *restore(label, record, loaded.task))
+                nifti.write(unfinished, *restore(label, record, task))
             out.written[case_id] = path
             if was_there:
                 out.replaced.append(case_id)
@@ -104,12 +108,12 @@ def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
             found = load_manifest(folder / DEFAULT_NAME)
             check_task(loaded, found.task, folder / DEFAULT_NAME)
             return loaded.manifest.model_copy(
-                update={name: getattr(found, name) for name in NAMING}
+                update={name: getattr(found, name) for name in ("task", *NAMING)}
             )
     return loaded.manifest
 
 
-def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Callable[[], Case]]:
+def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> tuple[Task, Cases]:
     check_task(loaded, store.task, store.path)
     contents = store.contents()
     records = contents.records
@@ -117,14 +121,14 @@ def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> dict[str, Ca
         adding = hints.preprocess(store.path)
         raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
     out.warnings += store_warnings(loaded, store, contents, list(records))
-    return {case_id: partial(_stored, store, record) for case_id, record in records.items()}
+    return store.task, {c: partial(_stored, store, record) for c, record in records.items()}
 
 
 def _stored(store: Store, record: CaseRecord) -> Case:
     return store.read_volume(record.case_id)[0], record
 
 
-def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> dict[str, Callable[[], Case]]:
+def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> tuple[Task, Cases]:
     manifest = naming_of(loaded, folder)
     discovery = discover(folder, manifest)
     out.findings += discovery.findings
@@ -138,7 +142,8 @@ def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> dict[str, C
             ),
             *out.findings,
         )
-    return {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
+    cases = {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
+    return manifest.task, cases
 
 
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:

@@ -16,7 +16,7 @@ from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
-from common.splits import Splits, assign, require
+from common.splits import assign, require
 from common.store.format import (
     READ_ERRORS,
     SCHEMA_VERSION,
@@ -110,13 +110,13 @@ class Contents:
             for one, other in leaks(splits, images)
         ]
 
-    def split(self, name: str, rule: Splits | None = None) -> list[str]:
-        """Ids of the labelled cases of one split, sorted; the default rule is the manifest's.
+    def split(self, name: str, splits: Mapping[str, list[str]] | None = None) -> list[str]:
+        """Ids of the labelled cases of one split, sorted; divided by the manifest if not given.
 
         Raises:
             ConfigError: the split is empty, or an image is in two splits.
         """
-        splits = self.splits if rule is None else assign(rule, self.patients)
+        splits = splits or self.splits
         if leaks := self.leaks(splits):
             raise ConfigError(f"{self.path}: " + "\n".join(leaks))
         try:

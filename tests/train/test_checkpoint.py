@@ -41,6 +41,27 @@ def some_checkpoint(value: float = 1.0) -> Checkpoint:
     return Checkpoint(tensors, {"epoch": 3, "loss_sum": 0.1 + 0.2})
 
 
+class Twice(nn.Module):
+    """A network with one module under two names, as those of other libraries have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Conv3d(2, 1, 3)
+        self.all_blocks = nn.ModuleList([self.block])
+
+
+def test_a_module_of_two_names_is_stored_once(tmp_path: Path) -> None:
+    model, other = Twice(), Twice()
+    save(tmp_path, Checkpoint(capture(model, nadam(model)), {}), best=False)
+    loaded = load(tmp_path, "last").tensors
+    assert {name for name in loaded if name.startswith("model.")} == {
+        "model.block.weight",
+        "model.block.bias",
+    }
+    load_weights(other, loaded)
+    assert torch.equal(other.all_blocks[0].weight, model.block.weight)
+
+
 def test_a_restored_optimiser_goes_on_bit_for_bit(tmp_path: Path) -> None:
     model = network()
     optimizer = nadam(model)

@@ -269,6 +269,23 @@ def test_another_store_is_divided_by_the_runs_own_rule(
     assert evaluation.warnings
 
 
+def test_a_store_that_grew_keeps_the_recorded_splits(
+    store: Store, make_store: MakeStore, tmp_path: Path
+) -> None:
+    folds = "splits={kind: folds, folds: 2}"
+    run_of(store, tmp_path / "run", folds)
+    file = tmp_path / "run" / "run.json"
+    run = json.loads(file.read_text())
+    # As if the run had known four of the six cases, two of them in the other fold.
+    train, val = run["cases"]["train"], run["cases"]["val"]
+    file.write_text(json.dumps(run | {"cases": {"train": val[:2], "val": train[:2], "test": []}}))
+    other = make_store(margin=4, splits={"kind": "folds", "folds": 2})
+    evaluation = evaluate(load_run(tmp_path / "run"), other, "val")
+    scored = {score.case_id for score in evaluation.scores}
+    assert set(train[:2]) <= scored
+    assert not set(val[:2]) & scored
+
+
 def test_a_store_of_another_task_is_refused(
     tmp_path: Path, write_coded_case: Callable, copying: Copying
 ) -> None:

@@ -165,7 +165,8 @@ class Noise(Augmentation):
         return sigma, random.standard_normal(shape, np.float32).astype(np.float16)
 
     def most_bytes(self, shape: Shape) -> int:
-        return super().most_bytes(shape) + math.prod(shape) * np.dtype(np.float16).itemsize
+        field = math.prod(shape) * np.dtype(np.float16).itemsize if self.probability else 0
+        return super().most_bytes(shape) + field
 
     def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         import torch

@@ -1,9 +1,9 @@
 """Networks of other libraries, with which FM-Net is compared; they need the extra `peers`."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,16 @@ class DynUNetConfig(UNetConfig):
     dims: Literal[3] = 3
     heads: int = Field(default=2, ge=0)
     """Deep supervision heads beside the main one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        most = len(self.widths) - 2
+        if most < 1 or self.heads > most:
+            raise ValueError(
+                f"heads is {self.heads} with {len(self.widths)} widths; DynUNet takes three widths "
+                f"or more, and at most {max(most, 0)} heads with these"
+            )
+        return self
 
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
         """As `NetworkConfig.build`."""
@@ -95,7 +105,7 @@ class FullSizeLogits(nn.Module):
             outputs = output.unbind(1) if output.ndim == 6 else (output,)
         else:  # nnU-Net lists them, each at its own size
             size = image.shape[2:]
-            main, *heads = output
+            main, *heads = output if self.training else output[:1]
             outputs = (main, *(F.interpolate(head, size, mode="trilinear") for head in heads))
         return outputs if self.training else outputs[:1]
 
