@@ -35,7 +35,15 @@ names = [package, *(m.name for m in pkgutil.walk_packages(found.__path__, packag
 for name in names:
     if not name.endswith(".__main__"):
         module = importlib.import_module(name)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
+        tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+        tried = {  # imports whose failure the module answers itself
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Try)
+            and any(ast.unparse(h.type or h) == "ImportError" for h in node.handlers)
+            for inner in node.body
+        }
+        for node in set(ast.walk(tree)) - tried:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     importlib.import_module(alias.name)

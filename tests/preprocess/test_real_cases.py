@@ -125,7 +125,7 @@ def test_each_odd_case_is_one_line_and_the_good_ones_are_stored(done: Done) -> N
 def test_two_workers_share_the_work_and_stay_small(done: Done) -> None:
     finished, _ = done
     assert "2 worker process(es)" in finished.stdout
-    (peak,) = re.findall(r"(\d+) MB a worker", finished.stdout)
+    (peak,) = re.findall(r"(\d+) MB per worker", finished.stdout)
     assert 100 < int(peak) < WORKER_MEMORY_MB
     (seconds,) = re.findall(r"time\s+([\d.]+) s,", finished.stdout)
     assert float(seconds) < 60  # 2.5 to 2.9 s on two idle cores; the machine may be shared
