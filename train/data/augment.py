@@ -64,6 +64,8 @@ class Augmentation(Settings):
 
     placeholder: ClassVar[Drawn]
     """What DALI's graph gets where nothing is drawn: arrays of a draw's types and axes."""
+    on_device: ClassVar[bool] = False
+    """Whether DALI's operators need the drawn arrays where the image is, not on the CPU."""
 
     def draw(self, random: Generator, shape: Shape) -> Drawn | None:
         """Draw what is done to a sample; None if nothing is."""
@@ -81,7 +83,7 @@ class Augmentation(Settings):
         """Do it in DALI's graph, for samples that something is drawn for.
 
         Image (M, D, H, W) float32 and label (1, D, H, W) uint8 are on a CPU or a GPU, the arrays of
-        `draw` on the CPU.
+        `draw` on the CPU unless `on_device`.
         """
         raise NotImplementedError
 
@@ -153,6 +155,7 @@ class Noise(Augmentation):
 
     placeholder = (np.zeros((), np.float32), np.zeros((1, 1, 1, 1), np.float16))
     """Standard deviation, and standard-normal noise (M, D, H, W): float16 is half the bytes."""
+    on_device = True
 
     probability: Probability = 0.15
     range: Annotated[tuple[NotNegative, NotNegative], Ordered] = (0.0, 0.33)
@@ -178,7 +181,7 @@ class Noise(Augmentation):
         from nvidia.dali import fn
         from nvidia.dali.types import DALIDataType
 
-        sigma, noise = (_on_device_of(image, each) for each in drawn)
+        sigma, noise = drawn
         return image + fn.cast(noise, dtype=DALIDataType.FLOAT) * sigma, label
 
 
@@ -215,6 +218,7 @@ class Blur(ByAmount):
 class Brightness(ByAmount):
     """Multiply the image by a factor."""
 
+    on_device = True
     range: Annotated[tuple[Positive, Positive], Ordered] = (0.7, 1.3)
     """The factor."""
 
@@ -222,7 +226,7 @@ class Brightness(ByAmount):
         return image * drawn[0].item(), label
 
     def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
-        return image * _on_device_of(image, drawn[0]), label
+        return image * drawn[0], label
 
 
 class AugmentConfig(Settings):
@@ -268,10 +272,6 @@ def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
         for whole, side in zip(volume, crop, strict=True)
     )
     return Box((z, y, x), crop)
-
-
-def _on_device_of(image: Node, values: Node) -> Node:
-    return values.gpu() if image.device == "gpu" else values
 
 
 # The torch loader repeats DALI's arithmetic: a filter is a product with one matrix an axis.
