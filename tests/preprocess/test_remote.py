@@ -137,7 +137,7 @@ def test_one_run_at_a_time_takes_the_lock_and_takes_it_over(
     file = LockFile(filesystem, path)
     with pytest.raises(FileExistsError):
         file.create(Owner(**left | {"token": "third"}))
-    assert file.holder() == Owner(**left)
+    assert file.owner() == Owner(**left)
     file.replace(Owner(**left | {"process": ended_process()}))
     next_one = remote("run", data, "--store", URL, "--workers", 1)
     assert next_one.returncode == 0, next_one.stdout + next_one.stderr
