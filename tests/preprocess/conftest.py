@@ -50,7 +50,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs `python -m preprocess` with these arguments to its end, in a wide terminal."""
+    """Runs `fmnet-preprocess` with these arguments to its end, in a wide terminal."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         settings = {"env": os.environ | {"COLUMNS": "200"}, "timeout": 300} | options

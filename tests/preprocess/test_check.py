@@ -1,4 +1,4 @@
-"""`python -m preprocess check`: every problem of every case, and nothing written."""
+"""`fmnet-preprocess check`: every problem of every case, and nothing written."""
 
 import json
 import multiprocessing

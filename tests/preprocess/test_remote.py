@@ -33,7 +33,7 @@ def call(url: str, method: str, body: bytes = b"") -> None:
 
 @pytest.fixture
 def remote(endpoint: str, command: Run, tmp_path: Path) -> Iterator[Run]:
-    """Runs `python -m preprocess` where S3 is a service that holds one bucket."""
+    """Runs `fmnet-preprocess` where S3 is a service that holds one bucket."""
     call(f"{endpoint}/bucket", "PUT")
     home = tmp_path / "home"  # without ~/.aws
     home.mkdir()

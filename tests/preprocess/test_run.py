@@ -1,4 +1,4 @@
-"""`python -m preprocess run` on a real cluster of processes, through the command line's door."""
+"""`fmnet-preprocess run` on a real cluster of processes, through the command line's door."""
 
 import os
 import re

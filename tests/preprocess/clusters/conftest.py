@@ -170,7 +170,7 @@ def slurm(running_slurm: Slurm) -> Iterator[Slurm]:
 
 
 class Run:
-    """`python -m preprocess run data --store s.zarr` in a folder, as it goes on.
+    """`fmnet-preprocess run data --store s.zarr` in a folder, as it goes on.
 
     Attributes:
         process: the command's.
