@@ -72,11 +72,11 @@ def option(name: str, value: str = "", *, variable: str = "") -> str:
     return f"{name} {shlex.quote(value)}" if value else name
 
 
-def settings(*settings: str) -> str:
+def settings(*values: str) -> str:
     """Settings to add to the command that is running."""
     if _under_make():
-        return f"SET={shlex.quote(' '.join(settings))}"
-    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
+        return f"SET={shlex.quote(' '.join(values))}"
+    return " ".join(f"--set {shlex.quote(value)}" for value in values)
 
 
 def _under_make() -> bool:

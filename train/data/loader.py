@@ -45,7 +45,7 @@ def open_feed(
             except ImportError as error:
                 raise ConfigError(
                     f"loader=dali: DALI cannot be imported ({error}); install nvidia-dali-cuda120, "
-                    f"or train with {hints.option('--set', 'loader=torch')}, which gives the same "
+                    f"or train with {hints.settings('loader=torch')}, which gives the same "
                     "samples more slowly"
                 ) from error
             feed = dali_feed(stream, device, workers, on_device=cache == "device")
