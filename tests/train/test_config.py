@@ -51,9 +51,9 @@ def test_what_is_not_valid_is_named(override: str, message: str) -> None:
 
 
 def test_another_network_has_its_own_values() -> None:
-    settings = ["model.widths=[4,8]", "model.kind=dynunet", "model.heads=1"]
+    settings = ["model.widths=[4,8,16]", "model.kind=dynunet", "model.heads=1"]
     model = load_config("unet", settings).model
-    assert model == DynUNetConfig(widths=(4, 8), heads=1)
+    assert model == DynUNetConfig(widths=(4, 8, 16), heads=1)
     with pytest.raises(ConfigError, match=r"model\.attention: no such key"):
         load_config("unet", ["model.kind=dynunet", "model.attention=true"])
 
