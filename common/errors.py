@@ -1,6 +1,7 @@
 """Errors that a user can mend; the command lines print them without a traceback."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -55,6 +56,11 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.found}; expected {self.expected}: {self.action}"
+
+
+def warning(path: Path, found: str, expected: str, action: str) -> Finding:
+    """A finding that does not exclude its case."""
+    return Finding(str(path), found, expected, action, severity="warning")
 
 
 class InputError(FMNetError, ValueError):
