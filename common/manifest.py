@@ -27,6 +27,8 @@ ENDINGS = {
 """Modality to the endings that BraTS gives its files' names: until 2021, and since 2023."""
 
 Side = Annotated[int, Field(ge=8)]
+OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+"""Text of a job script's line, which a control character could end."""
 
 
 class Section(BaseModel):
@@ -38,13 +40,13 @@ class Section(BaseModel):
 class ClusterSection(Section):
     """What `--cluster slurm` asks for; the store does not depend on it."""
 
-    queue: str | None = None
+    queue: OneLine | None = None
     """Partition; None is the site's default."""
-    account: str | None = None
+    account: OneLine | None = None
     """The account to charge."""
     cores: int = Field(default=8, ge=1)
     """Cores of a job, each with one worker process."""
-    memory: str = "16GB"
+    memory: OneLine = "16GB"
     """Memory of a job, shared by its workers."""
     walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d+:\d{2}:\d{2}$")
     """Time limit of a job, HH:MM:SS."""
@@ -52,9 +54,9 @@ class ClusterSection(Section):
     """Jobs to submit."""
     adapt: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
     """Fewest and most jobs, by the work that is left, instead of `jobs`."""
-    directives: tuple[str, ...] = ()
+    directives: tuple[OneLine, ...] = ()
     """Further `#SBATCH` lines."""
-    interface: str | None = None
+    interface: OneLine | None = None
     """Network interface between scheduler and workers, such as ib0."""
 
     @model_validator(mode="after")

@@ -28,6 +28,9 @@ QUIET: dict[str, object] = {
     # Dask samples the stack a hundred times a second for its dashboard, and the clock fifty times
     # for its log: each takes the interpreter's lock from the case.
     "distributed.worker.profile.enabled": False,
+    # Nothing is served over HTTP: Dask's server, which cannot be left out, would show the cases.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
 }
@@ -44,6 +47,9 @@ DASK_SETTINGS = QUIET | {
     # Set before a worker's process starts: its memory allocator reads them only then.
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
 }
+
+HTTP_OPTIONS: dict[str, object] = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
+"""Of a scheduler: its HTTP server listens on loopback alone."""
 
 WATCH_SECONDS = 5.0
 """Interval between two checks of the workers; a SLURM controller should not be asked more often."""
@@ -71,7 +77,7 @@ def connect(cluster: str, workers: int, section: ClusterSection) -> Iterator[Cli
     elif cluster == "slurm":
         slurm = _slurm()
         with (
-            slurm.start(section, SLURM_ENVIRONMENT) as jobs,
+            slurm.start(section, SLURM_ENVIRONMENT, _own_security(), HTTP_OPTIONS) as jobs,
             Client(jobs.cluster) as client,
             _watch(client, lambda workers: jobs.update(list(workers.values()))),
         ):
@@ -125,6 +131,11 @@ def _workers(client: Client) -> dict[str, str]:
     return {address: str(worker["name"]) for address, worker in workers.items()}
 
 
+def _own_security() -> Security:
+    """Certificates of this run alone: whoever can call a scheduler can run code as its user."""
+    return Security.temporary()  # type: ignore[no-any-return]
+
+
 @contextmanager
 def _local(workers: int) -> Iterator[LocalCluster]:
     with ExitStack() as stack:
@@ -134,7 +145,8 @@ def _local(workers: int) -> Iterator[LocalCluster]:
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=":0",
+                    security=_own_security(),
+                    scheduler_kwargs=HTTP_OPTIONS,
                     silence_logs=SILENT,
                     preload=["preprocess.pipeline"],
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dask
 from dask_jobqueue.slurm import SLURMCluster, SLURMJob
-from distributed import Status
+from distributed import Security, Status
 
 from common.console import out
 from common.errors import ConfigError
@@ -142,8 +142,15 @@ class Jobs:
 
 
 @contextmanager
-def start(section: ClusterSection, environment: dict[str, str]) -> Iterator[Jobs]:
+def start(
+    section: ClusterSection,
+    environment: dict[str, str],
+    security: Security,
+    scheduler_options: dict[str, object],
+) -> Iterator[Jobs]:
     """Submit jobs whose workers have these variables; all are cancelled at the end.
+
+    The workers' certificates lie beside the logs, readable by their user alone, while jobs may run.
 
     Raises:
         ConfigError: there is no SLURM here, or it refuses the jobs.
@@ -166,7 +173,9 @@ def start(section: ClusterSection, environment: dict[str, str]) -> Iterator[Jobs
             job_extra_directives=list(section.directives),
             job_script_prologue=[f"export {key}={value}" for key, value in environment.items()],
             log_directory=str(LOGS.resolve()),
-            scheduler_options={"dashboard_address": ":0"},
+            security=security,
+            shared_temp_directory=str(LOGS.resolve()),
+            scheduler_options=scheduler_options,
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--cluster slurm: {error}; see `cluster` in the manifest") from error

@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import dask
 import pytest
+from distributed import Client, Security
 
 from common.manifest import ClusterSection
 from preprocess.cluster import QUIET, as_variables, connect
@@ -33,6 +36,21 @@ def test_a_local_worker_is_left_alone_and_keeps_its_memory(monkeypatch: pytest.M
     with connect("local", 1, ClusterSection()) as client:
         (found,) = client.run(found_in_worker).values()
     assert found == (QUIET, WORKER_ENVIRONMENT)
+
+
+def test_a_local_cluster_answers_nobody_else() -> None:
+    with connect("local", 1, ClusterSection()) as client:
+        scheduler = client.cluster.scheduler
+        assert scheduler.http_server.address == "127.0.0.1"
+        page = f"http://127.0.0.1:{scheduler.http_server.port}/info/main/workers.html"
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(page)
+        address = scheduler.address
+        assert address.startswith("tls://127.0.0.1")
+        for stranger in (address, address.replace("tls", "tcp", 1)):
+            security = Security.temporary() if stranger == address else None
+            with pytest.raises((OSError, TypeError)):
+                Client(stranger, security=security, timeout="2s")
 
 
 def test_as_variables_dask_takes_the_same_settings() -> None:
