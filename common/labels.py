@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.discovery import STACKED_CONVENTION, CaseFiles
+from common.discovery import CaseFiles
 from common.errors import Finding, warning
 from common.manifest import Manifest
 from common.record import DecidedBy
-from common.task import Task, title
+from common.task import Task, in_words
 from common.volume import bounding_box, extract, foreground
 
 Array = NDArray[np.generic]
@@ -56,7 +56,7 @@ def read_label(
     values, findings = _label_values(path, part)
     if findings:
         return None, known, findings
-    possible = task.conventions_of(values) - {STACKED_CONVENTION}
+    possible = task.conventions_of(values) & set(task.by_values or task.conventions)
     decided = known
     if _values_decide(known, task) and len(possible) == 1:
         decided = Decided(next(iter(possible)), "values")
@@ -77,7 +77,9 @@ def read_label(
 
 def _values_decide(decided: Decided, task: Task) -> bool:
     """Whether the label's values decide: they do not overrule the layout or the manifest."""
-    return decided.by == "names" or (decided.by == "task" and len(task.conventions) > 1)
+    return decided.by == "names" or (
+        decided.by == "task" and len(task.by_values or task.conventions) > 1
+    )
 
 
 def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], list[Finding]]:
@@ -92,7 +94,7 @@ def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], li
 
 def _other_values(path: Path, values: set[int], task: Task, decided: Decided) -> Finding:
     if _values_decide(decided, task):
-        possible = [name for name in task.conventions if name != STACKED_CONVENTION]
+        possible = task.by_values or tuple(task.conventions)
         expected = " or ".join(f"{name} {sorted(task.values_of(name))}" for name in possible)
     else:
         own = sorted(task.values_of(decided.convention))
@@ -113,10 +115,9 @@ def _one_value(
         return [Finding(str(path), found, "the tumour's labels", action)]
     if len(task.labels) == 1:
         return []
-    of_value = {value: name for name, value in task.conventions[decided.convention].items()}
-    label = title(of_value[1]).lower()
+    label = in_words(task.labels_of(decided.convention)[1])
     found = f"a mask of 1 alone, which would be read as {label} and nothing else"
-    expected = f"a value each for {', '.join(title(name).lower() for name in task.labels)}"
+    expected = f"a value each for {', '.join(in_words(name) for name in task.labels)}"
     if decided.by == "manifest":
         return [warning(path, found, expected, "nothing: the manifest sets label_convention")]
     action = f"if it is {label} alone, set label_convention: {decided.convention} in the manifest"

@@ -37,11 +37,20 @@ NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 LabelValue = Annotated[int, Field(ge=1, le=254)]
 """255 marks voxels of a store that were never written."""
+FileValue = LabelValue | Annotated[tuple[LabelValue, ...], Field(min_length=1)] | Name
+"""A label's value in files; several values, of which the first is written; or another label, which
+files do not tell from this one."""
 
 
 def title(name: str) -> str:
     """The title of a region, label or modality."""
     return TITLES.get(name, name.upper())
+
+
+def in_words(label: str) -> str:
+    """A label in a sentence."""
+    words = TITLES.get(label, label)
+    return words[0].lower() + words[1:]
 
 
 class Task(BaseModel):
@@ -63,8 +72,10 @@ class Task(BaseModel):
     """Region to the canonical values in it, in the order of the network's outputs."""
     painting: tuple[Name, ...]
     """Labels in the order in which predictions are painted; a later one covers an earlier."""
-    conventions: dict[str, dict[Name, LabelValue]] = Field(min_length=1)
+    conventions: dict[str, dict[Name, FileValue]] = Field(min_length=1)
     """Convention to the value of each label in its files."""
+    by_values: tuple[str, ...] = ()
+    """Conventions that label values may decide for; if empty, all. Others must be named."""
     colours: dict[Name, str] = {}
     """Region to its colour as #rrggbb; others have one of `PALETTE`."""
 
@@ -81,17 +92,25 @@ class Task(BaseModel):
                 )
         if sorted(self.painting) != sorted(self.labels):
             raise ValueError(f"painting must name each of {', '.join(self.labels)} once")
-        for name, written in self.conventions.items():
-            # A label that a convention leaves out is written with its canonical value.
-            used = list((self.labels | written).values())
-            if set(written) - set(self.labels) or len(set(used)) < len(used):
-                raise ValueError(
-                    f"conventions.{name}: must give labels of {', '.join(self.labels)} a value each"
-                )
+        for name in self.conventions:
+            self._check_convention(name)
+        if unknown_names := sorted(set(self.by_values) - set(self.conventions)):
+            raise ValueError(f"by_values: no convention is called {unknown_names[0]}")
         if unknown_colours := sorted(set(self.colours) - set(self.regions)):
             raise ValueError(f"colours: no region is called {unknown_colours[0]}")
         self._check_painting()
         return self
+
+    def _check_convention(self, name: str) -> None:
+        written = self.conventions[name]
+        told = [label for label in self.labels if not isinstance(written.get(label), str)]
+        shared = [value for value in written.values() if isinstance(value, str)]
+        used = [value for label in told for value in self.file_values(name, label)]
+        known = set(written) <= set(self.labels) and set(shared) <= set(told)
+        if not known or len(set(used)) < len(used):
+            raise ValueError(
+                f"conventions.{name}: must give labels of {', '.join(self.labels)} a value each"
+            )
 
     def _check_painting(self) -> None:
         """Check that every label can be predicted: none has the regions of a later one."""
@@ -125,9 +144,33 @@ class Task(BaseModel):
             for index, region in enumerate(self.regions)
         }
 
+    def file_values(self, convention: str, label: str) -> tuple[int, ...]:
+        """The values of a label in a convention's files, that which is written first.
+
+        A label that the convention leaves out has its canonical value.
+        """
+        value = self.conventions[convention].get(label, self.labels[label])
+        if isinstance(value, str):
+            return self.file_values(convention, value)
+        return value if isinstance(value, tuple) else (value,)
+
+    def labels_of(self, convention: str) -> dict[int, str]:
+        """What each value in files of a convention means, in the order of the values."""
+        written = self.conventions[convention].items()
+        told = [label for label, value in written if not isinstance(value, str)]
+        pairs = {value: label for label in told for value in self.file_values(convention, label)}
+        return dict(sorted(pairs.items()))
+
     def values_of(self, convention: str) -> frozenset[int]:
         """All values in files of a convention, with 0 for the background."""
-        return frozenset((0, *self.conventions[convention].values()))
+        return frozenset((0, *self.labels_of(convention)))
+
+    def legend(self, convention: str) -> str:
+        """A convention's values in words: `1 necrotic core, 2 oedema, 4 enhancing tumour`."""
+        values: dict[str, list[str]] = {}
+        for value, label in self.labels_of(convention).items():
+            values.setdefault(label, []).append(str(value))
+        return ", ".join(f"{' and '.join(of)} {in_words(label)}" for label, of in values.items())
 
     def conventions_of(self, values: Iterable[int]) -> set[str]:
         """Conventions that have all of these values."""
@@ -136,7 +179,7 @@ class Task(BaseModel):
 
     def to_canonical(self, values: NDArray[np.generic], convention: str) -> NDArray[np.uint8]:
         """File values of a convention to canonical labels; the shape stays."""
-        pairs = {value: self.labels[name] for name, value in self.conventions[convention].items()}
+        pairs = {value: self.labels[name] for value, name in self.labels_of(convention).items()}
         return _renamed(values.astype(np.uint8), pairs)
 
     def from_canonical(self, label: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
@@ -144,7 +187,7 @@ class Task(BaseModel):
 
         A label that the convention has no value for keeps its canonical one.
         """
-        pairs = {self.labels[name]: value for name, value in self.conventions[convention].items()}
+        pairs = {self.labels[name]: self.file_values(convention, name)[0] for name in self.labels}
         return _renamed(label.copy(), pairs)
 
     def to_regions(self, label: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -205,12 +248,15 @@ GLIOMA = Task(
     conventions={
         "brats2021": {"ncr": 1, "ed": 2, "et": 4},
         "brats2023": {"ncr": 1, "ed": 2, "et": 3},
+        "brats2015": {"ncr": (1, 3), "ed": 2, "et": 4},
         "msd": {"ncr": 2, "ed": 1, "et": 3},
     },
+    by_values=("brats2021", "brats2023"),
 )
 """BraTS gliomas before treatment. The canonical labels are those of BraTS 2023.
 
-Up to 2021 enhancing tumour was 4. The Medical Segmentation Decathlon (Task01_BrainTumour, made of
+From 2016 to 2021 enhancing tumour was 4; from 2012 to 2015 so too, and 3 was the core that is
+neither necrotic nor enhancing. The Medical Segmentation Decathlon (Task01_BrainTumour, made of
 BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 2023, so only the
 layout of its files identifies it.
 """
@@ -241,8 +287,13 @@ PEDIATRIC = Task(
         "ed": (4,),
     },
     painting=("ed", "netc", "cc", "et"),
-    conventions={"brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4}},
+    conventions={
+        "brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4},
+        "brats2023": {"netc": 1, "ed": 2, "et": 3, "cc": "netc"},
+    },
+    by_values=("brats2024",),
 )
+"""In 2023 the values were those of gliomas, and cysts belonged to the non-enhancing core."""
 
 MENINGIOMA_RT = Task(
     name="meningioma-rt",

@@ -12,7 +12,6 @@ from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
 from common.splits import SPLITS, ListSplits, assign, resolve
-from common.task import title
 from common.validate import load_case
 from preprocess.pool import available_cores, map_in_processes
 
@@ -148,8 +147,7 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     if not count:
         return []
     order = ", ".join(manifest.stacked.channels)
-    written = manifest.task.conventions[STACKED_CONVENTION]
-    values = ", ".join(f"{value} {title(label)}" for label, value in written.items())
+    values = manifest.task.legend(STACKED_CONVENTION)
     found = f"{count} case(s) of one 4-D file, read as {order}, and their labels as {values}"
     action = "nothing if that is right; otherwise set stacked.channels or label_convention"
     return [_warning(found, "the Decathlon's channels and values", action)]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib import resources
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from common import __version__
 from common.images import shown_channel
 from common.splits import SPLITS
-from common.task import Task, title
+from common.task import Task, in_words, title
 from preprocess.quality import charts
 from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
 from preprocess.quality.rules import FLAGS, Case, Cohort
@@ -171,7 +171,7 @@ def render(cohort: Cohort) -> str:
         missing=cohort.missing,
         splits=_splits(cohort),
         conventions=_conventions(cohort),
-        canonical=_values_text(task.labels),
+        canonical=", ".join(f"{value} {in_words(name)}" for name, value in task.labels.items()),
         volumes=_volume_charts(cohort),
         lost=_lost_chart(cohort.cases),
         before=_intensity_charts(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
@@ -266,10 +266,6 @@ def _medians(cases: list[Case], regions: Sequence[str]) -> list[str]:
     return [f"{statistics.median(ml[region] for ml in volumes):.1f}" for region in regions]
 
 
-def _values_text(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name.upper()} {value}" for name, value in values.items())
-
-
 def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
     counts = Counter(
         (case.record.convention, case.record.convention_from)
@@ -279,7 +275,7 @@ def _conventions(cohort: Cohort) -> list[dict[str, Any]]:
     return [
         {
             "name": convention,
-            "labels": _values_text(cohort.store.task.conventions[convention]),
+            "labels": cohort.store.task.legend(convention),
             "decided": DECIDED[decided],
             "cases": count,
         }

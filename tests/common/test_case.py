@@ -125,7 +125,7 @@ def test_tumour_outside_the_box_is_counted_as_missed(orientation: str, write: Wr
     assert missed.any()
     assert case.record.tumour_voxels.missed == {
         name: (missed & (expected == value)).sum()
-        for name, value in GLIOMA.conventions["brats2021"].items()
+        for value, name in GLIOMA.labels_of("brats2021").items()
     }
     del files["seg"]
     unlabelled = prepared(write(files, "unlabelled", geometry=geometry), manifest)

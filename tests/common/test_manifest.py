@@ -70,7 +70,7 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("- crop", "expected `key: value` lines"),
         (
             "label_convention: brats2020",
-            "label_convention: must be auto or one of brats2021, brats2023, msd, found 'brats2020'",
+            "label_convention: must be auto or one of brats2021, brats2023, brats2015, msd",
         ),
         ("splits: {kind: lists, train: [a], val: [a]}", "splits: cases listed twice: a"),
         ("workerss: 1", "workerss: no such key; there are schema_version, name"),

@@ -29,11 +29,11 @@ def masks_of(task: Task) -> st.SearchStrategy[NDArray[np.bool_]]:
 @pytest.mark.parametrize(
     ("values", "conventions"),
     [
-        ({0, 1, 2, 4}, {"brats2021"}),
-        ({0, 1, 2, 3}, {"brats2023", "msd"}),
-        ({0, 1, 2}, {"brats2021", "brats2023", "msd"}),
-        ({0}, {"brats2021", "brats2023", "msd"}),
-        ({0, 3, 4}, set()),
+        ({0, 1, 2, 4}, {"brats2015", "brats2021"}),
+        ({0, 1, 2, 3}, {"brats2015", "brats2023", "msd"}),
+        ({0, 1, 2}, {"brats2015", "brats2021", "brats2023", "msd"}),
+        ({0}, {"brats2015", "brats2021", "brats2023", "msd"}),
+        ({0, 3, 4}, {"brats2015"}),
         ({0, 5}, set()),
         ({-1, 0}, set()),
     ],
@@ -61,7 +61,36 @@ def test_file_values_come_back(data: st.DataObject, task: Task) -> None:
     for convention in task.conventions:
         values = task.from_canonical(label, convention)
         assert set(np.unique(values)) <= task.values_of(convention)
-        assert np.array_equal(task.to_canonical(values, convention), label)
+        canonical = task.to_canonical(values, convention)
+        assert np.array_equal(task.from_canonical(canonical, convention), values)
+        if "cc" not in task.labels or convention != "brats2023":  # there a cyst is core
+            assert np.array_equal(canonical, label)
+
+
+def test_a_label_of_two_values_is_written_with_the_first() -> None:
+    read = GLIOMA.to_canonical(np.arange(5), "brats2015")
+    assert read.tolist() == [0, 1, 2, 1, 3]
+    assert GLIOMA.from_canonical(read, "brats2015").tolist() == [0, 1, 2, 1, 4]
+
+
+def test_a_label_that_files_do_not_tell_from_another_is_written_as_that() -> None:
+    pediatric = TASKS["pediatric"]
+    written = pediatric.from_canonical(np.arange(5, dtype=np.uint8), "brats2023")
+    assert written.tolist() == [0, 3, 1, 1, 2]
+    assert pediatric.to_canonical(written, "brats2023").tolist() == [0, 1, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("task", "convention", "legend"),
+    [
+        ("glioma", "brats2021", "1 necrotic core, 2 oedema, 4 enhancing tumour"),
+        ("glioma", "brats2015", "1 and 3 necrotic core, 2 oedema, 4 enhancing tumour"),
+        ("glioma", "msd", "1 oedema, 2 necrotic core, 3 enhancing tumour"),
+        ("pediatric", "brats2023", "1 non-enhancing core, 2 oedema, 3 enhancing tumour"),
+    ],
+)
+def test_a_convention_in_words(task: str, convention: str, legend: str) -> None:
+    assert TASKS[task].legend(convention) == legend
 
 
 @given(st.data(), tasks)
@@ -133,6 +162,10 @@ def test_a_manifest_names_a_packaged_task_or_spells_one_out(name: str) -> None:
         ({"painting": ("ed", "ncr")}, "painting must name each"),
         ({"conventions": {"mine": {"ncr": 1, "ed": 1}}}, "conventions.mine"),
         ({"conventions": {"mine": {"rc": 4}}}, "conventions.mine"),
+        ({"conventions": {"mine": {"ncr": (1, 4), "ed": 2, "et": 4}}}, "conventions.mine"),
+        ({"conventions": {"mine": {"ncr": 1, "ed": "ncr", "et": "ed"}}}, "conventions.mine"),
+        ({"conventions": {"mine": {"ncr": 1, "ed": 2, "et": "rc"}}}, "conventions.mine"),
+        ({"by_values": ("brats2020",)}, "by_values"),
         ({"conventions": {"mine": {"ed": 1, "et": 3}}}, "conventions.mine"),
         ({"colours": {"rc": "#000000"}}, "no region is called rc"),
         ({"modalities": ()}, "at least 1 item"),

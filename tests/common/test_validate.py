@@ -118,7 +118,8 @@ def test_values_of_another_task_are_refused(files: Files, write: Write) -> None:
 
 def test_a_task_of_several_conventions_without_known_names(files: Files, write: Write) -> None:
     conventions = {"ours": {"ncr": 1, "ed": 2, "et": 4}, "theirs": {"ncr": 1, "ed": 2, "et": 5}}
-    task = GLIOMA.model_copy(update={"name": "own", "conventions": conventions})
+    own = {"name": "own", "conventions": conventions, "by_values": ()}
+    task = GLIOMA.model_copy(update=own)
     by_values = loaded(write(with_enhancing(files, 5)), task=task)
     assert (by_values.convention, by_values.convention_from) == ("theirs", "values")
     assumed = loaded(write(with_enhancing(files, 1), "assumed"), task=task)

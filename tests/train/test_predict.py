@@ -79,14 +79,13 @@ def test_a_perfect_prediction_is_the_original_mask(
     folder = tmp_path / "data" / "case"
     grid = geometry(direction=direction)
     write_coded_case(folder, *head(task=task), grid, task=task, convention=convention)
-    # Values tell BraTS's conventions apart; for the Decathlon's, the layout of its files would.
-    named = {"label_convention": convention} if convention == "msd" else {}
-    predictions = predict(copying(task=task.name, **named), folder, tmp_path / "out")
+    loaded = copying(task=task.name, label_convention=convention)
+    predictions = predict(loaded, folder, tmp_path / "out")
     assert predictions.clean
     assert predictions.written == {"case": tmp_path / "out" / "case.nii.gz"}
     same_file(tmp_path / "out" / "case.nii.gz", folder / "case_seg.nii.gz")
     written = set(np.unique(nifti.read(predictions.written["case"]).voxels).tolist())
-    assert written == task.values_of(convention)
+    assert written == {0, *(task.file_values(convention, label)[0] for label in task.labels)}
 
 
 @pytest.mark.parametrize("direction", [LPS, RAS], ids=["LPS", "RAS"])
