@@ -4,15 +4,26 @@ Two steps, each with an inverse: axes are permuted and flipped to the nearest LP
 then, if the spacing is not 1 mm, voxels are resampled.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import permutations
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer
 
 from common.volume import T, Triple, triple
 
 Vector = tuple[float, float, float]
+
+Number = Annotated[
+    float, PlainSerializer(lambda x: x if np.isfinite(x) else str(x), when_used="json")
+]
+"""A float that JSON can keep: it has no NaN and no infinity, which broken headers have."""
+
+HeaderFields = Mapping[str, int | Number | tuple[Number, ...]]
+"""Fields of a NIfTI-1 header by the standard's names, with the file's own float32 values."""
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -32,6 +43,9 @@ class Geometry:
     """Physical (x, y, z) of voxel (0, 0, 0), LPS."""
     direction: tuple[float, ...] = IDENTITY
     """Nine cosines, row-major, columns for the file's (i, j, k) axes, LPS."""
+    header: HeaderFields = field(default_factory=dict, compare=False)
+    """How the file tells all this, so that masks can tell it in the same words; empty if no file
+    does. Sform and qform may differ, and tools read one or the other."""
 
     def matches(self, other: "Geometry") -> bool:
         """Whether both describe one grid, to NIfTI's own precision."""

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813 - the library's own habit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from common import nifti
 from common.errors import InputError
@@ -434,6 +436,70 @@ def test_sheared_axes_are_refused(tmp_path: Path) -> None:
     placed(tmp_path / "x.nii", sform=1, qform=0, change=sheared)
     with pytest.raises(InputError, match="sheared axes in its sform, and no qform"):
         nifti.read(tmp_path / "x.nii")
+
+
+def nocodes(header: nibabel.Nifti1Header) -> None:
+    header["qform_code"] = header["sform_code"] = 0
+
+
+def two_places(header: nibabel.Nifti1Header) -> None:
+    header.set_sform(np.diag([-0.9, -0.8, 1.0, 1.0]) + np.eye(4, k=3) * 17.3, 2)
+
+
+def a_left_handed_qform(header: nibabel.Nifti1Header) -> None:
+    header.set_qform(np.diag([-0.9, 0.8, 1.0, 1.0]), 4)
+
+
+def in_metres_and_seconds(header: nibabel.Nifti1Header) -> None:
+    header.set_xyzt_units("meter", "sec")
+
+
+def not_a_number(header: nibabel.Nifti1Header) -> None:
+    header["srow_x"][3] = np.nan
+    header["sform_code"] = 0
+
+
+@pytest.mark.parametrize(
+    "change", [nocodes, two_places, a_left_handed_qform, in_metres_and_seconds, not_a_number]
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_is_written_has_the_header_of_what_was_read(
+    order: str, change: Callable[[nibabel.Nifti1Header], None], tmp_path: Path
+) -> None:
+    header = nibabel.Nifti1Header(endianness=order)
+    image = nibabel.Nifti1Image(voxels(np.float32).T, None, header)
+    image.header.set_qform(GEOMETRY.affine, 1)
+    image.header.set_sform(GEOMETRY.affine, 1)
+    image.header["magic"], image.header["vox_offset"] = b"n+1", 352
+    change(image.header)
+    content = image.header.binaryblock + bytes(4) + voxels(np.dtype(f"{order}f4")).tobytes()
+    (tmp_path / "image.nii").write_bytes(content)
+    source = nibabel.load(tmp_path / "image.nii")
+    geometry = TypeAdapter(Geometry).validate_json(
+        json.dumps(
+            TypeAdapter(Geometry).dump_python(
+                nifti.read(tmp_path / "image.nii").geometry, mode="json"
+            ),
+            allow_nan=False,
+        )
+    )
+    nifti.write(tmp_path / "mask.nii.gz", voxels(np.uint8), geometry)
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(mask.dataobj), voxels(np.uint8).T)
+    assert np.array_equal(mask.affine, source.affine)
+    for form in ("get_sform", "get_qform"):
+        theirs, ours = (getattr(one.header, form)(coded=True) for one in (source, mask))
+        assert ours[1] == theirs[1]
+        assert np.array_equal(ours[0], theirs[0]) or ours[0] is theirs[0] is None
+    for name in ("pixdim", "xyzt_units", "srow_x", "srow_y", "srow_z", "qoffset_x", "quatern_b"):
+        assert np.array_equal(mask.header[name], source.header[name], equal_nan=True), name
+
+
+def test_a_disk_that_is_full_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "full.nii.gz").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        nifti.write(tmp_path / "full.nii.gz", voxels(), GEOMETRY)
 
 
 def test_every_truncation_is_noticed(good: Path) -> None:
