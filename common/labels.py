@@ -19,6 +19,12 @@ Array = NDArray[np.generic]
 BRAIN_SHARE = 0.8
 """A mask that covers more of the brain than this is a brain mask."""
 
+ROUNDING = 1e-3
+"""Values this near to whole numbers are those, as after a scale factor in float32."""
+
+INTERPOLATED = 0.1
+"""A value that is farther from whole numbers is no rounding's."""
+
 DECIDED_BY = {
     "names": "its file names",
     "layout": "its layout",
@@ -51,6 +57,7 @@ def read_label(
 
     `images` are the case's, on the same grid; none if some could not be read.
     """
+    voxels = _rounded(voxels)
     box = bounding_box(voxels)
     part = voxels[:0] if box is None else extract(voxels, box)  # fewer voxels to look at
     values, findings = _label_values(path, part)
@@ -82,12 +89,24 @@ def _values_decide(decided: Decided, task: Task) -> bool:
     )
 
 
-def _label_values(path: Path, voxels: NDArray[np.generic]) -> tuple[set[int], list[Finding]]:
+def _rounded(voxels: Array) -> Array:
+    """The whole numbers that all values are within `ROUNDING` of; else the voxels as they are."""
+    if np.issubdtype(voxels.dtype, np.integer):
+        return voxels
+    whole = np.rint(voxels)
+    with np.errstate(invalid="ignore"):
+        return whole if np.abs(voxels - whole).max() <= ROUNDING else voxels
+
+
+def _label_values(path: Path, voxels: Array) -> tuple[set[int], list[Finding]]:
     values = np.unique(voxels)
-    whole = np.isfinite(values) & (values == np.round(values))
-    if not whole.all():
-        found = f"label values such as {values[~whole][0]:g}"
-        action = "it looks interpolated: export it with nearest neighbour"
+    with np.errstate(invalid="ignore"):
+        off = np.abs(values - np.rint(values))
+    if not np.all(off == 0):  # neither of NaN nor of infinity
+        worst = int(np.argmax(off))  # a NaN if there is one
+        found = f"label values such as {values[worst]!s}"
+        looks = "interpolated" if not off[worst] < INTERPOLATED else "rounded, as by a scale factor"
+        action = f"it looks {looks}: export it as whole numbers, with nearest neighbour"
         return set(), [Finding(str(path), found, "whole numbers", action)]
     return {0} | {int(value) for value in values}, []
 

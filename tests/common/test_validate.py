@@ -155,6 +155,37 @@ def test_values_that_are_no_whole_numbers_are_refused(
     assert "nearest neighbour" in finding.action
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("noise", [1e-7, -9e-4])
+def test_values_that_are_nearly_whole_are_those_numbers(
+    noise: float, dtype: type[np.generic], files: Files, write: Write
+) -> None:
+    expected = loaded(write(files, "whole")).label
+    voxels = files["seg"] + noise * np.random.default_rng(0).random(files["seg"].shape)
+    case = loaded(write(files | {"seg": voxels.astype(dtype)}))
+    assert np.array_equal(case.label, expected)
+
+
+def test_a_scale_factor_in_a_masks_header_leaves_its_values(files: Files, write: Write) -> None:
+    folder = write(files)
+    expected = loaded(folder).label
+    header = nibabel.load(folder / "case_seg.nii.gz").header
+    header.set_data_dtype(np.int16)
+    mask = nibabel.Nifti1Image(files["seg"].T.astype(float), None, header)
+    nibabel.save(mask, folder / "case_seg.nii.gz")  # 4 / 65535 a step
+    assert not np.array_equal(nifti.read(folder / "case_seg.nii.gz").voxels, files["seg"])
+    assert np.array_equal(loaded(folder).label, expected)
+
+
+@pytest.mark.parametrize(("value", "looks"), [(1.0011, "rounded"), (1.4, "interpolated")])
+def test_the_digits_of_other_values_are_shown(
+    value: float, looks: str, files: Files, write: Write
+) -> None:
+    (finding,) = refused(write(with_enhancing(files, value, np.float32)))
+    assert str(value) in finding.found
+    assert looks in finding.action
+
+
 def test_a_label_of_zeros_is_a_tumour_free_case(files: Files, write: Write) -> None:
     case = loaded(write(files | {"seg": np.zeros_like(files["seg"])}))
     assert case.label is not None
