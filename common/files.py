@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from common.errors import ConfigError
+
 UNFINISHED = ".partial"
 """Suffix of an unfinished file; a killed process leaves one behind."""
 
@@ -30,6 +32,22 @@ def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Ite
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def check_outside(path: str | Path, *folders: str | Path) -> None:
+    """Refuse a path in a folder of cases, or in a store, where it would be taken for a part of it.
+
+    Raises:
+        ConfigError: it lies in one of these folders, or in any store.
+    """
+    if "://" in str(path):
+        return
+    place = Path(path).resolve()
+    stores = [above for above in place.parents if (above / "zarr.json").is_file()]
+    for folder in (*(Path(f).resolve() for f in folders if "://" not in str(f)), *stores):
+        if place.is_relative_to(folder):
+            what = "the store" if (folder / "zarr.json").is_file() else "the folder of the data"
+            raise ConfigError(f"{path}: is in {what}; name a place outside {folder}")
 
 
 def write_parts(path: Path, parts: Iterable[bytes], *, sync: bool = False) -> None:

@@ -1,6 +1,7 @@
 """`fmnet-train`: from a store to a trained model, its scores and its predictions."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,27 +124,38 @@ def predict(
     data: Annotated[
         str, typer.Argument(metavar="INPUT", help="The folder of a case, a cohort, or a store.")
     ],
-    out_dir: Annotated[Path, typer.Option("--out", help="Where the masks go.")],
+    out_path: Annotated[
+        Path,
+        typer.Option("--out", help="The folder of the masks; or, for one case, a .nii.gz file."),
+    ],
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
     overrides: InferenceOption = None,
 ) -> None:
-    """Write a NIfTI mask for every case, in its own grid, orientation and label convention."""
+    """Write a NIfTI mask for every case, in its own grid, orientation and label convention.
+
+    Labels that lie beside the images are not read.
+    """
     from train.loaded_run import load_run
     from train.predict import predict as predict_cases
 
     loaded = load_run(run_dir, which, device, overrides or ())
     with _cases("predicting") as on_case:
-        done = predict_cases(loaded, data, out_dir, on_case)
+        done = predict_cases(loaded, data, out_path, on_case)
     for finding in done.findings:
         mark = "✗" if finding.severity == "error" else "warning:"
         case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
         err.print(f"{mark} {case}{finding}", soft_wrap=True)
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
-    _warn(done.warnings)
+    _warn([*done.case_warnings, *done.warnings])
+    for line in done.legend:
+        out.print(line, soft_wrap=True)
     replaced = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
-    out.print(f"{len(done.written)} mask(s) in {out_dir}{replaced}", soft_wrap=True)
+    out.print(f"{len(done.written)} mask(s) in {out_path}{replaced}", soft_wrap=True)
+    if done.written:
+        mask = shlex.quote(str(next(iter(done.written.values()))))
+        out.print(f"next: look at it in a viewer, as in: itksnap -g IMAGE -s {mask}")
     if not done.clean:
         raise typer.Exit(UNCLEAN)
 

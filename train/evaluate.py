@@ -125,7 +125,7 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
     if label is None:
         raise StoreError(f"{store.path}: case {case_id} has no label to be scored against")
     try:
-        logits = loaded.logits(image)
+        logits = loaded.logits(image, store.task.modalities)
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
     prediction = label_of(logits, loaded.task)

@@ -47,14 +47,21 @@ class LoadedRun:
         """Modalities, labels and regions of the run."""
         return self.manifest.task
 
-    def logits(self, image: NDArray[np.floating]) -> Tensor:
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The modalities that the network sees, in its order."""
+        return self.config.modalities_of(self.task)
+
+    def logits(self, image: NDArray[np.floating], modalities: Sequence[str] = ()) -> Tensor:
         """Logits (regions, D, H, W) float32 of a whole volume (modalities, D, H, W) as stored.
+
+        `modalities` are the volume's, of which the network may see some; by default the task's.
 
         Raises:
             InferenceError: the network gives NaN or infinity.
         """
-        seen = self.config.modalities_of(self.task)
-        rows = [self.task.modalities.index(modality) for modality in seen]
+        there = modalities or self.task.modalities
+        rows = [there.index(modality) for modality in self.needed]
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
         return sliding_window(
             self.model,
@@ -126,18 +133,22 @@ def _to_predict(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
 
 
 def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:
-    """Check that the images and labels of a store or a manifest mean what the run's do.
+    """Check that a store or a manifest has the images that a run needs, and its labels.
 
     Raises:
-        ConfigError: the modalities or labels are others.
+        ConfigError: an image is missing, or the labels are others.
     """
-    for what in ("modalities", "labels"):
-        theirs, ours = getattr(found, what), getattr(loaded.task, what)
-        if theirs != ours:
-            raise ConfigError(
-                f"{where}: task {found.name} has {what} {', '.join(theirs)}; expected those of "
-                f"the run, {', '.join(ours)}: use data of task {loaded.task.name}"
-            )
+    if missing := [name for name in loaded.needed if name not in found.modalities]:
+        raise ConfigError(
+            f"{where}: task {found.name} has no {', '.join(missing)}, only "
+            f"{', '.join(found.modalities)}; the run needs {', '.join(loaded.needed)}: use data "
+            "that have these, or a run that needs fewer"
+        )
+    if found.labels != loaded.task.labels:
+        raise ConfigError(
+            f"{where}: task {found.name} has labels {', '.join(found.labels)}; expected those of "
+            f"the run, {', '.join(loaded.task.labels)}: use data of task {loaded.task.name}"
+        )
 
 
 def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Masks for cases: from raw files or a store to NIfTI in each case's own grid."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
-from common.files import replacing
+from common.files import check_outside, replacing
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
@@ -23,11 +23,17 @@ NAMING = ("modalities", "label", "companions", "stacked", "label_convention", "p
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
 
+ENDINGS = (".nii.gz", ".nii")
+"""Of the name of a mask's file."""
+
+
 @dataclass
 class Predictions:
     """What `predict` has done."""
 
+    task: Task  # of the data
     written: dict[str, Path] = field(default_factory=dict)  # case id to its mask's file
+    records: dict[str, CaseRecord] = field(default_factory=dict)  # of the cases in `written`
     replaced: list[str] = field(default_factory=list)  # ids of cases that had a mask before
     failures: dict[str, str] = field(default_factory=dict)  # case id to why it has no mask
     findings: list[Finding] = field(default_factory=list)  # about files, as `check` reports them
@@ -38,114 +44,182 @@ class Predictions:
         """Whether every case has its mask."""
         return not self.failures and all(f.severity != "error" for f in self.findings)
 
+    @property
+    def case_warnings(self) -> list[str]:
+        """A line for everything unusual in the files of a case that has a mask."""
+        return [
+            f"{case_id}: {warning.file}: {warning.found} → {warning.action}"
+            for case_id, record in self.records.items()
+            for warning in record.warnings
+        ]
+
+    @property
+    def legend(self) -> list[str]:
+        """A line for each convention that masks are written in: what its values mean."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for case_id, record in self.records.items():
+            groups.setdefault((record.convention, record.convention_from), []).append(case_id)
+        return [
+            f"{_some(cases)}: {self.task.legend(convention)} ({convention}, by {decided_by})"
+            for (convention, decided_by), cases in groups.items()
+        ]
+
 
 Case = tuple[NDArray[np.floating], CaseRecord]
 """Image (modalities, *box), and the record that leads back to the files' grid."""
 
-Cases = Mapping[str, Callable[[], Case]]
-"""Case id to what reads it."""
+
+@dataclass(frozen=True)
+class Source:
+    """Cases to predict, and what reads each."""
+
+    folder: str | Path  # the store's, or that of the files
+    task: Task  # whose modalities the images have, in this order
+    cases: Mapping[str, Callable[[], Case]]
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def predict(
     loaded: LoadedRun,
     data: str | Path,
-    out_dir: Path,
+    out: Path,
     on_case: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Predictions:
-    """Write `OUT/<case id>.nii.gz` for every case, in its files' grid, orientation and values.
+    """Write a mask for every case, in its files' grid, orientation and values.
 
-    A case that fails is reported, and the others are still predicted. The data are the folder of
-    one case or of a cohort, or a store; labels are not needed. `on_case` gets (cases done, cases in
-    all), first with none done.
+    `out` is the folder of the masks, `OUT/<case id>.nii.gz`, or the mask of a single case where its
+    name is a NIfTI file's. A case that fails is reported, and the others are still predicted. The
+    data are the folder of one case or of a cohort, or a store; labels of a folder are not read.
+    `on_case` gets (cases done, cases in all), first with none done.
 
     Raises:
         ConfigError: the data are of another task than the run.
         InputError: the folder is not there, or holds no usable case.
         StoreError: the store is not there, or empty.
-        RunError: the masks would lie among the data, where they would be taken for cases.
+        RunError: the masks cannot be written at `out`, or would lie among the data, where they
+            would be taken for cases.
     """
-    out = Predictions()
-    if is_remote(data) or Path(data, "zarr.json").is_file():
-        task, loads = _of_store(loaded, Store.open(data), out)
-    else:
-        folder = Path(data)
-        if out_dir.resolve().is_relative_to(folder.resolve()):
-            raise RunError(f"{out_dir}: is in the folder of the data; name one outside {folder}")
-        task, loads = _of_folder(loaded, folder, out)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    on_case(0, len(loads))
-    for done, (case_id, load) in enumerate(loads.items(), 1):
+    check_outside(out, data)
+    if out.is_file():
+        raise RunError(
+            f"{out}: there is a file already; name a folder, or a file that is not there"
+        )
+    is_store = is_remote(data) or Path(data, "zarr.json").is_file()
+    source = _of_store(loaded, Store.open(data)) if is_store else _of_folder(loaded, Path(data))
+    done = Predictions(source.task, findings=source.findings, warnings=source.warnings)
+    paths = _paths(out, source)
+    on_case(0, len(paths))
+    for count, (case_id, path) in enumerate(paths.items(), 1):
         try:
-            image, record = load()
-            label = label_of(loaded.logits(image), loaded.task)
-            path = out_dir / f"{case_id}.nii.gz"
-            was_there = path.exists()
-            via = path.with_name(f".{case_id}.partial.nii.gz")
-            with replacing(path, via=via) as unfinished:
-                nifti.write(unfinished, *restore(label, record, task))
-            out.written[case_id] = path
-            if was_there:
-                out.replaced.append(case_id)
+            _write_mask(loaded, source, case_id, path, done)
         except FMNetError as error:
-            out.failures[case_id] = str(error)
+            done.failures[case_id] = str(error)
         except Exception as error:  # noqa: BLE001 - a case that fails must not end the others
-            out.failures[case_id] = f"{type(error).__name__}: {error}"
-        on_case(done, len(loads))
-    return out
+            done.failures[case_id] = f"{type(error).__name__}: {error}"
+        on_case(count, len(paths))
+    return done
+
+
+def _paths(out: Path, source: Source) -> dict[str, Path]:
+    """Case id to the file of its mask; makes the folder."""
+    names_a_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
+    if names_a_file and len(source.cases) > 1:
+        raise RunError(
+            f"{out}: the name of one mask, and {source.folder} has {len(source.cases)} cases; name "
+            "a folder"
+        )
+    folder = out.parent if names_a_file else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror}); name another") from error
+    return {case: out if names_a_file else out / f"{case}{ENDINGS[0]}" for case in source.cases}
+
+
+def _write_mask(
+    loaded: LoadedRun, source: Source, case_id: str, path: Path, done: Predictions
+) -> None:
+    image, record = source.cases[case_id]()
+    label = label_of(loaded.logits(image, source.task.modalities), loaded.task)
+    was_there = path.exists()
+    ending = next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
+    via = path.with_name(f".{case_id}.partial{ending}")  # its ending decides how it is written
+    with replacing(path, via=via) as unfinished:
+        nifti.write(unfinished, *restore(label, record, source.task))
+    done.written[case_id], done.records[case_id] = path, record
+    if was_there:
+        done.replaced.append(case_id)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
     """How to read raw cases for a run.
 
     File names and label convention are those of the manifest in the folder, or beside the folder
-    of one case, else the run's; crop, margin and type are always the run's.
+    of one case, else the run's; crop, margin and type are always the run's. Only the images that
+    the network sees are needed. Other images, and labels, are not read: they are companions.
 
     Raises:
         ConfigError: that manifest is not readable, or of another task.
     """
+    found = loaded.manifest
     for folder in (data, data.resolve().parent):
         if (folder / DEFAULT_NAME).is_file():
             found = load_manifest(folder / DEFAULT_NAME)
             check_task(loaded, found.task, folder / DEFAULT_NAME)
-            return loaded.manifest.model_copy(
-                update={name: getattr(found, name) for name in ("task", *NAMING)}
-            )
-    return loaded.manifest
+            break
+    kept = tuple(name for name in found.task.modalities if name in loaded.needed)
+    not_read = [e for name, group in found.modalities.items() if name not in kept for e in group]
+    changes: dict[str, object] = {name: getattr(found, name) for name in NAMING} | {
+        "task": found.task.model_copy(update={"modalities": kept}),
+        "modalities": {name: found.modalities[name] for name in kept},
+        "label": (),
+        "companions": (*found.companions, *found.label, *not_read),
+    }
+    return loaded.manifest.model_copy(update=changes)
 
 
-def _of_store(loaded: LoadedRun, store: Store, out: Predictions) -> tuple[Task, Cases]:
+def _of_store(loaded: LoadedRun, store: Store) -> Source:
     check_task(loaded, store.task, store.path)
     contents = store.contents()
     records = contents.records
     if not records:
         adding = hints.preprocess(store.path)
         raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
-    out.warnings += store_warnings(loaded, store, contents, list(records))
-    return store.task, {c: partial(_stored, store, record) for c, record in records.items()}
+    return Source(
+        store.path,
+        store.task,
+        {case_id: partial(_stored, store, record) for case_id, record in records.items()},
+        warnings=store_warnings(loaded, store, contents, list(records)),
+    )
 
 
 def _stored(store: Store, record: CaseRecord) -> Case:
     return store.read_volume(record.case_id)[0], record
 
 
-def _of_folder(loaded: LoadedRun, folder: Path, out: Predictions) -> tuple[Task, Cases]:
+def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
     manifest = naming_of(loaded, folder)
     discovery = discover(folder, manifest)
-    out.findings += discovery.findings
+    findings = discovery.findings
     if not discovery.cases:
         raise InputError(
             Finding(
                 str(folder),
                 "no usable case",
                 "the folder of a case or of a cohort, or a store",
-                "check the path and the findings below" if out.findings else "check the path",
+                "check the path and the findings below" if findings else "check the path",
             ),
-            *out.findings,
+            *findings,
         )
     cases = {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
-    return manifest.task, cases
+    return Source(folder, manifest.task, cases, findings)
 
 
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:
-    prepared = prepare(files, manifest)
+    prepared = prepare(replace(files, label=None), manifest)
     return prepared.image, prepared.record

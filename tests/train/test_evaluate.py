@@ -338,8 +338,11 @@ def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path
     first, again = (CliRunner().invoke(app, arguments) for _ in range(2))
     assert first.exit_code == again.exit_code == 0, first.output + again.output
     count = len(store.contents().records)
-    assert first.stdout.endswith(f"{count} mask(s) in {masks}\n")
-    assert again.stdout.endswith(f"{count} mask(s) in {masks}, {count} in place of earlier ones\n")
+    told = f"{count} mask(s) in {masks}"
+    assert told in first.stdout.splitlines()
+    assert f"{told}, {count} in place of earlier ones" in again.stdout.splitlines()
+    # Also what the values mean, and each case's warnings.
+    assert "4 enhancing tumour (brats2021, by values)" in first.stdout
 
 
 def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common import nifti
 from common.case import prepare
 from common.discovery import discover
-from common.errors import InputError, RunError, StoreError
+from common.errors import ConfigError, InputError, RunError, StoreError
 from common.geometry import Geometry
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
@@ -79,7 +79,7 @@ def test_a_perfect_prediction_is_the_original_mask(
     folder = tmp_path / "data" / "case"
     grid = geometry(direction=direction)
     write_coded_case(folder, *head(task=task), grid, task=task, convention=convention)
-    loaded = copying(task=task.name, label_convention=convention)
+    loaded = copying(task=task.name, label_convention=convention)  # labels are not read
     predictions = predict(loaded, folder, tmp_path / "out")
     assert predictions.clean
     assert predictions.written == {"case": tmp_path / "out" / "case.nii.gz"}
@@ -351,8 +351,119 @@ def test_masks_among_the_data_are_refused(
     tmp_path: Path, write_coded_case: Callable, copying: Copying, out: str
 ) -> None:
     write_coded_case(tmp_path / "data" / "case", *head(), geometry())
-    with pytest.raises(RunError, match="name one outside"):
+    with pytest.raises(ConfigError, match="name a place outside"):
         predict(copying(), tmp_path / "data", tmp_path / out)
+
+
+def test_one_mask_goes_to_the_file_that_is_named(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data, loaded = tmp_path / "data", copying()
+    write_coded_case(data / "one", *head(), geometry())
+    for name in ("new/mask.nii.gz", "mask.NII"):
+        written = predict(loaded, data, tmp_path / name).written
+        assert written == {"one": tmp_path / name}
+        same_file(written["one"], data / "one" / "one_seg.nii.gz")
+        assert len(list(written["one"].parent.glob("*mask*"))) == 1
+    assert (tmp_path / "mask.NII").read_bytes()[:2] != b"\x1f\x8b"
+    with pytest.raises(RunError, match="is there already"):
+        predict(loaded, data, tmp_path / "mask.NII")
+    same_file(tmp_path / "mask.NII", data / "one" / "one_seg.nii.gz")
+    with pytest.raises(RunError, match="cannot be made"):
+        predict(loaded, data, tmp_path / "mask.NII" / "below")
+    write_coded_case(data / "two", *head(), geometry())
+    with pytest.raises(RunError, match=r"the name of one mask, and .*data has 2 cases"):
+        predict(loaded, data, tmp_path / "other.nii.gz")
+    assert not (tmp_path / "other.nii.gz").exists()
+
+
+def test_masks_in_a_store_are_refused(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    loaded, data = copying(), tmp_path / "data"
+    write_coded_case(data / "one", *head(), geometry())
+    store = stored(data, tmp_path / "s.zarr", loaded.manifest)
+    for source in (data, store.path):
+        with pytest.raises(ConfigError, match="is in the store"):
+            predict(loaded, source, tmp_path / "s.zarr" / "masks")
+
+
+def brain_mask(folder: Path) -> None:
+    voxels = nifti.read(folder / f"{folder.name}_flair.nii.gz").voxels
+    nifti.write(folder / f"{folder.name}_seg.nii.gz", (voxels != 0).astype(np.uint8), geometry())
+
+
+def damaged(folder: Path) -> None:
+    (folder / f"{folder.name}_seg.nii.gz").write_bytes(b"no image")
+
+
+def elsewhere(folder: Path) -> None:
+    nifti.write(folder / f"{folder.name}_seg.nii.gz", head()[0], geometry(direction=SAGITTAL))
+
+
+def twice(folder: Path) -> None:
+    (folder / f"{folder.name}_gtv.nii.gz").write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [brain_mask, damaged, elsewhere, twice])
+def test_a_label_that_cannot_be_used_is_no_obstacle(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying, spoil: Callable[[Path], None]
+) -> None:
+    write_coded_case(tmp_path / "data" / "good", *head(), geometry())
+    write_coded_case(tmp_path / "data" / "odd", *head(), geometry())
+    spoil(tmp_path / "data" / "odd")
+    predictions = predict(copying(), tmp_path / "data", tmp_path / "out")
+    assert predictions.clean, (predictions.findings, predictions.failures)
+    same_file(predictions.written["odd"], predictions.written["good"])
+
+
+def test_a_run_of_two_modalities_needs_these_two_files(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data = tmp_path / "data"
+    for name in ("all", "two"):
+        write_coded_case(data / name, *head(), geometry())
+    for name in ("t1ce", "t2"):
+        (data / "two" / f"two_{name}.nii.gz").unlink()
+    (data / "all" / "all_t2.nii.gz").write_bytes(b"no image, which nobody needs")
+    loaded = copying(sees=("t1", "flair"))
+    predictions = predict(loaded, data, tmp_path / "out")
+    assert predictions.clean, (predictions.findings, predictions.failures)
+    for name in ("all", "two"):
+        same_file(predictions.written[name], data / name / f"{name}_seg.nii.gz")
+    (data / "two" / "two_t1.nii.gz").unlink()
+    (finding,) = predict(loaded, data, tmp_path / "out").findings
+    assert finding.case == "two"
+    assert "t1" in str(finding)
+
+
+def test_what_is_unusual_in_a_case_is_said_with_its_mask(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data = tmp_path / "data"
+    for name in ("plain", "same"):
+        write_coded_case(data / name, *head(), geometry())
+    (data / "same" / "same_t1.nii.gz").write_bytes((data / "same/same_flair.nii.gz").read_bytes())
+    loaded = copying()
+    store = stored(data, tmp_path / "s.zarr", loaded.manifest)
+    write_run_file(loaded.run_dir, store)
+    for source in (data, store.path):
+        warned = predict(loaded, source, tmp_path / "out").case_warnings
+        assert any(line.startswith("same: same_t1.nii.gz: ") for line in warned), warned
+
+
+def test_the_values_of_the_masks_are_explained(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data = tmp_path / "data"
+    for name in ("old1", "old2"):
+        write_coded_case(data / name, *head(), geometry())
+    write_coded_case(data / "new", *head(), geometry(), endings=("t2f", "t1n", "t1c", "t2w"))
+    new, old = predict(copying(), data, tmp_path / "out").legend
+    assert new.startswith("new: 1 ")
+    assert old.startswith("old1, old2: 1 ")
+    assert "3 enhancing tumour (brats2023, by names)" in new
+    assert "4 enhancing tumour (brats2021, by names)" in old
 
 
 @pytest.mark.parametrize("case", ["BraTS-GLI-00000-000", "BraTS2021_01657"])
@@ -369,5 +480,6 @@ def test_a_perfect_prediction_of_a_real_case(
     convention = "brats2021" if 4 in original.voxels else "brats2023"
     # Unlike the model, a mask may reach where there is no brain.
     write_coded_case(folder, label, brain | (label > 0), original.geometry, convention=convention)
-    predict(copying(crop=(128, 128, 128)), folder, tmp_path / "out")
+    loaded = copying(crop=(128, 128, 128), label_convention=convention)
+    predict(loaded, folder, tmp_path / "out")
     same_file(tmp_path / "out" / f"{case}.nii.gz", files.label)
