@@ -172,11 +172,6 @@ class Task(BaseModel):
             values.setdefault(label, []).append(str(value))
         return ", ".join(f"{' and '.join(of)} {in_words(label)}" for label, of in values.items())
 
-    def legend(self, convention: str) -> str:
-        """A convention's values in words: `1 necrotic core, 2 oedema, 4 enhancing tumour`."""
-        written = sorted((value, name) for name, value in self.conventions[convention].items())
-        return ", ".join(f"{value} {title(name).lower()}" for value, name in written)
-
     def conventions_of(self, values: Iterable[int]) -> set[str]:
         """Conventions that have all of these values."""
         found = set(values)
