@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -112,16 +112,33 @@ def restore(
 
     Moments take their parameter's device and memory format. Step counts stay on the CPU as NAdam
     has them; torch's `load_state_dict` would move them, and each step would wait for the device.
+
+    Raises:
+        CheckpointError: the weights or moments are those of another network, or are missing.
     """
     load_weights(model, tensors)
-    for name, parameter in model.named_parameters():
-        prefix = f"{OPTIMIZER}{name}."
-        moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        optimizer.state[parameter] = {
-            key: torch.zeros_like(parameter).copy_(value) if value.ndim else value.clone()
-            for key, value in moments.items()
-        }
-    torch.set_rng_state(tensors[RNG])
+    try:
+        for name, parameter in model.named_parameters():
+            prefix = f"{OPTIMIZER}{name}."
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): _moment(value, parameter)
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+        torch.set_rng_state(tensors[RNG])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be resumed: its optimiser's or random state is of another "
+            f"network or missing ({error})"
+        ) from error
+
+
+def _moment(value: Tensor, parameter: Tensor) -> Tensor:
+    if value.ndim == 0:  # a step count
+        return value.clone()
+    if value.shape != parameter.shape:
+        raise RuntimeError(f"{tuple(value.shape)} for {tuple(parameter.shape)}")
+    return torch.zeros_like(parameter).copy_(value)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -170,15 +187,18 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: a safetensors file, but no checkpoint of this project")
     try:
         header = json.loads(metadata)
-        written_as, state, digest = header["format"], header["state"], header["digest"]
-    except (ValueError, KeyError) as error:
+        written_as, state, digest = header["format"], str(header["state"]), header["digest"]
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged: its state cannot be read: {error}") from error
     if written_as != FORMAT:
         found = f"format {written_as}, this version reads {FORMAT}"
         raise CheckpointError(f"{path}: {found}; use the version that wrote it")
     if _digest(tensors, state) != digest:
         raise CheckpointError(f"{path}: damaged: its bytes do not match its checksum")
-    return Checkpoint(tensors, json.loads(state))
+    try:
+        return Checkpoint(tensors, dict(json.loads(state)))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged: its state is no JSON object: {error}") from error
 
 
 def _offer_other(run_dir: Path, which: Which) -> str:
@@ -206,6 +226,12 @@ def _link(source: Path, target: Path) -> None:
             unfinished.hardlink_to(source)
         except OSError:
             shutil.copyfile(source, unfinished)
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what a killed process left half written in a run's folder."""
+    for which in get_args(Which):
+        _temporary(checkpoint_path(run_dir, which)).unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

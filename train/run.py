@@ -23,6 +23,7 @@ from common.splits import SplitAssignment, require, resolve
 from common.store import Store
 from common.store.reader import Contents
 from train import trainer
+from train.checkpoint import remove_unfinished
 from train.config import TrainConfig, load_config
 from train.data.feed import StallDetector
 from train.data.loader import check_cache, open_feed
@@ -120,6 +121,7 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
             f"parameters: begin a new run with another {_other_folder()}"
         )
     config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
+    remove_unfinished(run_dir)
     session = _session(run_dir, config, store, SplitAssignment(run["cases"]))
     restore(session)
     before = run["sessions"][-1]["compute"]

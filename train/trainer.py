@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from common import hints
 from common.console import err
-from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryError
+from common.errors import CheckpointError, DivergedError, FMNetError, LoaderError, OutOfMemoryError
 from common.files import write_text
 from common.metrics import METRICS, mean_over_regions
 from common.splits import SplitAssignment
@@ -166,10 +166,16 @@ def restore(session: Session) -> None:
     saved = checkpoint.load(session.run_dir, found[0] if found else "last")
     checkpoint.restore(saved.tensors, session.model, session.optimizer)
     state = dict(saved.state)
-    scaler = state.pop("scaler")
-    if scaler and session.scaler.is_enabled():  # both are missing where nothing is scaled
-        session.scaler.load_state_dict(scaler)
-    session.at = Position(**state)
+    try:
+        scaler = state.pop("scaler")
+        if scaler and session.scaler.is_enabled():  # both are missing where nothing is scaled
+            session.scaler.load_state_dict(scaler)
+        session.at = Position(**state)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{session.run_dir}: the checkpoint's state is not that of this version ({error}); "
+            "resume with the version that wrote it, or begin a new run"
+        ) from error
 
 
 class Observer(Protocol):

@@ -179,3 +179,21 @@ def test_weights_of_another_network_are_refused() -> None:
     tensors = capture(model, nadam(model))
     with pytest.raises(CheckpointError, match="does not fit the configured model"):
         load_weights(nn.Linear(2, 2), tensors)
+
+
+@pytest.mark.parametrize("header", ["[]", "3", "{}", '{"format": 2, "state": "[]", "digest": 0}'])
+def test_a_file_made_by_hand_is_refused(tmp_path: Path, header: str) -> None:
+    save_file({"model.w": torch.zeros(2)}, tmp_path / "last.safetensors", {"fm_net": header})
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: damaged"):
+        load(tmp_path, "last")
+
+
+@pytest.mark.parametrize("name", ["rng.cpu", "optimizer.0.weight.exp_avg"])
+def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
+    model = network()
+    optimizer = nadam(model)
+    step(model, optimizer)
+    tensors = capture(model, optimizer)
+    tensors[name] = torch.zeros(3, 1)
+    with pytest.raises(CheckpointError, match="another network"):
+        restore(tensors, network(), nadam(network()))
