@@ -1,6 +1,7 @@
 """What both command lines share: errors, exit codes and progress bars."""
 
 import errno
+import signal
 import sys
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -42,6 +43,10 @@ def run(app: typer.Typer) -> None:
     """Run a command line; errors that a user can mend are one message without a traceback."""
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # another Ctrl-C must not end what Python does at its exit
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
     except FMNetError as error:
         _exit_with(str(error))
     except OSError as error:

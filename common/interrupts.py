@@ -1,30 +1,79 @@
-"""Ctrl-C, which a terminal sends to worker processes too."""
+"""Requests to stop: Ctrl-C, SIGTERM, SIGHUP of a closed terminal, which workers get as well."""
 
+import errno
+import os
 import signal
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to every process that it started."""
+
+
+@contextmanager
+def stop_requests(on_request: Callable[[int], None]) -> Iterator[None]:
+    """Call `on_request` with the number of requests so far whenever this process is asked to stop.
+
+    What is ignored, as SIGHUP under nohup, stays so. Only for the main thread.
+    """
+    count = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        _leave_closed_terminal()
+        on_request(count)
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+def _leave_closed_terminal() -> None:
+    """Write nowhere instead of to a terminal that is gone, where every line would be an error."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Processes that start inside this context ignore Ctrl-C: the main process handles it.
+    """Processes that start inside this context ignore a terminal's signals: the main one has them.
 
-    A Ctrl-C inside the context reaches the main process at its end. Only for the main thread.
+    One that arrives inside the context reaches the main process at its end. Only for the main
+    thread.
     """
-    resource_tracker.ensure_running()  # its start would unblock the signal
+    resource_tracker.ensure_running()  # its start would unblock the signals
     received = list[int]()
-    handler = signal.getsignal(signal.SIGINT)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # Another thread may receive the signal; Python then calls the handler in this one.
-    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    handlers = {number: signal.getsignal(number) for number in OF_TERMINAL}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            # Another thread may receive the signal; Python then calls the handler in this one.
+            signal.signal(number, lambda number, _: received.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if received:
-            signal.raise_signal(signal.SIGINT)
+        for arrived in dict.fromkeys(received):
+            signal.raise_signal(arrived)
 
 
 @contextmanager

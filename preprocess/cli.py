@@ -1,13 +1,12 @@
 """`fmnet-preprocess`: from a folder of BraTS cases to a store."""
 
 import json
-import signal
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,6 +14,7 @@ import typer
 from common import console, hints
 from common.console import err, out
 from common.errors import ConfigError
+from common.interrupts import stop_requests
 from common.manifest import Manifest, load_manifest, manifest_path
 from common.store import Store, StoreWriter
 
@@ -142,7 +142,10 @@ def run(
     manifest: ManifestOption = None,
     overrides: Overrides = None,
     drop_absent: Annotated[
-        bool, typer.Option("--drop-absent", help="Remove stored cases that are not in DATA.")
+        bool,
+        typer.Option(
+            "--drop-absent", help="Remove stored cases, and stored labels, that are not in DATA."
+        ),
     ] = False,
 ) -> None:
     """Preprocess a folder of cases into a store. Stored cases that did not change are kept."""
@@ -337,11 +340,10 @@ def _load_manifest(
 
 @contextmanager
 def _held(store: str) -> Iterator["Lock"]:
-    """Hold a store's lock; SIGTERM releases it as Ctrl-C does."""
+    """Hold a store's lock; SIGTERM and SIGHUP release it as Ctrl-C does."""
     from preprocess.lock import Lock
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    with Lock(store, _print_wait) as lock:
+    with stop_requests(_interrupt), Lock(store, _print_wait) as lock:
         if lock.taken_over:
             out.print(f"taking over the lock that {lock.taken_over.name} left behind")
         yield lock
@@ -356,8 +358,15 @@ def _print_wait(owner: "Owner") -> None:
     )
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _interrupt(requests: int) -> None:
+    """Stop in order; a second request is answered alone, and a third one ends the process."""
+    if requests == 1:
+        raise KeyboardInterrupt
+    if requests == 2:
+        err.print("stopping; once more ends it at once …")
+        return
+    err.print("interrupted")
+    os._exit(console.INTERRUPTED)  # workers end with this process, the next run takes the lock over
 
 
 def _print_lines(lines: Iterator["Text"]) -> None:

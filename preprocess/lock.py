@@ -70,6 +70,14 @@ def this_machine() -> str:
         return socket.gethostname()
 
 
+def _user_name() -> str:
+    """Who runs this; a container may run under a user id that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        return f"uid {os.getuid()}"
+
+
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -202,7 +210,7 @@ class Lock:
         store_path, now = resolved(store_path), time.time()
         self._owner = Owner(
             token=uuid.uuid4().hex,
-            user=getpass.getuser(),
+            user=_user_name(),
             host=socket.gethostname(),
             machine=this_machine(),
             process=os.getpid(),

@@ -288,15 +288,21 @@ def _outcome_of_killed(
 def _set_aside(store: StoreWriter, data: Path, outcome: Outcome, row: int) -> Outcome:
     """Record a failure in the store; if that fails too, add it to the failure's reason.
 
-    Files are named relative to the data's folder: a store may be used on another machine.
+    A case that is stored stays, even if its files have become unusable since. Files are named
+    relative to the data's folder: a store may be used on another machine.
     """
     assert outcome.failure is not None  # noqa: S101 - the caller checked
     reason = outcome.failure.reason.replace(f"{data}{os.sep}", "")
     failure = outcome.failure.model_copy(update={"reason": reason})
     try:
         with translate_io_errors(store.path, "written"):
-            store.set_aside(failure, row)
+            stored_in = store.row_if_known(failure.case_id)
+            if stored_in is None:
+                store.set_aside(failure, row)
+            else:
+                reason = f"{reason}; the case as it was stored before is kept"
+                if stored_in != row:
+                    store.free(row)
     except StoreError as error:
         reason = f"{reason}; this failure could not be stored: {error}"
-        failure = failure.model_copy(update={"reason": reason})
-    return replace(outcome, failure=failure)
+    return replace(outcome, failure=failure.model_copy(update={"reason": reason}))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from common import hints
 from common.discovery import LABEL, NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
 from common.manifest import Manifest
@@ -66,7 +67,10 @@ def plan(
     committed = contents.committed if contents else {}
     known = {*store.expected, *committed, *contents.failures} if store and contents else set()
     usable, refused = {case.case_id for case in discovery.cases}, _refused_cases(discovery)
-    kept, unreadable = _unchanged(data, discovery.cases, committed, manifest, on_case)
+    lost = [] if drop_absent else _lost_labels(discovery.cases, committed)
+    compared = [case for case in discovery.cases if case.case_id not in {f.case for f in lost}]
+    kept, unreadable = _unchanged(data, compared, committed, manifest, on_case)
+    kept |= {finding.case for finding in lost}
     return Plan(
         data,
         store_path,
@@ -78,7 +82,7 @@ def plan(
         kept=sorted(kept),
         # A stored case stays, even if its files have become unusable.
         refused=[refused[case_id] for case_id in sorted(refused.keys() - committed.keys())],
-        findings=discovery.findings + unreadable,
+        findings=discovery.findings + unreadable + lost,
     )
 
 
@@ -143,6 +147,24 @@ def _unchanged(
                 unreadable += findings
             on_case(count, len(compared))
     return kept, unreadable
+
+
+def _lost_labels(cases: list[CaseFiles], records: dict[str, CaseRecord]) -> list[Finding]:
+    """A finding for each case that is stored with a label, and whose label file is gone."""
+    return [
+        Finding(
+            source.file,
+            "its label file is gone",
+            "the file that the stored label was made from",
+            "restore it; the stored case is kept as it is, with its label. "
+            f"{hints.option('--drop-absent')} stores the case again without one",
+            case.case_id,
+        )
+        for case in cases
+        if case.case_id in records and not case.label
+        for source in records[case.case_id].sources
+        if source.role == LABEL
+    ]
 
 
 def _hashes(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from preprocess.plan import Plan
 
 
+STALE = "made with other parameters than the store's, so they are not used"
+
+
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
     """One line per finding, errors first: case, file, what was found and expected, what to do."""
     for finding in sorted(findings, key=lambda f: (f.severity, f.case, f.file)):
@@ -76,8 +79,7 @@ def status_table(store: Store, contents: Contents) -> Table:
     missing = set(contents.absent) - set(failures) - set(contents.stale)
     table.add_row("cases", f"{len(records)} done, {len(failures)} failed")
     if contents.stale:
-        what = "made with other parameters than the store's, so they are not used"
-        table.add_row("to be made again", f"{len(contents.stale)}: {what}")
+        table.add_row("to be made again", f"{len(contents.stale)}: {STALE}")
     table.add_row("missing", f"{len(missing)}: not tried yet, or removed" if missing else "none")
     manifest = store.manifest
     crop = "×".join(str(side) for side in manifest.crop)
@@ -93,8 +95,8 @@ def audit_lines(audit: Audit) -> Iterator[Text]:
     for case in audit.of("damaged", "unreadable"):
         yield Text.assemble(("✗ ", "bold red"), case.what)
     if audit.missing:
-        failed = {case.case_id for case in audit.of("failed")}
-        names = _some([f"{name} (failed)" if name in failed else name for name in audit.missing])
+        why = {case.case_id: f" ({case.state})" for case in audit.of("failed", "stale")}
+        names = _some([name + why.get(name, "") for name in audit.missing])
         yield Text.assemble(("✗ ", "bold red"), f"{len(audit.missing)} case(s) missing: {names}")
     unfinished = [case.case_id for case in audit.of("unfinished")]
     left = [f"cases/{name}" for name in unfinished] + list(audit.leftovers)
@@ -113,6 +115,8 @@ def audit_table(audit: Audit, store: Store, *, repaired: bool = False) -> Table:
     table.add_row("removed" if repaired else "damaged", str(len(audit.of("damaged"))))
     if unreadable := len(audit.of("unreadable")):
         table.add_row("not read", f"{unreadable}: the disk or the network failed")
+    if stale := len(audit.of("stale")):
+        table.add_row("to be made again", f"{stale}: {STALE}")
     failed = len(audit.of("failed"))
     which = f", of which {failed} failed" if failed else ""
     what = f"{len(audit.missing)} of {len(store.expected)} expected case(s){which}"

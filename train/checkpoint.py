@@ -70,7 +70,10 @@ def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
         state = json.dumps(checkpoint.state, allow_nan=False)
         digest = _digest(checkpoint.tensors, state)
         metadata = json.dumps({"format": FORMAT, "digest": digest, "state": state})
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # safetensors would let only the owner read
         save_file(checkpoint.tensors, unfinished, {METADATA_KEY: metadata})
+        unfinished.chmod(mode)
         flush(unfinished)
         if best:
             _link(unfinished, checkpoint_path(run_dir, "best"))

@@ -194,7 +194,10 @@ def _of_store(loaded: LoadedRun, store: Store) -> Source:
         store.path,
         store.task,
         {case_id: partial(_stored, store, record) for case_id, record in records.items()},
-        warnings=store_warnings(loaded, store, contents, list(records)),
+        warnings=[
+            *store_warnings(loaded, store, contents, list(records)),
+            *filter(None, [contents.absence]),
+        ],
     )
 
 

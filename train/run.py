@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
 from common.files import write_json, write_text
+from common.interrupts import stop_requests
 from common.splits import SplitAssignment, require, resolve
 from common.store import Store
 from common.store.reader import Contents
@@ -177,13 +176,7 @@ def assign_cases(config: TrainConfig, contents: Contents) -> SplitAssignment:
         ) from error
     if leaks := contents.leaks(found.cases):
         raise ConfigError(f"{contents.path}: " + "\n".join(leaks))
-    if not absent:
-        return found
-    missing = (
-        f"{len(absent)} of {len(contents.expected)} expected case(s) are not in the store, such as "
-        f"{absent[0]}; `{hints.status(contents.path)}` shows why"
-    )
-    return SplitAssignment(found.cases, (*found.messages, missing))
+    return SplitAssignment(found.cases, (*found.messages, *filter(None, [contents.absence])))
 
 
 def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssignment) -> Session:
@@ -280,19 +273,15 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second one stops at once."""
+    """The first request asks for a stop after the current step; a second one stops at once."""
     asked = False
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def note(requests: int) -> None:
         nonlocal asked
-        if asked:
+        if requests > 1:
             raise KeyboardInterrupt
         asked = True
         err.print("stopping after this step; the run can be resumed …")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_requests(note):
         yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

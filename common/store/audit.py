@@ -9,12 +9,12 @@ from typing import Any, Literal
 from common.errors import StoreError
 from common.files import UNFINISHED
 from common.record import CaseFailure
-from common.store.format import CROP_ARRAYS
-from common.store.paths import damaged, open_store, rows_of, translate_io_errors
+from common.store.format import CROP_ARRAYS, NODE_FILE
+from common.store.paths import damaged, open_store, restored, rows_of, translate_io_errors
 from common.store.reader import Store, parsed
 from common.store.writer import StoreWriter
 
-State = Literal["stored", "failed", "unfinished", "damaged", "unreadable"]
+State = Literal["stored", "stale", "failed", "unfinished", "damaged", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class CaseAudit:
 
     case_id: str
     state: State
-    """`unfinished` cases are left by a killed writer; of `unreadable` ones disk or network did not
-    give the bytes."""
+    """`stale` cases are intact, of other parameters than the store's; `unfinished` ones are left by
+    a killed writer; of `unreadable` ones disk or network did not give the bytes."""
     row: int | None = None
     """In the crops; None if its record could not be read."""
     what: str = ""
@@ -97,9 +97,10 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
 def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
     """The audit of a store from the audits of all its cases."""
     audited = list(cases)
-    counts = Counter(case.row for case in audited if case.state == "stored")
+    intact = {"stored", "stale"}
+    counts = Counter(case.row for case in audited if case.state in intact)
     for index, case in enumerate(audited):
-        if case.state == "stored" and counts[case.row] > 1:
+        if case.state in intact and counts[case.row] > 1:
             what = damaged(store.path, case.case_id, "another case's record names its row too")
             audited[index] = replace(case, state="damaged", what=str(what))
     stored = {case.case_id for case in audited if case.state == "stored"}
@@ -117,7 +118,7 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
     Raises:
         StoreError: the store cannot be written.
     """
-    kept = {case.row for case in audit.of("stored", "unreadable")}
+    kept = {case.row for case in audit.of("stored", "stale", "unreadable")}
     with translate_io_errors(store.path, "written"):
         for case in audit.of("damaged", "unfinished"):
             store.files.remove_case(case.case_id)
@@ -136,11 +137,9 @@ def _audit(store: Store, case_id: str) -> CaseAudit:
             record = store.record(case_id)
             if record.case_id != case_id:
                 raise damaged(store.path, case_id, f"its record is that of {record.case_id}")
-            if record.parameter_hash != store.parameter_hash:
-                what = f"made with parameters {record.parameter_hash}"
-                raise damaged(store.path, case_id, f"{what}, the store has {store.parameter_hash}")
             store.verify_record(record)
-            return CaseAudit(case_id, "stored", record.row)
+            is_own = record.parameter_hash == store.parameter_hash
+            return CaseAudit(case_id, "stored" if is_own else "stale", record.row)
         if "failure" in attributes:
             failure = parsed(store.path, CaseFailure, case_id, attributes)
             return CaseAudit(case_id, "failed", what=failure.reason)
@@ -171,7 +170,4 @@ def _leftovers(cases: list[CaseAudit], files: list[str]) -> Iterator[str]:
 
 
 def _broken(store: Store, name: str, what: str) -> StoreError:
-    return StoreError(
-        f"{store.path}: its {name} is {what}; fetch {name}/zarr.json from a copy of the store, or "
-        "preprocess into a new one"
-    )
+    return StoreError(f"{store.path}: its {name} is {what}; {restored(f'{name}/{NODE_FILE}')}")

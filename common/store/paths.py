@@ -66,13 +66,12 @@ def find_store(path: str) -> zarr.Group | None:
         root = _node(path)
     except (ValueError, LookupError) as error:
         raise StoreError(
-            f"{path}: its zarr.json is damaged ({error}); fetch that file from a copy of the "
-            "store, or preprocess into a new one"
+            f"{path}: its {NODE_FILE} is damaged ({error}); {restored(NODE_FILE)}"
         ) from error
     if isinstance(root, zarr.Group) and "schema_version" in root.attrs:  # these are written last
         return root
     if found := _what_else(path, root):
-        raise StoreError(f"{path}: no store is there, but {found}; name another path")
+        raise StoreError(f"{path}: {found}")
     return None
 
 
@@ -99,6 +98,11 @@ def _check_no_secrets(path: str) -> None:
 def damaged(path: str, case_id: str, what: str) -> StoreError:
     """The error for a damaged case."""
     return StoreError(f"{path}: case {case_id}: {what}; {remedy(path)}")
+
+
+def restored(name: str) -> str:
+    """What to do about a lost or damaged file that all cases share: nothing can make it again."""
+    return f"fetch {name} from a copy of the store, or preprocess into a new one"
 
 
 def remedy(path: str) -> str:
@@ -159,20 +163,26 @@ def _check_reachable(path: str) -> None:
 
 
 def _what_else(path: str, root: zarr.Group | zarr.Array[Any] | None) -> str | None:
-    """What is at a path instead of a store; None for nothing, or a store that was begun."""
+    """What is at a path instead of a store, and what to do; None for nothing, or one just begun."""
     if isinstance(root, zarr.Array):
-        return "other Zarr data"
+        return _instead("other Zarr data")
     if root is not None:
         begun = not dict(root.attrs) and {*root.keys()} <= {"crops", "cases"}
-        return None if begun else "other Zarr data"
+        return None if begun else _instead("other Zarr data")
     place = Path(path)
     if is_remote(path) or not place.exists():
         return None
+    if (place / "cases").is_dir() and (place / "crops").is_dir():
+        return f"a store whose {NODE_FILE} is gone; {restored(NODE_FILE)}"
     if not place.is_dir():
-        return "a file"
+        return _instead("a file")
     names = sorted(entry.name for entry in place.iterdir() if entry.suffix != UNFINISHED)
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"a folder with {shown}" if names else None
+    return _instead(f"a folder with {shown}") if names else None
+
+
+def _instead(found: str) -> str:
+    return f"no store is there, but {found}; name another path"
 
 
 NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
@@ -199,10 +209,11 @@ class StoreFiles:
     def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
         """Attributes of cases' folders, `record` or `failure`, without the cases that have none.
 
-        Without zarr, which is slower and does not name a damaged one.
+        A damaged one has `damaged`, what is wrong with it. Without zarr, which is slower and does
+        not name it.
 
         Raises:
-            StoreError: one is damaged, or cannot be read.
+            StoreError: one cannot be read.
         """
         names = [f"{self._root}/cases/{case_id}/{NODE_FILE}" for case_id in case_ids]
         with translate_io_errors(self._path, "read"):
@@ -217,8 +228,7 @@ class StoreFiles:
             try:
                 found[case_id] = dict(json.loads(content)["attributes"])
             except (ValueError, LookupError, TypeError) as error:
-                what = f"its {NODE_FILE} is damaged ({error})"
-                raise damaged(self._path, case_id, what) from error
+                found[case_id] = {"damaged": f"its {NODE_FILE} is damaged ({error})"}
         return found
 
     def of_case(self, case_id: str, row: int | None) -> list[str]:

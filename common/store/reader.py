@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from common import hints
 from common.duplicates import leaks
 from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
@@ -18,6 +19,8 @@ from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
 from common.splits import assign, require
 from common.store.format import (
+    CROP_ARRAYS,
+    NODE_FILE,
     READ_ERRORS,
     SCHEMA_VERSION,
     UNWRITTEN_LABEL,
@@ -26,7 +29,14 @@ from common.store.format import (
     checksum,
     is_remote,
 )
-from common.store.paths import StoreFiles, damaged, open_store, remedy, translate_io_errors
+from common.store.paths import (
+    StoreFiles,
+    damaged,
+    open_store,
+    remedy,
+    restored,
+    translate_io_errors,
+)
 from common.task import Task
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,17 +44,14 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Contents:
-    """A store's cases at one moment, read once and handed on.
-
-    A damaged record raises a StoreError where it is first used.
-    """
+    """A store's cases at one moment, read once and handed on."""
 
     path: str
     manifest: Manifest
     parameter_hash: str
     expected: tuple[str, ...]
     attributes: Mapping[str, Mapping[str, Any]]
-    """Case to the attributes of its folder: a record or a failure."""
+    """Case to the attributes of its folder: a record or a failure, or that they are damaged."""
 
     @cached_property
     def records(self) -> dict[str, CaseRecord]:
@@ -55,28 +62,45 @@ class Contents:
             if record.parameter_hash == self.parameter_hash
         }
 
-    @cached_property
+    @property
     def committed(self) -> dict[str, CaseRecord]:
         """The committed cases of any parameters by id, sorted."""
-        return {
-            case_id: parsed(self.path, CaseRecord, case_id, attributes)
-            for case_id, attributes in self.attributes.items()
-            if "record" in attributes
-        }
+        return self._cases[0]
+
+    @property
+    def failures(self) -> dict[str, CaseFailure]:
+        """The cases that were tried and are not stored, or whose record is damaged, by id."""
+        return self._cases[1]
 
     @cached_property
-    def failures(self) -> dict[str, CaseFailure]:
-        """The cases that were tried and are not stored, by id, sorted."""
-        return {
-            case_id: parsed(self.path, CaseFailure, case_id, attributes)
-            for case_id, attributes in self.attributes.items()
-            if "failure" in attributes and "record" not in attributes
-        }
+    def _cases(self) -> tuple[dict[str, CaseRecord], dict[str, CaseFailure]]:
+        records, failures = dict[str, CaseRecord](), dict[str, CaseFailure]()
+        for case_id, attributes in self.attributes.items():
+            try:
+                if "record" in attributes:
+                    records[case_id] = parsed(self.path, CaseRecord, case_id, attributes)
+                elif "failure" in attributes or "damaged" in attributes:
+                    failures[case_id] = parsed(self.path, CaseFailure, case_id, attributes)
+            except StoreError as error:
+                failures[case_id] = CaseFailure(
+                    case_id=case_id, stage="record", reason=str(error), peak_memory_mb=None
+                )
+        return records, failures
 
     @cached_property
     def absent(self) -> list[str]:
         """Ids of the expected cases that are not stored."""
         return sorted(set(self.expected) - self.records.keys())
+
+    @property
+    def absence(self) -> str:
+        """What to say of the expected cases that are not stored; empty if there are none."""
+        if not self.absent:
+            return ""
+        return (
+            f"{len(self.absent)} of {len(self.expected)} expected case(s) are not in the store, "
+            f"such as {self.absent[0]}; `{hints.status(self.path)}` shows why"
+        )
 
     @cached_property
     def stale(self) -> list[str]:
@@ -134,8 +158,10 @@ def parsed(path: str, model: type[M], case_id: str, attributes: Mapping[str, Any
     """A case's record or failure, as a typed value.
 
     Raises:
-        StoreError: it does not have exactly the model's fields.
+        StoreError: it is damaged, or does not have exactly the model's fields.
     """
+    if "damaged" in attributes:
+        raise damaged(path, case_id, attributes["damaged"])
     name = "record" if model is CaseRecord else "failure"
     try:
         return model.model_validate(attributes[name])
@@ -187,7 +213,7 @@ class Store:
         """All cases at this moment: reads every case's folder, so call it once and hand it on.
 
         Raises:
-            StoreError: a case's attributes are damaged, or cannot be read.
+            StoreError: a case's attributes cannot be read.
         """
         with translate_io_errors(self.path, "read"):
             folders = self.files.case_folders()
@@ -218,7 +244,10 @@ class Store:
         Raises:
             StoreError: they are damaged.
         """
-        return self.files.attributes([case_id]).get(case_id, {})
+        attributes = self.files.attributes([case_id]).get(case_id, {})
+        if "damaged" in attributes:
+            raise damaged(self.path, case_id, attributes["damaged"])
+        return attributes
 
     @cached_property
     def files(self) -> StoreFiles:
@@ -338,7 +367,8 @@ class Store:
             with zarr.config.set(pipeline):  # zarrs is faster
                 return self._root[name]
         except KeyError as error:
-            raise StoreError(f"{self.path}: {name} is missing; {remedy(self.path)}") from error
+            to_do = restored(f"{name}/{NODE_FILE}") if name in CROP_ARRAYS else remedy(self.path)
+            raise StoreError(f"{self.path}: {name} is missing; {to_do}") from error
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:

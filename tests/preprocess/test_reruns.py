@@ -114,6 +114,58 @@ def test_a_stored_case_whose_file_cannot_be_read_stays_and_the_file_is_named(
     assert TWO in Store.open(path).contents().records
 
 
+def test_a_stored_case_whose_file_is_damaged_later_stays(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    before = preprocess(data, path).record(TWO)
+    t1 = file_of(data, TWO, "t1")
+    t1.write_bytes(t1.read_bytes()[:-100])
+    rerun = command("run", data, "--store", path)
+    assert rerun.returncode == 1, rerun.stderr
+    assert f"{TWO}/{t1.name}: damaged" in rerun.stdout
+    store = Store.open(path)
+    assert store.record(TWO) == before
+    store.verify(TWO)
+    assert not list(path.glob("crops/image/c/5/**/0"))  # the row that was meant for it
+
+
+def test_a_stored_label_whose_file_is_gone_is_said_and_dropped_when_asked(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    before = preprocess(data, path).record(TWO)
+    label = file_of(data, TWO, "seg")
+    label.unlink()
+    file_of(data, TWO, "t1").touch()
+    rerun = command("run", data, "--store", path)
+    assert rerun.returncode == 1, rerun.stderr
+    assert "0 case(s) to do, 5 done before" in rerun.stdout
+    assert f"{TWO}  {label.name}: its label file is gone" in rerun.stdout
+    assert Store.open(path).record(TWO) == before
+    manifest = load_manifest(data / "data_manifest.yaml")
+    dropping = plan(data, str(path), manifest, drop_absent=True)
+    assert [case.case_id for case in dropping.todo] == [TWO]
+    assert not dropping.findings
+
+
+def test_one_damaged_record_hides_no_other_case(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    preprocess(data, path)
+    (path / "cases" / TWO / "zarr.json").write_text("{")
+    status = command("status", path)
+    assert status.returncode == 1
+    assert "4 done, 1 failed" in status.stdout
+    assert len([line for line in status.stdout.splitlines() if line.startswith(f"✗ {TWO}")]) == 1
+    report = command("report", path)
+    assert report.returncode == 0, report.stderr
+    assert TWO in (tmp_path / "s-quality.html").read_text()
+    preprocess(data, path)
+    assert not Store.open(path).contents().absence
+
+
 def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path: Path) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     file_of(data, FOUR, "t1").unlink()

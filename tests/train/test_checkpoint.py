@@ -50,6 +50,20 @@ class Twice(nn.Module):
         self.all_blocks = nn.ModuleList([self.block])
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_checkpoint_is_decided_as_for_any_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            save(tmp_path, some_checkpoint(), best=True)
+        (tmp_path / "any").touch()
+    finally:
+        os.umask(before)
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert files.keys() > {"best.safetensors", "last.safetensors", "previous.safetensors"}
+    assert set(files.values()) == {0o666 & ~umask}
+
+
 def test_a_module_of_two_names_is_stored_once(tmp_path: Path) -> None:
     model, other = Twice(), Twice()
     save(tmp_path, Checkpoint(capture(model, nadam(model)), {}), best=False)

@@ -320,8 +320,8 @@ def running(five: Store, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_a_checkpoint_to_go_on_from(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_leaves_a_checkpoint_to_go_on_from(
     running: subprocess.Popen[str], tmp_path: Path, five: Store, number: int
 ) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"

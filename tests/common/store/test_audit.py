@@ -80,7 +80,6 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "a row of another": ("one", record(row=0), "crops/image is not what was written"),
     "a row of its twin": ("one", twin_in_its_row, "another case's record names its row too"),
     "another case's record": ("one", record(case_id="two"), "its record is that of two"),
-    "other parameters": ("one", record(parameter_hash="x"), "made with parameters x"),
     "no such field": ("one", record(mood="good"), "mood: "),
     "a file too few": ("one", record(sources=lambda old: old[1:]), "its record names files for"),
     "no label": ("one", record(has_label=False), "its record names files for"),
@@ -204,6 +203,19 @@ def test_a_case_that_failed_or_was_never_tried_is_missing(
     assert store.contents().failures == {"two": failure}
 
 
+def test_a_case_of_other_parameters_is_missing_and_no_damage(
+    make_store: MakeStore, cases: Cases
+) -> None:
+    store = make_store("one", "two")
+    StoreWriter.create(store.path, store.manifest.model_copy(update={"margin": 7}), ("one", "two"))
+    found = audit(store)
+    assert [case.case_id for case in found.of("stale")] == ["one", "two"]
+    assert found.missing == ("one", "two")
+    assert list(repair(store, found)) == []
+    store = StoreWriter.create(store.path, store.manifest, ("one", "two"))
+    assert audit(store).sound
+
+
 def test_what_the_disk_does_not_give_is_not_taken_for_damage(make_store: MakeStore) -> None:
     """A link to itself: opening it fails, as without permission or with a server away."""
     store = make_store("one", "two")
@@ -249,7 +261,6 @@ def test_readers_name_a_case_whose_record_file_is_damaged(make_store: MakeStore)
     metadata = Path(store.path, "cases/one/zarr.json")
     for content in ("", "{", "[]", json.dumps({"zarr_format": 3})):
         metadata.write_text(content)
-        for read in (lambda: store.contents().records, lambda: store.read_crop("one")):
-            with pytest.raises(StoreError, match=r"case one: its zarr.json is damaged"):
-                read()
+        with pytest.raises(StoreError, match=r"case one: its zarr.json is damaged"):
+            store.read_crop("one")
     assert store.record("two").case_id == "two"

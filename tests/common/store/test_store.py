@@ -281,6 +281,34 @@ def test_an_id_that_is_no_folders_name_costs_no_case(
     assert {name: store.files.read(name) for name in store.files.all()} == before
 
 
+@pytest.mark.parametrize("content", [b"", b'{"attributes": {"record": {}}}', b"[1]", b"\xff{"])
+def test_a_damaged_record_hides_no_other_case(
+    content: bytes, make_store: MakeStore, cases: Cases
+) -> None:
+    store = make_store("one", "two")
+    Path(store.path, "cases/one/zarr.json").write_bytes(content)
+    contents = store.contents()
+    assert list(contents.records) == ["two"]
+    assert list(contents.failures) == contents.absent == ["one"]
+    assert "case one: its" in contents.failures["one"].reason
+    assert "verify --repair" in contents.failures["one"].reason
+    assert "1 of 2" in contents.absence
+    with pytest.raises(StoreError, match="case one: its"):
+        store.record("one")
+    store.write(cases["one"], store.allocate(1)[0])
+    assert not store.contents().absence
+
+
+def test_a_lost_file_that_all_cases_share_is_named_with_what_to_do(make_store: MakeStore) -> None:
+    store = make_store("one")
+    for name in ("crops/image/zarr.json", "zarr.json"):
+        Path(store.path, name).unlink()
+        with pytest.raises(StoreError) as refused:
+            Store.open(store.path).read_crop("one")
+        assert f"fetch {name} from a copy" in str(refused.value)
+        assert "repair" not in str(refused.value)
+
+
 def test_contents_are_those_of_one_moment(make_store: MakeStore, cases: Cases) -> None:
     store = make_store("one")
     store.set_aside(CaseFailure(case_id="two", stage="read", reason="no", peak_memory_mb=None))
