@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,10 @@ import typer
 
 from common import console
 from common.console import out
-from common.store import local_copy
 
 app = typer.Typer(
     cls=console.Commands,
-    help="Measure training, preprocessing, the store and the loaders on this machine.",
+    help="Measure training, preprocessing and the loaders on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -54,31 +52,22 @@ def training(
     ] = None,
 ) -> None:
     """Measure training: steps, loaders, both together, peers, inference (make bench)."""
-    import torch
-
     from benchmarks import sections
-    from benchmarks.synthetic import synthetic_store
     from train.precision import choose_compute
 
     where = choose_compute(device, "auto").device
-    if dry:
-        torch.set_num_threads(1)  # tiny tensors are faster without threads
     chosen = sections.choose(only or (), where, dry=dry)
-    made = nullcontext("") if store else tempfile.TemporaryDirectory(prefix="fm-net-bench-")
-    with made as folder:
-        side = sections.DRY_CROP if dry else crop
-        opened = local_copy(store) if store else synthetic_store(Path(folder), side)
-        content = sections.about(where, opened, dry=dry) | {"minutes": minutes}
-        file = sections.figures_file(out_path, content["device"])
-        out.print(sections.headline(content), soft_wrap=True)
+    with sections.prepared(
+        where, store or "", crop, dry=dry, minutes=minutes, out_path=out_path
+    ) as (opened, figures):
+        out.print(sections.headline(figures.content), soft_wrap=True)
 
         def bench(until: float) -> sections.Bench:
             return sections.Bench(where, opened, until, dry, preset, tuple(overrides or ()))
 
-        figures = sections.Figures(file, content)
         clean = sections.run_sections(chosen, minutes, bench, figures)
-    if file:
-        out.print(f"figures: {file}", soft_wrap=True)
+    if figures.file:
+        out.print(f"figures: {figures.file}", soft_wrap=True)
     if not clean:
         raise typer.Exit(1)
 
@@ -125,19 +114,6 @@ def scale(
     from benchmarks.scale import measure_sizes
 
     measure_sizes(folder, sorted(cases or (250, 500, 1000, 2000)), workers, out_path)
-
-
-@app.command("store")
-def decisions(
-    what: Annotated[str, typer.Argument(help="crop, dtype, pipelines, writing, gunzip or kills.")],
-    path: Annotated[Path, typer.Argument(help="A store; for dtype and gunzip a folder of cases.")],
-) -> None:
-    """Repeat a measurement of docs/decisions 1, 2, 3, 7 or 8 on cases of your own."""
-    from benchmarks.store import MEASUREMENTS
-
-    if what not in MEASUREMENTS:
-        raise typer.BadParameter(f"expected one of {', '.join(MEASUREMENTS)}")
-    MEASUREMENTS[what](path)
 
 
 def main() -> None:

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 
 from benchmarks.timing import spend
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 128
 RARELY, WINDOW, NOISE, BLUR, FACTOR = 0.15, (0.7, 1.0), (0.0, 0.33), (0.5, 1.5), (0.7, 1.3)
@@ -108,30 +111,9 @@ def nnunet(folder: Path, workers: int) -> Batches:
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import (
         NonDetMultiThreadedAugmenter,
     )
-    from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
-    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
-    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
-    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-    from batchgeneratorsv2.transforms.utils.random import RandomTransform
     from threadpoolctl import threadpool_limits
 
-    zoom = SpatialTransform(
-        (SIDE, SIDE, SIDE),
-        patch_center_dist_from_border=0,
-        random_crop=False,
-        p_scaling=RARELY,
-        scaling=WINDOW,
-        p_synchronize_scaling_across_axes=1,
-        border_mode_seg="constant",
-        padding_value_seg=-1,
-    )
-    noise = GaussianNoiseTransform(NOISE, p_per_channel=1, synchronize_channels=True)
-    blur = GaussianBlurTransform(BLUR, True, True, p_per_channel=1, benchmark=True)
-    brightness = MultiplicativeBrightnessTransform(FACTOR, synchronize_channels=True)
-    rare = [RandomTransform(each, RARELY) for each in (noise, blur, brightness)]
-    transforms = ComposeTransforms([zoom, *rare, MirrorTransform((0, 1, 2))])
+    transforms = _nnunet_transforms()
 
     class Cases(DataLoader):
         def generate_train_batch(self) -> dict[str, Any]:
@@ -150,6 +132,32 @@ def nnunet(folder: Path, workers: int) -> Batches:
     yield from NonDetMultiThreadedAugmenter(
         loader, None, num_processes=workers, num_cached=max(6, workers // 2), wait_time=0.002
     )
+
+
+def _nnunet_transforms() -> Callable[..., Any]:
+    from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    zoom = SpatialTransform(
+        (SIDE, SIDE, SIDE),
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_scaling=RARELY,
+        scaling=WINDOW,
+        p_synchronize_scaling_across_axes=1,
+        border_mode_seg="constant",
+        padding_value_seg=-1,
+    )
+    noise = GaussianNoiseTransform(NOISE, p_per_channel=1, synchronize_channels=True)
+    blur = GaussianBlurTransform(BLUR, True, True, p_per_channel=1, benchmark=True)
+    brightness = MultiplicativeBrightnessTransform(FACTOR, synchronize_channels=True)
+    rare = [RandomTransform(each, RARELY) for each in (noise, blur, brightness)]
+    return ComposeTransforms([zoom, *rare, MirrorTransform((0, 1, 2))])
 
 
 def monai(folder: Path, workers: int) -> Batches:
@@ -191,7 +199,6 @@ def monai(folder: Path, workers: int) -> Batches:
 def plain(folder: Path, workers: int) -> Batches:
     """What one writes oneself: np.load in a Dataset, torch's operators, torch's DataLoader."""
     import torch
-    from torch.nn import functional as F
     from torch.utils.data import DataLoader, Dataset
 
     def uniform(bounds: tuple[float, float]) -> float:
@@ -199,20 +206,6 @@ def plain(folder: Path, workers: int) -> Batches:
 
     def rarely() -> bool:
         return uniform((0, 1)) < RARELY
-
-    def zoomed(array: torch.Tensor, start: list[int], side: int, mode: str) -> torch.Tensor:
-        z, y, x = (slice(first, first + side) for first in start)
-        return F.interpolate(array[None, :, z, y, x], (SIDE, SIDE, SIDE), mode=mode)[0]
-
-    def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
-        offsets = torch.arange(-round(3 * sigma), round(3 * sigma) + 1)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        kernel /= kernel.sum()
-        for axis in (2, 3, 4):
-            shape = [1, 1, 1, 1, 1]
-            shape[axis] = len(kernel)
-            image = F.conv3d(image[:, None], kernel.view(shape), padding="same")[:, 0]
-        return image
 
     class Cases(Dataset[Any]):
         def __init__(self, found: list[str]) -> None:
@@ -227,14 +220,14 @@ def plain(folder: Path, workers: int) -> Batches:
             if rarely():
                 side = round(SIDE * uniform(WINDOW))
                 start = [int(uniform((0, SIDE - side + 1))) for _ in range(3)]
-                image = zoomed(image, start, side, "trilinear")
-                label = zoomed(label, start, side, "nearest")
+                image = _zoomed(image, start, side, "trilinear")
+                label = _zoomed(label, start, side, "nearest")
             axes = [axis for axis in (1, 2, 3) if uniform((0, 1)) < 0.5]
             image, label = image.flip(axes), label.flip(axes)
             if rarely():
                 image = image + uniform(NOISE) * torch.randn_like(image)
             if rarely():
-                image = blurred(image, uniform(BLUR))
+                image = _blurred(image, uniform(BLUR))
             if rarely():
                 image = image * uniform(FACTOR)
             return image.half(), label
@@ -245,6 +238,27 @@ def plain(folder: Path, workers: int) -> Batches:
     )
     while True:
         yield from loader
+
+
+def _zoomed(array: "Tensor", start: list[int], side: int, mode: str) -> "Tensor":
+    from torch.nn import functional as F
+
+    z, y, x = (slice(first, first + side) for first in start)
+    return F.interpolate(array[None, :, z, y, x], (SIDE, SIDE, SIDE), mode=mode)[0]
+
+
+def _blurred(image: "Tensor", sigma: float) -> "Tensor":
+    import torch
+    from torch.nn import functional as F
+
+    offsets = torch.arange(-round(3 * sigma), round(3 * sigma) + 1)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (2, 3, 4):
+        shape = [1, 1, 1, 1, 1]
+        shape[axis] = len(kernel)
+        image = F.conv3d(image[:, None], kernel.view(shape), padding="same")[:, 0]
+    return image
 
 
 def prepare(folder: Path) -> None:

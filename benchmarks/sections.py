@@ -4,7 +4,7 @@ import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +17,11 @@ from rich.rule import Rule
 from torch.utils import collect_env
 
 from benchmarks.machine import machine
+from benchmarks.synthetic import synthetic_store
 from common.console import err, out
 from common.errors import ConfigError, FMNetError
 from common.files import write_json
-from common.store import Store
+from common.store import Store, local_copy
 from train.run import begin, fresh, versions
 from train.trainer import Session
 
@@ -167,6 +168,21 @@ def run_sections(
         figures.add(section.name, {"took_seconds": time.monotonic() - began} | found)
         free(bench.device)
     return clean
+
+
+@contextmanager
+def prepared(  # noqa: PLR0913 - as many as the commands have options
+    device: torch.device, path: str, crop: int, *, dry: bool, minutes: float, out_path: str | None
+) -> Iterator[tuple[Store, Figures]]:
+    """The store to measure with, synthetic where no path is given, and the figures to fill."""
+    if dry:
+        torch.set_num_threads(1)  # tiny tensors are faster without threads
+    made = nullcontext("") if path else TemporaryDirectory(prefix="fm-net-bench-")
+    with made as folder:
+        side = DRY_CROP if dry else crop
+        store = local_copy(path) if path else synthetic_store(Path(folder), side)
+        content = about(device, store, dry=dry) | {"minutes": minutes}
+        yield store, Figures(figures_file(out_path, content["device"]), content)
 
 
 def about(device: torch.device, store: Store, *, dry: bool) -> dict[str, Any]:

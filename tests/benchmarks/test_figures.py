@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import table1
 from benchmarks.__main__ import app
-from benchmarks.learning import running_mean
-from benchmarks.limits import OPTIMISER, OTHER, Peaks, by_kind, count_step, kind_of
+from benchmarks.limits import OPTIMISER, Peaks, by_kind, count_step
 from benchmarks.loading import in_this_process
 from benchmarks.racing import Entry, measure_entry, race, resident
 from benchmarks.rows import Row
@@ -76,26 +74,6 @@ def test_table_1_compares_with_both_baselines_at_the_same_batch_size() -> None:
     assert papers[3:] == [None, None]
 
 
-@pytest.mark.parametrize(
-    ("wait_share", "ahead", "expected"),
-    [(0.0, True, "step"), (0.5, True, "data"), (0.5, False, "both"), (0.96, False, "data")],
-)
-def test_what_bounds_a_rate(wait_share: float, ahead: bool, expected: str) -> None:
-    assert table1.bound(wait_share, ahead=ahead) == expected
-
-
-def test_an_epoch_is_of_the_cases_that_default_splits_train_on() -> None:
-    assert table1.EPOCH_CASES == 1001
-
-
-def test_a_curves_line_is_a_running_mean() -> None:
-    values = np.array(20 * [4.0] + 20 * [2.0])  # a line's point is the mean of two
-    values[[0, 30]] = np.nan
-    line = running_mean(values)
-    assert np.isnan(line[0])
-    assert list(line[[1, 19, 20, 21, 30, 39]]) == [4, 4, 3, 2, 2, 2]
-
-
 # Counted work
 
 
@@ -136,21 +114,6 @@ def test_an_operators_bound_is_what_takes_longer() -> None:
     peaks = Peaks({"fp16": 100.0}, gb_per_second=1000.0)
     assert peaks.bound_ms(6 * 10**12, 10**9, "fp16") == pytest.approx(60)
     assert peaks.bound_ms(0, 10**11, "fp16") == pytest.approx(100)
-
-
-@pytest.mark.parametrize(
-    ("names", "kind"),
-    [
-        (("aten::mkldnn_convolution", "aten::convolution", "aten::conv3d"), "convolutions"),
-        (("aten::add_", "aten::_convolution", "aten::convolution"), "convolutions"),
-        (("aten::copy_", "aten::_to_copy", "aten::to", "aten::conv3d"), "copies"),
-        (("aten::cudnn_batch_norm", "aten::batch_norm", "aten::instance_norm"), "norms"),
-        (("aten::_foreach_addcdiv_", "Optimizer.step#NAdam.step"), OPTIMISER),
-        (("aten::isfinite",), OTHER),
-    ],
-)
-def test_an_events_kind_is_that_of_the_nearest_known(names: tuple[str, ...], kind: str) -> None:
-    assert kind_of(names) == kind
 
 
 # Steps in turns

@@ -1,10 +1,8 @@
 """`make gpu-check`: these tests run where tests/gpu is named on the command line, else never."""
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,7 @@ from gpu_check import Check, Row, table
 from rich.console import Console
 from rich.rule import Rule
 
-from benchmarks.sections import DRY_CROP, Bench, Figures, about, figures_file, free, headline
-from benchmarks.synthetic import synthetic_store
-from common.store import local_copy
+from benchmarks.sections import Bench, free, headline, prepared
 from train.precision import choose_compute
 
 CROP = 128
@@ -75,16 +71,11 @@ def _device(config: pytest.Config) -> torch.device:
 @pytest.fixture(scope="session")
 def all_checks(pytestconfig: pytest.Config) -> Iterator[Check]:
     """The device, the store and the rows of all checks."""
-    dry, path = pytestconfig.getoption("dry"), pytestconfig.getoption("store")
-    device, minutes = _device(pytestconfig), pytestconfig.getoption("minutes")
-    if dry:
-        torch.set_num_threads(1)  # tiny tensors are faster without threads
-    made = nullcontext("") if path else tempfile.TemporaryDirectory(prefix="fm-net-gpu-")
-    with made as folder:
-        side = DRY_CROP if dry else CROP
-        store = local_copy(path) if path else synthetic_store(Path(folder), side)
-        content = about(device, store, dry=dry) | {"minutes": minutes}
-        figures = Figures(figures_file(pytestconfig.getoption("out"), content["device"]), content)
+    named = pytestconfig.getoption
+    device, dry, minutes = _device(pytestconfig), named("dry"), named("minutes")
+    with prepared(
+        device, named("store"), CROP, dry=dry, minutes=minutes, out_path=named("out")
+    ) as (store, figures):
         bench = Bench(device, store, time.monotonic() + 60 * minutes, dry)
         pytestconfig.stash[CHECK] = Check(bench, figures)
         yield pytestconfig.stash[CHECK]
