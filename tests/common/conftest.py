@@ -2,30 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from cases import Files, make_files
 
 from common import nifti
 from common.geometry import Geometry
-
-Files = dict[str, NDArray[Any]]
-
-SHAPE = (20, 26, 24)
-
-
-def make_files(seed: int = 0, *, enhancing: int = 4) -> Files:
-    """Four contrasts of an ellipsoid of noise, and a tumour of all three labels in it."""
-    generator = np.random.default_rng(seed)
-    z, y, x = np.ogrid[:20, :26, :24]
-    brain = ((z - 10) / 8) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
-    distance = (z - 10) ** 2 + (y - 10) ** 2 + (x - 9) ** 2
-    label = np.select([distance < 3, distance < 6, distance < 14], [1, enhancing, 2], 0)
-    names = ("flair", "t1", "t1ce", "t2")
-    images = {name: (generator.integers(50, 900, SHAPE) * brain).astype(np.int16) for name in names}
-    return images | {"seg": (label * brain).astype(np.uint8)}
 
 
 @pytest.fixture

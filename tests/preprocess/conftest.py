@@ -3,46 +3,25 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from cases import SHAPE, make_files
+from cli import invoke
 from distributed import LocalCluster
+from waiting import wait_until
 
 from common import nifti
 from common.geometry import Geometry
-
-SHAPE = (20, 26, 24)
-ENDINGS_2021 = ("flair", "t1", "t1ce", "t2")
-ENDINGS_2023 = ("t2f", "t1n", "t1c", "t2w")
+from preprocess.cli import app
 
 MANIFEST = """
 crop: [16, 16, 16]
 splits: {{kind: lists, train: [{train}], val: [{val}], test: [{test}]}}
 """
-
-
-def write_case(folder: Path, case_id: str, seed: int, *, release: str = "2021") -> Path:
-    """One case: an ellipsoid of noise with a tumour of all three labels."""
-    generator = np.random.default_rng(seed)
-    z, y, x = np.ogrid[:20, :26, :24]
-    brain = ((z - 10) / 8) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
-    tumour = (z - 10) ** 2 + (y - 10) ** 2 + (x - 9 - seed % 3) ** 2
-    enhancing = 4 if release == "2021" else 3
-    label = np.select([tumour < 3, tumour < 6, tumour < 14], [1, enhancing, 2], 0)
-    geometry = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
-    case = folder / case_id
-    case.mkdir(parents=True)
-    joint, endings = ("_", ENDINGS_2021) if release == "2021" else ("-", ENDINGS_2023)
-    for ending in endings:
-        image = generator.integers(50, 900, SHAPE) * brain
-        nifti.write(case / f"{case_id}{joint}{ending}.nii.gz", image.astype(np.int16), geometry)
-    values = (label * brain).astype(np.uint8)
-    nifti.write(case / f"{case_id}{joint}seg.nii.gz", values, geometry)
-    return case
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,6 +30,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def command() -> Command:
     """Runs `fmnet-preprocess` with these arguments to its end, in a wide terminal."""
+    return partial(invoke, app)
+
+
+@pytest.fixture(scope="session")
+def process() -> Command:
+    """The same in a process of its own."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         settings = {"env": os.environ | {"COLUMNS": "200"}, "timeout": 300} | options
@@ -73,7 +58,10 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
         data = tmp_path / name
         ids = [f"BraTS2021_{index:05d}" for index in range(cases)]
         for index, case_id in enumerate(ids):
-            write_case(data, case_id, index)
+            (data / case_id).mkdir(parents=True)
+            for ending, voxels in make_files(index, shift=index % 3).items():
+                grid = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+                nifti.write(data / case_id / f"{case_id}_{ending}.nii.gz", voxels, grid)
         lists = {"train": ids[3:], "val": ids[:2], "test": ids[2:3]}
         text = MANIFEST.format(**{split: ", ".join(members) for split, members in lists.items()})
         (data / "data_manifest.yaml").write_text(text)
@@ -91,6 +79,12 @@ def cluster() -> Iterator[LocalCluster]:
         yield running
 
 
+@pytest.fixture
+def run(command: Command, cluster: LocalCluster) -> Command:
+    """Runs `fmnet-preprocess run` with these arguments, on workers that are there already."""
+    return partial(command, "run", "--cluster", cluster.scheduler_address)
+
+
 class Gate:
     """Holds whoever reads a file until it is opened: a named pipe stands in the file's place."""
 
@@ -104,10 +98,7 @@ class Gate:
 
     def wait(self, seconds: float = 120) -> None:
         """Until somebody has come to read."""
-        deadline = time.monotonic() + seconds
-        while not self._reached():
-            assert time.monotonic() < deadline, f"nobody reads {self._path}"
-            time.sleep(0.05)
+        wait_until(self._reached, f"somebody reads {self._path}", seconds)
 
     def restore(self) -> None:
         """Give the file to everybody who comes from now on; whoever waits goes on waiting."""

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster
+from waiting import wait_until
 
 from common import nifti
 from common.errors import StoreError
@@ -41,6 +42,12 @@ MakeGate = Callable[[int], Any]
 
 VICTIM_CASE = 2
 VICTIM = f"BraTS2021_{VICTIM_CASE:05d}"
+
+
+@pytest.fixture
+def command(process: Command) -> Command:
+    return process
+
 
 SUICIDE = """
 import os, signal, sys
@@ -151,13 +158,6 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_worker_killed_once_in_the_middle_of_a_case_costs_a_retry(
     cohort: Cohort, tmp_path: Path, command: Command, kills: Callable[[str, int], dict[str, str]]
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_killed_run_leaves_no_process_behind_and_goes_on(
     data, path = cohort(5), tmp_path / "s.zarr"
     held = gate(VICTIM_CASE)
     running = start(data, path)
-    wait_for(lambda: stored(path) == 4)
+    wait_until(lambda: stored(path) == 4)
     family = psutil.Process(running.pid).children(recursive=True)
     assert len(family) >= 2
     os.kill(running.pid, signal.SIGKILL)
@@ -335,7 +335,7 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
     data, path = cohort(4), tmp_path / "s.zarr"
     held = gate(VICTIM_CASE)
     running = start(data, path)
-    wait_for(lambda: stored(path) == 3)
+    wait_until(lambda: stored(path) == 3)
     for arguments in (("run", data, "--store", path), ("verify", path, "--repair")):
         second = command(*arguments)
         assert second.returncode == 2
@@ -363,7 +363,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
     data, path = cohort(4), tmp_path / "s.zarr"
     held = gate(VICTIM_CASE)
     running = start(data, path, "--cluster", cluster.scheduler_address)
-    wait_for(lambda: stored(path) == 3)
+    wait_until(lambda: stored(path) == 3)
     running.kill()
     running.wait()
     held.restore()
@@ -378,7 +378,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_more(
 
         assert at_work() == 1
         held.open()
-        wait_for(lambda: at_work() == 0)
+        wait_until(lambda: at_work() == 0)
     assert content(path) == before
     assert_sound(path, 4)
 

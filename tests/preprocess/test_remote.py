@@ -32,7 +32,7 @@ def call(url: str, method: str, body: bytes = b"") -> None:
 
 
 @pytest.fixture
-def remote(endpoint: str, command: Run, tmp_path: Path) -> Iterator[Run]:
+def remote(endpoint: str, process: Run, tmp_path: Path) -> Iterator[Run]:
     """Runs `fmnet-preprocess` where S3 is a service that holds one bucket."""
     call(f"{endpoint}/bucket", "PUT")
     home = tmp_path / "home"  # without ~/.aws
@@ -48,7 +48,7 @@ def remote(endpoint: str, command: Run, tmp_path: Path) -> Iterator[Run]:
     def run(*arguments: object, key: str = KEY, **more: str) -> CompletedProcess[str]:
         known = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": SECRET} if key else {}
         ours = {n: v for n, v in os.environ.items() if not n.startswith("AWS_")}
-        return command(*arguments, env=ours | settings | known | more)
+        return process(*arguments, env=ours | settings | known | more)
 
     yield run
     call(f"{endpoint}/moto-api/reset-auth", "POST", b"inf")  # so that any key will do again

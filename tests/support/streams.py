@@ -19,6 +19,10 @@ from train.data.stream import Stream
 CPU = torch.device("cpu")
 KINDS: tuple[LoaderKind, ...] = ("dali", "torch")
 both = pytest.mark.parametrize("kind", KINDS)
+mainly_dali = pytest.mark.parametrize(
+    "kind", ["dali", pytest.param("torch", marks=pytest.mark.slow)]
+)
+"""What torch's loader shares with DALI's: its workers take five seconds to start."""
 
 
 def augment(probability: float, **changes: dict[str, Any]) -> AugmentConfig:

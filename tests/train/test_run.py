@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cli import invoke
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
+from waiting import wait_until
 
 from common import nifti
 from common.case import prepare
@@ -28,6 +28,7 @@ from common.store import Store, StoreWriter
 from common.task import TASKS, Task
 from train import trainer
 from train.checkpoint import load
+from train.cli import app
 from train.evaluate import evaluate
 from train.loaded_run import load_run
 from train.loss import RegionLoss
@@ -77,12 +78,11 @@ def test_going_on_for_more_epochs_equals_all_at_once(
     assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 2
 
 
-@pytest.mark.parametrize("steps", [1, 4])
 def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
-    at_once: Path, five: Store, tmp_path: Path, steps: int
+    at_once: Path, five: Store, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert train_until(begun(five, folder, "epochs=4"), steps) is End.STOPPED
+    assert train_until(begun(five, folder, "epochs=4"), 4) is End.STOPPED
     session = reopen(None, [], five, folder)
     assert session.at.samples == 2
     assert train_until(session, 3) is End.STOPPED
@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_leaves_no_run_behind(five: Store, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("modalities", [("flair",), ("t1ce", "flair"), ("t2", "t1", "flair")])
+@pytest.mark.parametrize("modalities", [("flair",), ("t2", "t1", "flair")])
 def test_a_run_on_some_modalities(five: Store, tmp_path: Path, modalities: tuple[str, ...]) -> None:
     names = f"modalities=[{','.join(modalities)}]"
     session = begun(five, tmp_path / "run", names, "epochs=1")
@@ -187,14 +187,14 @@ def test_every_task_trains_a_step_and_predicts_in_its_files_values(
     assert set(np.unique(predicted.voxels).tolist()) <= task.values_of(convention)
 
 
-def test_validation_every_n_epochs_and_always_the_last(five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "run", "epochs=3", "validate_every=2")) is End.EPOCHS
-    assert [row["val_loss"] is not None for row in rows(tmp_path / "run")] == [False, True, True]
-
-
-def test_the_best_by_loss(five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "run", "epochs=3", "select_by=loss")) is End.EPOCHS
-    best = min(rows(tmp_path / "run"), key=lambda row: row["val_loss"])
+def test_validation_every_n_epochs_and_always_the_last_and_the_best_by_loss(
+    five: Store, tmp_path: Path
+) -> None:
+    settings = ("epochs=3", "validate_every=2", "select_by=loss")
+    assert execute(begun(five, tmp_path / "run", *settings)) is End.EPOCHS
+    found = rows(tmp_path / "run")
+    assert [row["val_loss"] is not None for row in found] == [False, True, True]
+    best = min(found[1:], key=lambda row: row["val_loss"])
     assert json.loads((tmp_path / "run" / "best.json").read_text())["best_epoch"] == best["epoch"]
 
 
@@ -325,11 +325,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_to_go_on_from(
     running: subprocess.Popen[str], tmp_path: Path, five: Store, number: int
 ) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists():
-        assert time.monotonic() < deadline
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.05)
+    wait_until(lambda: metrics.exists() or running.poll() is not None, "an epoch", 120)
     os.killpg(running.pid, number)  # as a terminal does: every process of the group
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
@@ -343,16 +339,8 @@ def test_a_request_to_stop_leaves_a_checkpoint_to_go_on_from(
 
 def test_the_command_line_explains_itself(tmp_path: Path, five: Store) -> None:
     def failing(*arguments: object) -> str:
-        done = subprocess.run(
-            command(*arguments),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        )
+        done = invoke(app, *arguments)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
         return done.stderr
 
     assert "fmnet-preprocess run " in failing("run", "--store", tmp_path / "no.zarr")
@@ -417,18 +405,12 @@ def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: P
     store = make_store()
     gone = IDS[0]
     StoreWriter(store.path).remove(gone)
-    command = [sys.executable, "-m", "train", "run", "demo", "--store", store.path]
-    command += [
-        "--out",
-        str(tmp_path / "run"),
-        "--set",
-        "epochs=1",
-        "--set",
-        "model.widths=[4,6,8]",
-    ]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    arguments = ["run", "demo", "--store", store.path, "--out", tmp_path / "run"]
+    arguments += ["--set", "epochs=1", "--set", "model.widths=[4,6,8]"]
+    ran = invoke(app, *arguments)
+    assert ran.returncode == 0, ran.stderr
     assert f"1 of 6 expected case(s) are not in the store, such as {gone}" in ran.stderr
-    again = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
+    again = invoke(app, *arguments, "--resume")
     assert "nothing is left to train" in again.stdout
     StoreWriter(store.path).remove(IDS[4])
     with pytest.raises(ConfigError, match=r"2 of 6 expected case\(s\) are not stored: preprocess"):

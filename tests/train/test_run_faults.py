@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
+from waiting import wait_until
 
 from common.errors import CheckpointError, LoaderError, RunError, StoreError
 from common.store import Store
@@ -161,11 +161,8 @@ def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(
 ) -> None:
     folder = tmp_path / "run"
     with run_of(five.path, folder, "epochs=4", "checkpoint_minutes=1e-9") as process:
-        deadline = time.monotonic() + 120
-        while not (folder / "metrics.jsonl").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        metrics = folder / "metrics.jsonl"
+        wait_until(lambda: metrics.exists() or process.poll() is not None, "an epoch", 120)
         os.killpg(process.pid, signal.SIGKILL)
     assert load(folder, "last").state["step"] >= 3
     assert execute(reopen(None, [], five, folder)) is End.EPOCHS

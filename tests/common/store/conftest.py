@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from cases import make_files
 
 from common import nifti
 from common.case import PreparedCase, prepare
@@ -22,17 +21,6 @@ MANIFEST = Manifest(
 )
 
 
-def arrays(seed: int) -> dict[str, NDArray[np.generic]]:
-    generator = np.random.default_rng(seed)
-    z, y, x = np.ogrid[:40, :26, :24]
-    brain = ((z - 20) / 18) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
-    distance = (z - 18) ** 2 + (y - 10) ** 2 + (x - 9) ** 2
-    label = np.select([distance < 3, distance < 6, distance < 14], [1, 4, 2], 0) * brain
-    names = ("flair", "t1", "t1ce", "t2")
-    images = {name: (generator.integers(50, 900, SHAPE) * brain).astype(np.int16) for name in names}
-    return images | {"seg": label.astype(np.uint8)}
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four labelled cases and one without a label."""
@@ -40,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     geometry = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
     for seed, case_id in enumerate(("one", "two", "three", "four", "unlabelled")):
         (folder / case_id).mkdir()
-        for name, voxels in arrays(seed).items():
+        for name, voxels in make_files(seed, SHAPE).items():
             if (case_id, name) != ("unlabelled", "seg"):
                 nifti.write(folder / case_id / f"{case_id}_{name}.nii.gz", voxels, geometry)
     return folder

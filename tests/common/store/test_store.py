@@ -398,20 +398,6 @@ def test_where_the_manifest_would_have_it_is_no_part_of_it(tmp_path: Path) -> No
     assert Store.open(store.path).manifest == Manifest()
 
 
-def test_places_that_are_no_store(tmp_path: Path) -> None:
-    folder, file, foreign = tmp_path / "folder", tmp_path / "file", tmp_path / "foreign"
-    folder.mkdir()
-    (folder / "thesis.txt").write_text("")
-    file.write_text("")
-    zarr.create_group(store=str(foreign)).create_array("x", shape=(2,), dtype="i4")
-    for place in (tmp_path / "nowhere", folder, file, foreign):
-        with pytest.raises(StoreError, match="no store is there"):
-            Store.open(place)
-    for place in (folder, file, foreign):
-        with pytest.raises(StoreError, match="another path"):
-            StoreWriter.create(place, Manifest())
-
-
 def test_another_schema_is_refused(make_store: MakeStore) -> None:
     store = make_store("one")
     for version, action in ((1, "run preprocess again"), (99, "newer fm-net")):

@@ -7,28 +7,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from cases import SHAPE
+from cases import make_files as arrays
 from numpy.typing import NDArray
 
 from common import nifti
 from common.geometry import Geometry
 
-SHAPE = (20, 26, 24)
 PLAIN = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
 NAMES = ("flair", "t1", "t1ce", "t2", "seg")
 Array = NDArray[np.generic]
 Build = Callable[[Path], object]
 """Makes a folder of cases with something odd about it."""
-
-
-def arrays(seed: int = 0) -> dict[str, Array]:
-    """Four images of a brain, and a tumour of all three tissues in it."""
-    generator = np.random.default_rng(seed)
-    z, y, x = np.ogrid[:20, :26, :24]
-    brain = ((z - 10) / 8) ** 2 + ((y - 13) / 11) ** 2 + ((x - 12) / 10) ** 2 < 1
-    distance = (z - 10) ** 2 + (y - 10) ** 2 + (x - 9) ** 2
-    label = np.select([distance < 3, distance < 6, distance < 14], [1, 4, 2], 0) * brain
-    images = {n: (generator.integers(50, 900, SHAPE) * brain).astype(np.int16) for n in NAMES[:4]}
-    return images | {"seg": label.astype(np.uint8)}
 
 
 def written(

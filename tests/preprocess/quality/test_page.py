@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from common.manifest import Manifest
 from common.store import Store, StoreWriter
 from preprocess import quality
 from preprocess.quality.rules import FLAGS, Cohort
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -82,18 +84,8 @@ def test_every_flag_is_explained_the_gravest_first(page: str) -> None:
     assert page.index(FLAGS["flip"].title) < page.index(FLAGS["resampled"].title)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess", "report", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def test_the_command_writes_the_page_beside_the_store(store: Store) -> None:
-    done = command(store.path, "--workers", 2)
+def test_the_command_writes_the_page_beside_the_store(store: Store, command: Command) -> None:
+    done = command("report", store.path, "--workers", 2)
     assert done.returncode == 0, done.stderr
     page = Path(store.path).with_name("heads-quality.html")
     assert page.read_text("utf-8").startswith("<!doctype html>")
@@ -102,9 +94,9 @@ def test_the_command_writes_the_page_beside_the_store(store: Store) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, command: Command
 ) -> None:
-    refused = command(store.path, "--out", tmp_path / "no-such-folder/page.html")
+    refused = command("report", store.path, "--out", tmp_path / "no-such-folder/page.html")
     assert refused.returncode == 2
     assert "no-such-folder" in refused.stderr.replace("\n", "")
     assert "cases/s" not in refused.stdout

@@ -54,9 +54,8 @@ def test_a_cache_changes_no_sample(
     stream = stream_of(store, dims=dims, modalities=("t2", "flair"))
     size = stream.samples // 2
     stream = replace(stream, batch_size=size, skip=1)
-    workers = 2 if kind == "dali" else 1  # torch's take long to start
     # The first of these epochs fills it.
-    after = by_key(take(kind, stream, 6, workers, kept))
+    after = by_key(take(kind, stream, 6, cache=kept))
     assert len(after) == 3 * stream.samples - 1
     assert_same_bits(after, before)
 

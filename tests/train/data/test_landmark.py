@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import CPU, augment, both
+from streams import CPU, augment, mainly_dali
 
 from common import nifti
 from common.case import prepare
@@ -71,7 +71,7 @@ def assert_landmark_at(expected: np.ndarray, image: np.ndarray, label: np.ndarra
         assert abs(centre(channel - channel[0, 0, 0]) - expected).max() < 0.1
 
 
-@both
+@mainly_dali
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_landmark_stays_on_its_label(
     landmark: Store, kind: LoaderKind, dims: Literal[2, 3]

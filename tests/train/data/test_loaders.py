@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import CPU, KINDS, assert_same_batches, assert_same_bits, both, by_key, stream_of, take
+from streams import (
+    CPU,
+    KINDS,
+    assert_same_batches,
+    assert_same_bits,
+    both,
+    by_key,
+    mainly_dali,
+    stream_of,
+    take,
+)
 
 from common.errors import StoreError
 from common.store import Store
@@ -82,15 +92,14 @@ def test_a_stream_without_samples_is_refused(store: Store, changes: dict[str, ob
 # Samples
 
 
-@pytest.mark.parametrize("probability", [0.5, 1.0])
-def test_both_loaders_give_the_same_samples(collected: Collect, probability: float) -> None:
-    dali, torches = (collected(kind, probability) for kind in KINDS)
+def test_both_loaders_give_the_same_samples(collected: Collect) -> None:
+    dali, torches = (collected(kind, 0.5) for kind in KINDS)
     assert_same_batches(dali, torches)
     images = {image.numpy().tobytes() for batch in dali for image in batch.image}
-    assert probability < 1 or len(images) == 80
+    assert len(images) > 70
 
 
-@both
+@mainly_dali
 def test_a_sample_depends_on_seed_epoch_and_case_alone(
     store: Store, collected: Collect, kind: LoaderKind
 ) -> None:
@@ -119,7 +128,7 @@ def test_epochs_follow_each_other_and_end_with_a_smaller_batch(
     assert batches[0].label.shape == (3, 16, 16, 16)
 
 
-@both
+@mainly_dali
 def test_without_augmentation_samples_are_the_stored_bits(
     store: Store, collected: Collect, kind: LoaderKind
 ) -> None:
@@ -142,7 +151,7 @@ def test_float32_stores_and_some_of_the_modalities(make_store: MakeStore) -> Non
     assert_same_batches(*(take(kind, stream, 6) for kind in KINDS))
 
 
-@both
+@mainly_dali
 def test_a_damaged_case_is_named(make_store: MakeStore, kind: LoaderKind) -> None:
     store = make_store()
     damaged = store.contents().split("train")[2]

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import KINDS, assert_same_batches, assert_same_bits, both, by_key, stream_of, take
+from streams import (
+    KINDS,
+    assert_same_batches,
+    assert_same_bits,
+    by_key,
+    mainly_dali,
+    stream_of,
+    take,
+)
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
@@ -65,7 +73,7 @@ def test_every_place_is_as_likely() -> None:
         assert abs(counts - 3000 / places).max() < 5 * np.sqrt(3000 / places)
 
 
-@both
+@mainly_dali
 def test_windows_are_parts_of_the_volume_and_others_in_each_epoch(
     small: Store, collected: Collect, kind: LoaderKind
 ) -> None:
@@ -81,18 +89,17 @@ def test_windows_are_parts_of_the_volume_and_others_in_each_epoch(
     assert len({image.numpy().tobytes() for image, _ in samples.values()}) == 16
 
 
-@pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_both_loaders_give_the_same_windows(collected: Collect, probability: float) -> None:
-    assert_same_batches(*(collected(kind, probability) for kind in KINDS))
+def test_both_loaders_give_the_same_windows(collected: Collect) -> None:
+    assert_same_batches(*(collected(kind, 1.0) for kind in KINDS))
 
 
-@both
+@mainly_dali
 def test_a_window_depends_on_seed_epoch_and_case_alone(
     small: Store, collected: Collect, kind: LoaderKind
 ) -> None:
     before = by_key(collected(kind, 1.0))
     stream = windows_of(small, 1.0, batch_size=2, first_epoch=2, skip=1)
-    after = by_key(take(kind, stream, 6, workers=2 if kind == "dali" else 1))
+    after = by_key(take(kind, stream, 6))
     assert len(after) == 3 + 4 + 4
     assert_same_bits(after, before)
 
