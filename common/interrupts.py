@@ -58,10 +58,11 @@ def interrupts_held_back() -> Iterator[None]:
     One that arrives inside the context reaches the main process at its end. Only for the main
     thread.
     """
-    resource_tracker.ensure_running()  # its start would unblock the signals
     received = list[int]()
     handlers = {number: signal.getsignal(number) for number in OF_TERMINAL}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # it ignores SIGINT itself, and its start unblocks that
+    signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
     for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:
             # Another thread may receive the signal; Python then calls the handler in this one.
