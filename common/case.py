@@ -66,7 +66,7 @@ def prepare(
     loaded = load_case(files, manifest)
     on_stage("prepare")
     modalities = manifest.task.modalities
-    to_lps = ToLPS.of(loaded.geometry)
+    to_lps = ToLPS.of(loaded.geometry, manifest.spacing_mm)
     images = {modality: to_lps.orient(loaded.images[modality]) for modality in modalities}
     slabs = foreground_slabs(images.values())  # not empty: `load_case` refuses images of zeros
     brain = _resampled_box(images, to_lps) if to_lps.resamples else enclosing_box(slabs)
@@ -92,6 +92,7 @@ def prepare(
         convention_from=loaded.convention_from,
         sources=loaded.sources,
         geometry=loaded.geometry,
+        spacing_mm=manifest.spacing_mm,
         grid_shape=to_lps.shape,
         box=box,
         crop=crop,
@@ -151,32 +152,32 @@ def _score(
 
 
 def _resampled_box(images: dict[str, NDArray[np.generic]], to_lps: ToLPS) -> Box:
-    """The brain's box at 1 mm."""
+    """The brain's box in the stored grid."""
     brain = foreground(images.values()).astype(np.uint8)
-    box = bounding_box(to_lps.resample(brain, linear=False))
-    assert box is not None  # noqa: S101 - `load_case` refuses a brain too thin for 1 mm
+    box = bounding_box(to_lps.resample_labels(brain))
+    assert box is not None  # noqa: S101 - `load_case` refuses a brain too thin for the grid
     return box
 
 
 def _resampled(
     voxels: NDArray[np.generic], to_lps: ToLPS, box: Box
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """One modality in the box at 1 mm, and where its foreground is.
+    """One modality in the box of the stored grid, and where its foreground is.
 
     Interpolation weighs the foreground alone: the zeros outside are no intensities, and with them
     the brain would end in a dark shell.
     """
     inside = voxels != 0
-    foreground = extract(to_lps.resample(inside.astype(np.uint8), linear=False), box) > 0
-    sums = extract(to_lps.resample(voxels.astype(np.float32), linear=True), box)
-    weights = extract(to_lps.resample(inside.astype(np.float32), linear=True), box)
+    foreground = extract(to_lps.resample_labels(inside.astype(np.uint8)), box) > 0
+    sums = extract(to_lps.resample(voxels), box)
+    weights = extract(to_lps.resample(inside), box)
     np.divide(sums, weights, out=sums, where=foreground)  # there a weight is 1/8 or more
     return sums, foreground
 
 
 def _oriented(label: NDArray[np.uint8], to_lps: ToLPS) -> NDArray[np.uint8]:
     oriented = to_lps.orient(label)
-    return to_lps.resample(oriented, linear=False) if to_lps.resamples else oriented
+    return to_lps.resample_labels(oriented) if to_lps.resamples else oriented
 
 
 def _voxels(

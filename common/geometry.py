@@ -1,11 +1,11 @@
-"""From a file's grid to the stored one (LPS, 1 mm) and back.
+"""From a file's grid to the stored one (LPS, one spacing along all axes) and back.
 
 Two steps, each with an inverse: axes are permuted and flipped to the nearest LPS orientation,
-then, if the spacing is not 1 mm, voxels are resampled.
+then, if the file's spacing is another, voxels are resampled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Annotated
 
@@ -78,58 +78,27 @@ def format_vector(values: tuple[float, ...]) -> str:
 
 SPACING_TOLERANCE_MM = 1e-3
 
+NEARLY_VOXELS = 0.1
+"""Grids whose origins are nearer than this, and that differ in nothing else, are taken for one."""
+
 
 @dataclass(frozen=True)
-class ToLPS:
-    """How a file's grid becomes the stored one."""
+class Orientation:
+    """How the axes of a file's array lie in the body."""
 
     axes: Triple
-    """For each array axis (z, y, x) of the result, the axis of the file's array."""
+    """For each axis of LPS (z, y, x), the axis of the file's array."""
     flips: tuple[bool, bool, bool]
-    """For each axis of the result, whether its direction is opposite to the file's."""
-    oriented_shape: Triple
-    """(D, H, W) after orienting, before resampling."""
-    spacing_mm: Vector
-    """(z, y, x) after orienting."""
-    shape: Triple
-    """(D, H, W) of the result."""
+    """For each axis of LPS, whether the file's runs in the opposite direction."""
 
     @classmethod
-    def of(cls, geometry: Geometry) -> "ToLPS":
-        """From a file's geometry; an oblique grid takes its nearest axes."""
+    def of(cls, geometry: Geometry) -> "Orientation":
+        """A file's; an oblique grid takes its nearest axes."""
         # Rows are LPS axes (x, y, z), columns the file's (i, j, k); both reversed, as in arrays.
         cosines = np.asarray(geometry.direction).reshape(3, 3)[::-1, ::-1]
-        nearest = max(
-            permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum()
-        )
-        axes = triple(nearest)
+        axes = max(permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum())
         flip_z, flip_y, flip_x = (bool(cosines[row, axis] < 0) for row, axis in enumerate(axes))
-        shape = triple(geometry.shape[axis] for axis in axes)
-        z_mm, y_mm, x_mm = spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
-        resampled = triple(
-            size if abs(mm - 1) < SPACING_TOLERANCE_MM else max(1, round(size * mm))
-            for size, mm in zip(shape, spacing_mm, strict=True)
-        )
-        return cls(axes, (flip_z, flip_y, flip_x), shape, (z_mm, y_mm, x_mm), resampled)
-
-    @property
-    def resamples(self) -> bool:
-        """Whether the spacing is other than 1 mm."""
-        return any(abs(mm - 1) >= SPACING_TOLERANCE_MM for mm in self.spacing_mm)
-
-    def oriented(self, geometry: Geometry) -> Geometry:
-        """Geometry of the voxels that `orient` returns, for the geometry that `of` took."""
-        # A geometry's columns are in the order (i, j, k), array axes in the order (z, y, x).
-        columns = [2 - axis for axis in reversed(self.axes)]
-        signs = np.where(self.flips[::-1], -1.0, 1.0)
-        direction = np.reshape(geometry.direction, (3, 3))[:, columns]
-        spacing_mm = np.asarray(self.spacing_mm[::-1])
-        last = (np.asarray(self.oriented_shape[::-1]) - 1) * spacing_mm * (signs < 0)
-        x, y, z = np.asarray(geometry.origin_mm) + direction @ last
-        turned = tuple(float(cosine) for cosine in (direction * signs).ravel())
-        return Geometry(
-            self.oriented_shape, self.spacing_mm, (float(x), float(y), float(z)), turned
-        )
+        return cls(triple(axes), (flip_z, flip_y, flip_x))
 
     def orient(self, voxels: NDArray[T]) -> NDArray[T]:
         """The file's array (D, H, W) with its axes in LPS order: a view."""
@@ -139,48 +108,179 @@ class ToLPS:
         """Inverse of `orient`: a view."""
         return np.flip(voxels, self._flipped).transpose(np.argsort(self.axes))
 
-    def resample(self, voxels: NDArray[T], *, linear: bool) -> NDArray[T]:
-        """Oriented voxels to 1 mm, linear or nearest; the outer edges of both grids coincide."""
-        return _sample(voxels, self.shape, [1 / mm for mm in self.spacing_mm], linear=linear)
-
-    def unresample(self, voxels: NDArray[T]) -> NDArray[T]:
-        """Labels of 1 mm to the oriented grid, nearest; exact where the spacing is 1 mm or more."""
-        return _sample(voxels, self.oriented_shape, list(self.spacing_mm), linear=False)
+    def oriented(self, geometry: Geometry) -> Geometry:
+        """Geometry of the voxels that `orient` returns, for the geometry that `of` took."""
+        # A geometry's columns are in the order (i, j, k), array axes in the order (z, y, x).
+        columns = [2 - axis for axis in reversed(self.axes)]
+        signs = np.where(self.flips[::-1], -1.0, 1.0)
+        direction = np.reshape(geometry.direction, (3, 3))[:, columns]
+        z_mm, y_mm, x_mm = (geometry.spacing_mm[axis] for axis in self.axes)
+        shape = triple(geometry.shape[axis] for axis in self.axes)
+        last = (np.asarray(shape[::-1]) - 1) * (x_mm, y_mm, z_mm) * (signs < 0)
+        x, y, z = np.asarray(geometry.origin_mm) + direction @ last
+        turned = tuple(float(cosine) for cosine in (direction * signs).ravel())
+        return Geometry(shape, (z_mm, y_mm, x_mm), (float(x), float(y), float(z)), turned)
 
     @property
     def _flipped(self) -> tuple[int, ...]:
         return tuple(axis for axis, flip in enumerate(self.flips) if flip)
 
 
-def reorient(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[T] | None:
-    """Voxels (D, H, W) of one grid with the axes of another; None if the places differ.
+@dataclass(frozen=True)
+class ToLPS:
+    """How a file's grid becomes the stored one."""
 
-    The grids may differ in the order and directions of their axes, and in nothing else.
+    orientation: Orientation
+    oriented_shape: Triple
+    """(D, H, W) after orienting, before resampling."""
+    oriented_spacing_mm: Vector
+    """(z, y, x) after orienting."""
+    spacing_mm: float
+    """Of the result, along every axis."""
+    shape: Triple
+    """(D, H, W) of the result."""
+
+    @classmethod
+    def of(cls, geometry: Geometry, spacing_mm: float) -> "ToLPS":
+        """From a file's geometry to a grid of this spacing."""
+        orientation = Orientation.of(geometry)
+        file = orientation.oriented(geometry)
+        resampled = triple(
+            size if _is_near(mm, spacing_mm) else max(1, round(size * mm / spacing_mm))
+            for size, mm in zip(file.shape, file.spacing_mm, strict=True)
+        )
+        return cls(orientation, file.shape, file.spacing_mm, spacing_mm, resampled)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the file's spacing is another than the result's."""
+        return not all(_is_near(mm, self.spacing_mm) for mm in self.oriented_spacing_mm)
+
+    def orient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """The file's array (D, H, W) with its axes in LPS order: a view."""
+        return self.orientation.orient(voxels)
+
+    def unorient(self, voxels: NDArray[T]) -> NDArray[T]:
+        """Inverse of `orient`: a view."""
+        return self.orientation.unorient(voxels)
+
+    def resample(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Oriented intensities on the result's grid; the outer edges of both grids coincide.
+
+        Linear along axes on which the result is finer, else the mean over each voxel of the result:
+        reading single points of it would miss what lies between them.
+        """
+        sampled = voxels.astype(np.float32)
+        for axis, step in self._steps():
+            weights = _shares if step > 1 else _linear
+            sampled = _weighted(sampled, axis, weights(sampled.shape[axis], self.shape[axis], step))
+        return sampled
+
+    def resample_labels(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Oriented labels on the result's grid: of each of its voxels, the one that fills most.
+
+        That is the nearest voxel's where the result is finer. Of labels that fill the same, it is
+        the largest, so that a lesion that fills half a voxel is not lost.
+        """
+        steps = dict(self._steps())
+        fine = {axis: step for axis, step in steps.items() if step < 1}
+        label = _nearest(label, [fine.get(a, 1) for a in range(3)], self.shape)
+        if len(fine) == len(steps):
+            return label
+        coarse = [(axis, step) for axis, step in steps.items() if step > 1]
+        best, background = np.zeros(self.shape, np.float32), np.ones(self.shape, np.float32)
+        result = np.zeros(self.shape, np.uint8)
+        for value in np.unique(label[label > 0]):
+            filled = (label == value).astype(np.float32)
+            for axis, step in coarse:
+                weights = _shares(filled.shape[axis], self.shape[axis], step)
+                filled = _weighted(filled, axis, weights)
+            background -= filled
+            result[filled >= best] = value
+            np.maximum(best, filled, out=best)
+        result[best < background] = 0
+        return result
+
+    def unresample(self, label: NDArray[T]) -> NDArray[T]:
+        """Labels of the result's grid on the oriented one, nearest.
+
+        They are what they were before `resample_labels` where the result is the finer grid.
+        """
+        steps = [1.0, 1.0, 1.0]
+        for axis, step in self._steps():
+            steps[axis] = 1 / step
+        return _nearest(label, steps, self.oriented_shape)
+
+    def _steps(self) -> Iterator[tuple[int, float]]:
+        """Axes along which the spacing changes, and the result's in voxels of the file."""
+        for axis, mm in enumerate(self.oriented_spacing_mm):
+            if not _is_near(mm, self.spacing_mm):
+                yield axis, self.spacing_mm / mm
+
+
+def _is_near(mm: float, spacing_mm: float) -> bool:
+    return abs(mm - spacing_mm) < SPACING_TOLERANCE_MM
+
+
+def offset_voxels(geometry: Geometry, onto: Geometry) -> float | None:
+    """How many voxels two grids are apart along an axis, at most; None if they differ otherwise.
+
+    The order and directions of their axes may differ.
     """
-    own, other = ToLPS.of(geometry), ToLPS.of(onto)
-    if not own.oriented(geometry).matches(other.oriented(onto)):
+    own, other = (Orientation.of(one).oriented(one) for one in (geometry, onto))
+    if not replace(own, origin_mm=other.origin_mm).matches(other):
         return None
-    return other.unorient(own.orient(voxels))
+    apart_mm = np.subtract(own.origin_mm, other.origin_mm) @ np.reshape(other.direction, (3, 3))
+    return float(np.abs(apart_mm / other.spacing_mm[::-1]).max())
+
+
+def reorient(voxels: NDArray[T], geometry: Geometry, onto: Geometry) -> NDArray[T]:
+    """Voxels (D, H, W) of one grid with their axes in the order and directions of another's."""
+    return Orientation.of(onto).unorient(Orientation.of(geometry).orient(voxels))
 
 
 def degrees_off_axis(geometry: Geometry) -> float:
     """The largest angle between an axis of the grid and the nearest of the body's."""
-    direction = np.reshape(ToLPS.of(geometry).oriented(geometry).direction, (3, 3))
+    direction = np.reshape(Orientation.of(geometry).oriented(geometry).direction, (3, 3))
     return float(np.degrees(np.arccos(np.clip(direction.diagonal(), -1, 1))).max())
 
 
-def _sample(voxels: NDArray[T], shape: Triple, step: list[float], *, linear: bool) -> NDArray[T]:
-    """Read a grid at (i + 0.5) · step − 0.5 along each axis; edges are repeated beyond it."""
-    # Few cohorts need it, and its import takes longer than two cases.
-    from scipy.ndimage import affine_transform
+Weights = NDArray[np.float64]
+"""(count, size): by how much each of `size` voxels along an axis counts in each of `count`."""
 
-    sampled: NDArray[T] = affine_transform(
-        voxels.astype(np.float32 if linear else voxels.dtype, copy=False),
-        np.asarray(step),
-        offset=[0.5 * s - 0.5 for s in step],
-        output_shape=shape,
-        order=1 if linear else 0,
-        mode="nearest",
-        prefilter=False,
-    )
-    return sampled
+
+def _linear(size: int, count: int, step: float) -> Weights:
+    """Linear interpolation at the centres of voxels of `step`; edges are repeated beyond them."""
+    centres = np.clip((np.arange(count) + 0.5) * step - 0.5, 0, size - 1)
+    weights: Weights = np.clip(1 - np.abs(centres[:, None] - np.arange(size)), 0, None)
+    return weights
+
+
+def _shares(size: int, count: int, step: float) -> Weights:
+    """Means over voxels of `step`, as far as there is something."""
+    first, voxels = np.arange(count)[:, None] * step, np.arange(size)
+    overlap = np.minimum(first + step, voxels + 1) - np.maximum(first, voxels)
+    shares: Weights = np.clip(overlap, 0, None)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _weighted(voxels: NDArray[np.float32], axis: int, weights: Weights) -> NDArray[np.float32]:
+    # Few cohorts need it. Its sums are in one order on every machine, which BLAS's are not.
+    from scipy.sparse import csr_array
+
+    lines = np.moveaxis(voxels, axis, 0)
+    sums = csr_array(weights.astype(np.float32)) @ lines.reshape(len(lines), -1)
+    return np.moveaxis(sums.reshape(len(weights), *lines.shape[1:]), 0, axis)
+
+
+def _nearest(voxels: NDArray[T], steps: Sequence[float], shape: Triple) -> NDArray[T]:
+    """The voxel in which the centre of each voxel of `steps` lies."""
+    lines = [
+        np.minimum(np.floor((np.arange(count) + 0.5) * step).astype(np.intp), size - 1)
+        if step != 1
+        else np.arange(size)
+        for size, count, step in zip(voxels.shape, shape, steps, strict=True)
+    ]
+    read: NDArray[T] = voxels[np.ix_(*lines)]
+    return read

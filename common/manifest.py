@@ -109,12 +109,14 @@ class Manifest(Section):
     """A convention of the task, or `auto`: by layout (`stacked`), label values or file names."""
     patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z-]+-\d+)-\d+$"
     """Finds the patient in a case id, as group `patient`; one that does not match is a patient."""
+    spacing_mm: float = Field(default=1.0, ge=0.5, le=8)
+    """Of the grid that is stored and trained on, along every axis; masks are the files' own."""
     crop: tuple[Side, Side, Side] = (128, 128, 128)
-    """(D, H, W) of the window that training streams, in voxels of 1 mm."""
+    """(D, H, W) of the window that training streams, in voxels of `spacing_mm`."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type of stored images."""
     margin: int = Field(default=2, ge=0)
-    """Voxels kept around the brain in whole volumes."""
+    """Voxels of `spacing_mm` kept around the brain in whole volumes."""
     splits: Splits = FractionSplits()
     """How cases are divided; see `common.splits`."""
     store: str = "brats.zarr"

@@ -40,7 +40,7 @@ class TumourVoxels(Record):
     """Voxels of each label; `Task.region_voxels` gives those of each region."""
 
     native: dict[str, int]
-    """In the whole grid at LPS and 1 mm."""
+    """In the whole stored grid, before it is cut to the box."""
     box: dict[str, int]
     """In the stored volume."""
     crop: dict[str, int]
@@ -83,8 +83,10 @@ class CaseRecord(Record):
     sources: tuple[Source, ...]
     geometry: Geometry
     """The files' own grid."""
+    spacing_mm: float
+    """Of the stored grid, along every axis."""
     grid_shape: Triple
-    """(D, H, W) of the grid at LPS and 1 mm, in which box and crop count."""
+    """(D, H, W) of the whole stored grid, LPS, in which box and crop count."""
     box: Box
     """The stored volume."""
     crop: Box
@@ -103,16 +105,19 @@ class CaseRecord(Record):
     warnings: tuple[CaseWarning, ...] = ()
 
     @property
+    def to_lps(self) -> ToLPS:
+        """From the files' own grid to the stored one."""
+        return ToLPS.of(self.geometry, self.spacing_mm)
+
+    @property
     def stores_reference(self) -> bool:
         """Whether the label in the files' own grid is stored: the box's label does not give it."""
         counts = self.tumour_voxels
-        return counts is not None and (
-            ToLPS.of(self.geometry).resamples or counts.native != counts.box
-        )
+        return counts is not None and (self.to_lps.resamples or counts.native != counts.box)
 
     def to_file_grid(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Canonical labels of the box (*box.shape) in the files' own grid (*geometry.shape)."""
-        to_lps = ToLPS.of(self.geometry)
+        to_lps = self.to_lps
         whole = place_back(label, self.box, to_lps.shape)
         if to_lps.resamples:
             whole = to_lps.unresample(whole)
@@ -149,7 +154,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "conventions": task.conventions,
         "label_convention": manifest.label_convention,
         "channels": list(manifest.stacked.channels),
-        "spacing_mm": 1.0,
+        "spacing_mm": manifest.spacing_mm,
         "orientation": "LPS",
     }
 

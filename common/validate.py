@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from common import nifti
 from common.discovery import LABEL, CaseFiles
 from common.errors import Finding, InputError, warning
-from common.geometry import Geometry, ToLPS, degrees_off_axis, reorient
+from common.geometry import (
+    NEARLY_VOXELS,
+    Geometry,
+    Orientation,
+    ToLPS,
+    degrees_off_axis,
+    offset_voxels,
+    reorient,
+)
 from common.intensities import check_intensities, image_warnings
 from common.labels import decide_without_values, read_label
 from common.manifest import Manifest
@@ -70,8 +78,9 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         findings += found
     first = modalities[0]
     if not _errors(findings):
-        findings += _check_resampled_brain(paths[first], images.values(), read[first].geometry)
-        findings += image_warnings(paths, images) + _placement_warnings(paths, read)
+        to_lps = ToLPS.of(volumes[first].geometry, manifest.spacing_mm)
+        findings += _check_resampled_brain(paths[first], images.values(), to_lps)
+        findings += image_warnings(paths, images) + _placement_warnings(paths, read, to_lps)
     findings = [replace(finding, case=files.case_id) for finding in findings]
     if errors := _errors(findings):
         raise InputError(*errors)
@@ -126,21 +135,55 @@ def _to_one_grid(
         if volume.geometry.matches(onto):
             on_grid[role] = volume
             continue
-        turned = reorient(volume.voxels, volume.geometry, onto)
-        if turned is None:
-            found, expected = f"a grid of {volume.geometry}", f"that of {paths[first].name}, {onto}"
-            action = "register or resample the files of the case to one grid"
-            findings.append(Finding(str(paths[role]), found, expected, action))
+        offset = offset_voxels(volume.geometry, onto)
+        if offset is None or offset > NEARLY_VOXELS:
+            findings.append(_another_grid(paths[role], volume, paths[first], onto, role))
             continue
-        on_grid[role] = volume._replace(voxels=turned, geometry=onto)
-        found = f"another order of axes than {paths[first].name}, but the same place"
-        action = f"nothing: it is turned; masks are written as {paths[first].name} is"
-        findings.append(warning(paths[role], found, "one orientation for a case", action))
+        voxels = reorient(volume.voxels, volume.geometry, onto)
+        on_grid[role] = volume._replace(voxels=voxels, geometry=onto)
+        findings += _nearly_one_grid(paths[role], volume.geometry, paths[first], onto, offset)
     return on_grid, findings
 
 
+def _another_grid(path: Path, volume: Volume, first: Path, onto: Geometry, role: str) -> Finding:
+    """A file of another grid: its header is wrong, or its voxels are.
+
+    With as many voxels as the others it may be the header alone. Resampling by that would move
+    what is in its place already, and leave a mask empty.
+    """
+    doubt = f" ({volume.orientation_warning})" if volume.orientation_warning else ""
+    found, expected = f"a grid of {volume.geometry}{doubt}", f"that of {first.name}, {onto}"
+    action = f"export it again on the grid of {first.name}"
+    if volume.geometry.shape == onto.shape:
+        action = (
+            f"if its voxels are in the order of {first.name}, give it that header and put the new "
+            f"file in its place: `import nibabel; image, this = nibabel.load('{first.name}'), "
+            f"nibabel.load('{path.name}'); nibabel.save(nibabel.Nifti1Image(this.dataobj, "
+            f"image.affine, this.header), 'new.nii.gz')`; else {action}"
+        )
+    elif role != LABEL:
+        action = "register or resample the files of the case to one grid"
+    return Finding(str(path), found, expected, action)
+
+
+def _nearly_one_grid(
+    path: Path, geometry: Geometry, first: Path, onto: Geometry, offset: float
+) -> list[Finding]:
+    """Warnings of a file whose grid is the first one's, but for its axes or a small offset."""
+    warnings = []
+    if Orientation.of(geometry) != Orientation.of(onto):
+        found = f"another order of axes than {first.name}, but the same place"
+        action = f"nothing: it is turned; masks are written as {first.name} is"
+        warnings.append(warning(path, found, "one orientation for a case", action))
+    if not Orientation.of(geometry).oriented(geometry).matches(Orientation.of(onto).oriented(onto)):
+        found = f"a grid {offset:.2g} voxels off that of {first.name}, and else the same"
+        action = f"nothing: its voxels are taken as those of {first.name}"
+        warnings.append(warning(path, found, "one grid for a case", action))
+    return warnings
+
+
 def _check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
-    """Volumes too small or too large for a head: at 1 mm, one would be a point or fill memory."""
+    """Volumes too small or too large for a head: resampled, one would be a point or fill memory."""
     findings = []
     for role, volume in volumes.items():
         geometry = volume.geometry
@@ -153,26 +196,25 @@ def _check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Fi
     return findings
 
 
-def _check_resampled_brain(
-    path: Path, images: Iterable[Array], geometry: Geometry
-) -> list[Finding]:
-    """A brain so thin that no voxel of the 1 mm grid falls on it."""
-    to_lps = ToLPS.of(geometry)
+def _check_resampled_brain(path: Path, images: Iterable[Array], to_lps: ToLPS) -> list[Finding]:
+    """A brain so thin that no voxel of the stored grid is brain."""
     if not to_lps.resamples:
         return []
     brain = to_lps.orient(foreground(images))
-    if to_lps.resample(brain.astype(np.uint8), linear=False).any():
+    if to_lps.resample_labels(brain.astype(np.uint8)).any():
         return []
     box = bounding_box(brain)
     shape = " × ".join(map(str, box.shape)) if box else "0"
-    spacing = " × ".join(f"{mm:.4g}" for mm in to_lps.spacing_mm)
+    spacing = " × ".join(f"{mm:.4g}" for mm in to_lps.oriented_spacing_mm)
     found = f"a brain of {shape} voxels of {spacing} mm (z, y, x)"
-    action = "check the spacing in its header"
-    return [Finding(str(path), found, "a brain that has voxels at 1 mm", action)]
+    expected = f"a brain that has voxels at {to_lps.spacing_mm:g} mm"
+    return [Finding(str(path), found, expected, "check the spacing in its header")]
 
 
-def _placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Finding]:
-    """Headers that leave a volume's place open, and grids that are oblique or not of 1 mm."""
+def _placement_warnings(
+    paths: Paths, volumes: Mapping[str, Volume], to_lps: ToLPS
+) -> list[Finding]:
+    """Headers that leave a volume's place open, and grids that are oblique or resampled."""
     warnings, by_doubt = list[Finding](), dict[str, list[Path]]()
     of_file = {paths[role]: volume.orientation_warning for role, volume in volumes.items()}
     for path, doubt in of_file.items():
@@ -188,8 +230,9 @@ def _placement_warnings(paths: Paths, volumes: Mapping[str, Volume]) -> list[Fin
         found = f"an oblique grid, {degrees:.0f}° off the body's axes"
         action = "nothing: masks return to this grid; resample to straight axes if scores are low"
         warnings.append(warning(paths[role], found, "axes along the body's", action))
-    if ToLPS.of(geometry).resamples:
+    if to_lps.resamples:
         found = f"voxels of {' × '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)"
         action = "nothing: it is resampled, and masks return to this grid"
-        warnings.append(warning(paths[role], found, "1 mm a side", action))
+        expected = f"{to_lps.spacing_mm:g} mm a side, as the stored grid has"
+        warnings.append(warning(paths[role], found, expected, action))
     return warnings

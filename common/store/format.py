@@ -18,7 +18,6 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.dtype import ZDType, parse_dtype
 
 from common.discovery import LABEL
-from common.geometry import ToLPS
 from common.manifest import Manifest
 from common.record import CaseRecord
 from common.volume import extract
@@ -151,7 +150,7 @@ def case_faults(record: CaseRecord, arrays: Arrays, manifest: Manifest) -> Itera
             "crops/label": (record.crop.shape, counts.crop),
         }
         if record.stores_reference:
-            resampled = ToLPS.of(record.geometry).resamples
+            resampled = record.to_lps.resamples
             expected["reference"] = (record.geometry.shape, None if resampled else counts.native)
         for name in expected.keys() & arrays.keys():
             yield from _label_faults(name, arrays[name], *expected[name], manifest)

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from common.duplicates import shared_images
-from common.geometry import ToLPS
+from common.geometry import Orientation
 from common.record import CaseFailure, CaseRecord
 from common.store import Store
 from common.task import Task, title
@@ -177,7 +177,7 @@ FLAGS: dict[str, Flag] = {
     "resampled": Flag(
         "note",
         "Resampled",
-        "The file's spacing is not 1 mm in every direction, so its voxels were interpolated.",
+        "The file's spacing is not the store's, so its voxels were interpolated.",
         "Thick slices look blurred in the picture; leave the case out if it is too blurred.",
     ),
 }
@@ -204,8 +204,11 @@ class Case:
         if self.record.tumour_voxels is None:
             return None
         counts = self.task.region_voxels(self.record.tumour_voxels.native)
-        # Voxels are counted in the 1 mm grid: a thousand of them are a millilitre.
-        return {region: count / 1000 for region, count in counts.items()}
+        return {region: self.ml(count) for region, count in counts.items()}
+
+    def ml(self, voxels: int) -> float:
+        """Volume of voxels of the stored grid."""
+        return float(voxels * self.record.spacing_mm**3 / 1000)
 
 
 @dataclass(frozen=True)
@@ -381,7 +384,7 @@ def _outside(cases: list[Case]) -> Findings:
         if voxels.lost("crop") > LOST:
             yield case, "lost", f"{voxels.lost('crop'):.1%} of the tumour"
         if missed := sum(voxels.missed.values()):
-            yield case, "outside", f"{missed / 1000:.3g} ml"
+            yield case, "outside", f"{case.ml(missed):.3g} ml"
 
 
 def _minorities(cases: list[Case]) -> Findings:
@@ -403,18 +406,18 @@ def _minority(cases: list[Case], kind: Callable[[Case], str]) -> Iterator[tuple[
 
 def _orientation(case: Case) -> str:
     """Where the file's axes (i, j, k) point, such as LPS."""
-    to_lps = ToLPS.of(case.record.geometry)
+    own = Orientation.of(case.record.geometry)
     letters = {0: "SI", 1: "PA", 2: "LR"}
     ends = {
         file_axis: letters[axis][int(flip)]
-        for axis, (file_axis, flip) in enumerate(zip(to_lps.axes, to_lps.flips, strict=True))
+        for axis, (file_axis, flip) in enumerate(zip(own.axes, own.flips, strict=True))
     }
     return "".join(ends[axis] for axis in (2, 1, 0))
 
 
 def _resampled(cases: list[Case]) -> Findings:
     for case in cases:
-        if ToLPS.of(case.record.geometry).resamples:
+        if case.record.to_lps.resamples:
             z, y, x = case.record.geometry.spacing_mm
             yield case, "resampled", f"{x:.3g} × {y:.3g} × {z:.3g} mm"
 

@@ -1,6 +1,7 @@
-"""From any grid to LPS at 1 mm, and back."""
+"""From any grid to LPS at one spacing, and back."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.geometry import Geometry, ToLPS, degrees_off_axis, reorient
+from common.geometry import Geometry, Orientation, ToLPS, degrees_off_axis, offset_voxels, reorient
 
 DIRECTIONS = [
     np.diag(signs) @ np.eye(3)[list(axes)]
@@ -39,7 +40,7 @@ def numbered(shape: tuple[int, int, int]) -> NDArray[np.int16]:
 def test_every_orientation_comes_back(
     shape: tuple[int, int, int], direction: NDArray[np.floating]
 ) -> None:
-    to_lps = ToLPS.of(geometry(shape, direction))
+    to_lps = ToLPS.of(geometry(shape, direction), 1.0)
     voxels = numbered(shape)
     oriented = to_lps.orient(voxels)
     assert oriented.shape == to_lps.oriented_shape == to_lps.shape
@@ -54,7 +55,7 @@ def test_orienting_does_as_itk_does(
     image = sitk.GetImageFromArray(voxels)
     image.SetDirection(direction.ravel().tolist())
     expected = sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
-    assert np.array_equal(ToLPS.of(geometry(shape, direction)).orient(voxels), expected)
+    assert np.array_equal(Orientation.of(geometry(shape, direction)).orient(voxels), expected)
 
 
 def places(grid: Geometry) -> NDArray[np.float64]:
@@ -84,9 +85,9 @@ def test_orienting_leaves_every_voxel_where_it_is(
     degrees: tuple[float, float, float],
 ) -> None:
     grid = geometry(shape, tilted(direction, degrees), spacing_mm)
-    to_lps, where = ToLPS.of(grid), places(grid)
-    moved = np.stack([to_lps.orient(where[..., axis]) for axis in range(3)], axis=-1)
-    assert np.allclose(moved, places(to_lps.oriented(grid)), atol=1e-9)
+    orientation, where = Orientation.of(grid), places(grid)
+    moved = np.stack([orientation.orient(where[..., axis]) for axis in range(3)], axis=-1)
+    assert np.allclose(moved, places(orientation.oriented(grid)), atol=1e-9)
 
 
 def permuted(grid: Geometry, axes: list[int], flips: list[bool]) -> Geometry:
@@ -125,26 +126,39 @@ def test_a_volume_turns_onto_every_order_of_its_axes_and_back(
     grid = geometry(shape, tilted(direction, degrees), spacing_mm)
     onto = permuted(grid, axes, flips)
     stored = np.flip(numbered(shape).transpose(axes), [a for a in range(3) if flips[a]])
+    assert offset_voxels(onto, grid) == pytest.approx(0, abs=1e-9)
     turned = reorient(stored, onto, grid)
-    assert turned is not None
     assert np.array_equal(turned, numbered(shape))
-    back = reorient(turned, grid, onto)
-    assert back is not None
-    assert np.array_equal(back, stored)
+    assert np.array_equal(reorient(turned, grid, onto), stored)
+
+
+TURNED = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Geometry((4, 5, 6), (1.0, 1.0, 1.0), (3.0, -7.0, 12.0)),
         Geometry((4, 5, 6), (1.0, 1.0, 1.1), (3.0, -7.0, 11.0)),
         Geometry((4, 6, 5), (1.0, 1.0, 1.0), (3.0, -7.0, 11.0)),
-        Geometry((4, 5, 6), (1.0, 1.0, 1.0), (3.0, -7.0, 11.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+        Geometry((4, 5, 6), (1.0, 1.0, 1.0), (3.0, -7.0, 11.0), TURNED),
     ],
 )
-def test_what_is_not_of_one_place_is_not_turned(other: Geometry) -> None:
-    grid = geometry((4, 5, 6), np.eye(3))
-    assert reorient(numbered(other.shape), other, grid) is None
+def test_grids_that_differ_in_more_than_their_place_have_no_offset(other: Geometry) -> None:
+    assert offset_voxels(other, geometry((4, 5, 6), np.eye(3))) is None
+
+
+@given(shapes, directions, spacings, tilts, st.tuples(*[st.floats(-5, 5)] * 3))
+def test_how_far_two_grids_are_apart(
+    shape: tuple[int, int, int],
+    direction: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    degrees: tuple[float, float, float],
+    shift: tuple[float, float, float],
+) -> None:
+    grid = geometry(shape, tilted(direction, degrees), spacing_mm)
+    x, y, z = np.diag([-1, -1, 1]) @ (grid.affine @ (*shift, 1))[:3]
+    moved = replace(grid, origin_mm=(float(x), float(y), float(z)))
+    assert offset_voxels(moved, grid) == pytest.approx(max(map(abs, shift)), abs=1e-9)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 3.0, 17.5, -40.0])
@@ -163,46 +177,98 @@ def test_an_oblique_grid_takes_its_nearest_axes(
     reorient = np.array(
         [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
     )
-    straight = ToLPS.of(geometry((4, 5, 6), direction))
-    assert ToLPS.of(geometry((4, 5, 6), reorient @ direction)) == straight
+    straight = Orientation.of(geometry((4, 5, 6), direction))
+    assert Orientation.of(geometry((4, 5, 6), reorient @ direction)) == straight
 
 
-@given(shapes, directions, spacings)
+ANY_SPACING = st.floats(0.5, 4.0)
+
+
+@given(shapes, directions, st.tuples(*[ANY_SPACING] * 3), ANY_SPACING)
 def test_labels_come_back_from_a_finer_grid(
     shape: tuple[int, int, int],
     direction: NDArray[np.floating],
-    spacing_mm: tuple[float, float, float],
+    file_mm: tuple[float, float, float],
+    spacing_mm: float,
 ) -> None:
-    to_lps = ToLPS.of(geometry(shape, direction, spacing_mm))
+    file_mm = tuple(max(mm, spacing_mm) for mm in file_mm)
+    to_lps = ToLPS.of(geometry(shape, direction, file_mm), spacing_mm)
     label = (numbered(shape) % 4).astype(np.uint8)
     oriented = to_lps.orient(label)
-    fine = to_lps.resample(oriented, linear=False)
+    fine = to_lps.resample_labels(oriented)
     assert fine.shape == to_lps.shape
     assert np.array_equal(to_lps.unresample(fine), oriented)
 
 
-def test_a_finer_files_labels_come_back_nearly() -> None:
-    to_lps = ToLPS.of(geometry((60, 60, 60), np.eye(3), (0.5, 0.7, 0.9)))
+@given(shapes, st.tuples(*[ANY_SPACING] * 3), ANY_SPACING, st.data())
+def test_any_grid_is_as_large_as_its_file_and_holds_nothing_else(
+    shape: tuple[int, int, int],
+    file_mm: tuple[float, float, float],
+    spacing_mm: float,
+    data: st.DataObject,
+) -> None:
+    to_lps = ToLPS.of(geometry(shape, np.eye(3), file_mm), spacing_mm)
+    for size, mm, count in zip(shape, file_mm, to_lps.shape, strict=True):
+        assert abs(size * mm - count * spacing_mm) <= max(spacing_mm / 2 + 1e-3 * size, spacing_mm)
+    values = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))
+    label = np.resize(np.asarray(values, np.uint8), shape)
+    stored, image = to_lps.resample_labels(label), to_lps.resample(label)
+    assert stored.shape == image.shape == to_lps.shape
+    assert set(np.unique(stored)) <= set(values)
+    assert label.min() - 1e-5 <= image.min() <= image.max() <= label.max() + 1e-5
+    back = to_lps.unresample(stored)
+    assert back.shape == shape
+    assert set(np.unique(back)) <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "file_mm"), [(1.0, (0.5, 0.7, 0.9)), (2.0, (1.0, 1.0, 1.0))]
+)
+def test_a_finer_files_labels_come_back_nearly(
+    spacing_mm: float, file_mm: tuple[float, float, float]
+) -> None:
+    to_lps = ToLPS.of(geometry((60, 60, 60), np.eye(3), file_mm), spacing_mm)
     z, y, x = np.ogrid[:60, :60, :60]
     ball = ((z - 30) ** 2 + (y - 30) ** 2 + (x - 30) ** 2 < 400).astype(np.uint8)
-    back = to_lps.unresample(to_lps.resample(ball, linear=False))
+    back = to_lps.unresample(to_lps.resample_labels(ball))
     assert back.shape == ball.shape
     assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.95
+    assert np.count_nonzero(back) == pytest.approx(np.count_nonzero(ball), rel=0.03)
+    moved = [a.mean() - b.mean() for a, b in zip(np.nonzero(back), np.nonzero(ball), strict=True)]
+    assert moved == pytest.approx([0, 0, 0], abs=0.05)  # not by half a voxel
 
 
-def test_a_millimetre_grid_is_left_alone() -> None:
-    exact = ToLPS.of(geometry((3, 4, 5), np.eye(3), (1.0, 1.0, 1.0)))
-    nearly = ToLPS.of(geometry((3, 4, 5), np.eye(3), (1.0000001, 0.99995, 1.0)))
-    assert not exact.resamples
-    assert not nearly.resamples
-    assert nearly.shape == (3, 4, 5)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_voxel_of_a_coarser_grid_is_the_mean_of_all_that_it_covers(factor: int) -> None:
+    shape = (6, 12, 6)
+    to_lps = ToLPS.of(geometry(shape, np.eye(3)), float(factor))
+    voxels = np.random.default_rng(0).integers(0, 900, shape)
+    blocks = voxels.reshape(6 // factor, factor, 12 // factor, factor, 6 // factor, factor)
+    assert np.allclose(to_lps.resample(voxels), blocks.mean(axis=(1, 3, 5)))
+    label = np.zeros(shape, np.uint8)
+    label[:factor, :factor, :factor] = 2
+    label[0, 0, 0] = 1
+    label[factor, :factor, :factor] = 3  # the half of a voxel, or a third
+    stored = to_lps.resample_labels(label)
+    assert stored[0, 0, 0] == 2
+    assert stored[1, 0, 0] == (3 if factor == 2 else 0)
+    assert np.count_nonzero(stored) == (2 if factor == 2 else 1)
+
+
+def test_a_grid_of_the_stores_spacing_is_left_alone() -> None:
+    for spacing_mm in (1.0, 0.8):
+        nearly = (spacing_mm + 1e-7, spacing_mm - 5e-5, spacing_mm)
+        to_lps = ToLPS.of(geometry((3, 4, 5), np.eye(3), nearly), spacing_mm)
+        assert not to_lps.resamples
+        assert to_lps.shape == (3, 4, 5)
+    assert ToLPS.of(geometry((3, 4, 5), np.eye(3)), 0.8).resamples
 
 
 def test_both_grids_have_the_same_outer_edges() -> None:
-    to_lps = ToLPS.of(geometry((4, 4, 4), np.eye(3), (2.0, 2.0, 2.0)))
+    to_lps = ToLPS.of(geometry((4, 4, 4), np.eye(3), (2.0, 2.0, 2.0)), 1.0)
     assert to_lps.resamples
     assert to_lps.shape == (8, 8, 8)
     # Where it is, in mm from the outer edge; a linear ramp survives linear interpolation.
     ramp = np.broadcast_to(2.0 * np.arange(4) + 1.0, (4, 4, 4)).astype(np.float32)
-    fine = to_lps.resample(ramp, linear=True)
+    fine = to_lps.resample(ramp)
     assert np.allclose(fine[0, 0, 1:-1], np.arange(1, 7) + 0.5, atol=1e-5)

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from common import nifti
 from common.discovery import discover
 from common.errors import Finding, InputError
-from common.geometry import Geometry, ToLPS, reorient
+from common.geometry import Geometry, Orientation, reorient
 from common.manifest import Manifest
 from common.task import GLIOMA, MODALITIES, TASKS
 from common.validate import LoadedCase, load_case
@@ -192,26 +194,84 @@ def test_a_label_of_zeros_is_a_tumour_free_case(files: Files, write: Write) -> N
     assert not case.label.any()
 
 
-@pytest.mark.parametrize(
-    "geometry",
-    [
-        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -24.0, 0.0)),
-        Geometry((20, 26, 24), (1.0, 1.0, 1.2), (0.0, -25.0, 0.0)),
-        Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)),
-    ],
-)
+GRID = Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
+OTHER_GRIDS = {
+    "moved": replace(GRID, origin_mm=(0.0, -24.0, 0.0)),
+    "moved by a fifth": replace(GRID, origin_mm=(0.0, -25.0, 0.2)),
+    "stretched": replace(GRID, spacing_mm=(1.0, 1.0, 1.2)),
+    "turned": replace(GRID, direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+    "identity": replace(GRID, origin_mm=(0.0, 0.0, 0.0), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("other", OTHER_GRIDS)
 @pytest.mark.parametrize("name", ["t2", "seg"])
-def test_another_grid_is_refused(name: str, geometry: Geometry, files: Files, write: Write) -> None:
-    (finding,) = refused(write(files, geometries={name: geometry}))
+def test_another_grid_is_refused_and_the_advice_keeps_the_voxels(
+    name: str, other: str, files: Files, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(files, geometries={name: OTHER_GRIDS[other]})
+    (finding,) = refused(folder)
     assert finding.file.endswith(f"case_{name}.nii.gz")
     assert finding.found.startswith("a grid of (20, 26, 24) voxels")
     assert "case_flair.nii.gz" in finding.expected
+    assert not re.search("resample|register", finding.action)
+    _, code, _ = finding.action.split("`")
+    monkeypatch.chdir(folder)
+    exec(code, {})  # noqa: S102 - what the message tells the user to do
+    Path("new.nii.gz").replace(f"case_{name}.nii.gz")
+    case, expected = loaded(folder), loaded(write(files, "straight"))
+    assert np.array_equal(case.label, expected.label)
+    assert np.array_equal(case.images["t2"], expected.images["t2"])
 
 
-def test_another_size_is_refused(files: Files, write: Write) -> None:
+def test_a_mask_without_a_place_in_its_header_is_told_so(files: Files, write: Write) -> None:
+    folder = write(files)
+    path = folder / "case_seg.nii.gz"
+    image = nibabel.load(path)
+    bare = nibabel.Nifti1Image(np.asarray(image.dataobj), None)
+    nibabel.save(bare, path)
+    (finding,) = refused(folder)
+    assert "no orientation in its header" in finding.found
+
+
+@pytest.mark.parametrize("direction", [GRID.direction, (-1, 0, 0, 0, -1, 0, 0, 0, 1)])
+@pytest.mark.parametrize("name", ["t2", "seg", "flair"])
+def test_a_tenth_of_a_voxel_is_the_same_grid(
+    name: str, direction: tuple[float, ...], files: Files, write: Write
+) -> None:
+    grid = Geometry((20, 26, 24), (1.0, 2.0, 1.0), (3.0, -25.0, 4.0), direction)
+    near = replace(grid, origin_mm=(3.0, -25.19, 4.05))
+    case = loaded(write(files, geometry=grid, geometries={name: near}))
+    assert np.array_equal(case.images["t2"], files["t2"])
+    assert case.label is not None
+    assert np.array_equal(case.label > 0, files["seg"] > 0)
+    assert case.geometry.matches(near if name == "flair" else grid)
+    off = [finding for finding in case.warnings if "0.095 voxels" in finding.found]
+    assert len(off) == (4 if name == "flair" else 1)  # all others from the first
+
+
+def test_a_small_offset_of_a_mask_with_turned_axes_is_one_grid_too(
+    files: Files, write: Write
+) -> None:
+    turned = Geometry(
+        (20, 26, 24), (1.0, 1.0, 1.0), (23.05, 0.0, 0.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+    )
+    back = np.ascontiguousarray(files["seg"][:, ::-1, ::-1])
+    case = loaded(write(files | {"seg": back}, geometries={"seg": turned}))
+    assert case.label is not None
+    assert np.array_equal(case.label > 0, files["seg"] > 0)
+    found = [finding.found for finding in case.warnings]
+    assert "another order of axes" in found[0]
+    assert "0.05 voxels" in found[1]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("t1", "resample"), ("seg", "export it again")])
+def test_another_size_is_refused(name: str, asked: str, files: Files, write: Write) -> None:
     smaller = Geometry((19, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
-    folder = write(files | {"t1": files["t1"][1:]}, geometries={"t1": smaller})
-    assert refused(folder)[0].found.startswith("a grid of (19, 26, 24) voxels")
+    folder = write(files | {name: files[name][1:]}, geometries={name: smaller})
+    (finding,) = refused(folder)
+    assert finding.found.startswith("a grid of (19, 26, 24) voxels")
+    assert asked in finding.action
 
 
 @pytest.mark.parametrize("spacing_mm", [0.001, 1000.0])
@@ -373,8 +433,7 @@ def test_files_of_one_place_are_turned_to_the_first_ones_axes(
     axes: tuple[int, int, int], name: str, files: Files, write: Write
 ) -> None:
     plain = Geometry((20, 26, 24), (1.0, 1.2, 0.9), (0.0, -25.0, 0.0))
-    shape, spacing_mm = ([field[a] for a in axes] for field in (plain.shape, plain.spacing_mm))
-    other = ToLPS(axes, (True, False, True), tuple(shape), tuple(spacing_mm), tuple(shape))
+    other = Orientation(axes, (True, False, True))
     grid, turned = other.oriented(plain), np.ascontiguousarray(other.orient(files[name]))
     folder = write(files | {name: turned}, geometry=plain, geometries={name: grid})
     straight = loaded(write(files, "straight", geometry=plain))

@@ -176,6 +176,10 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     ),
     "turned label": (turned("seg"), "another order of axes than odd_flair.nii.gz"),
     "turned image": (turned("t2"), "another order of axes than odd_flair.nii.gz"),
+    "a little off": (
+        with_grids({"seg": Geometry(SHAPE, (1, 1, 1), (0.04, -25, 0))}),
+        "a grid 0.04 voxels off that of odd_flair.nii.gz",
+    ),
     "oblique": (everywhere(tilt(17)), "an oblique grid, 17° off the body's axes"),
     "thick slices": (everywhere(spaced(3, 1, 1)), "voxels of 3 × 1 × 1 mm (z, y, x)"),
     "fine": (everywhere(spaced(0.8, 0.8, 0.8)), "voxels of 0.8 × 0.8 × 0.8 mm (z, y, x)"),
