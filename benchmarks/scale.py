@@ -23,9 +23,9 @@ from benchmarks.machine import machine
 from benchmarks.synthetic import write_case
 from common.discovery import discover
 from common.files import write_json
+from common.lock import Lock
 from common.manifest import DEFAULT_NAME, load_manifest
 from preprocess.cluster import connect
-from preprocess.lock import Lock
 from preprocess.pipeline import execute, peak_memory_mb
 from preprocess.plan import plan
 from preprocess.pool import available_cores, map_in_processes

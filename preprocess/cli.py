@@ -21,8 +21,8 @@ from common.store import Store, StoreWriter
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from common.lock import Lock
     from common.store.reader import Contents
-    from preprocess.lock import Lock, Owner
     from preprocess.pipeline import Report
 
 
@@ -258,9 +258,9 @@ def verify(
     workers: Workers = None,
 ) -> None:
     """Read the whole store again, and compare every checksum."""
+    from common.lock import LockFile
     from common.store.audit import audit_case, case_folders, conclude
     from common.store.audit import repair as remove_damage
-    from preprocess.lock import LockFile
     from preprocess.pool import available_cores, map_in_processes
     from preprocess.tables import audit_lines, audit_table
 
@@ -341,21 +341,10 @@ def _load_manifest(
 @contextmanager
 def _held(store: str) -> Iterator["Lock"]:
     """Hold a store's lock; SIGTERM and SIGHUP release it as Ctrl-C does."""
-    from preprocess.lock import Lock
+    from common.lock import hold
 
-    with stop_requests(_interrupt), Lock(store, _print_wait) as lock:
-        if lock.taken_over:
-            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
+    with stop_requests(_interrupt), hold(store) as lock:
         yield lock
-
-
-def _print_wait(owner: "Owner") -> None:
-    from preprocess.lock import STALE_SECONDS
-
-    out.print(
-        f"the store is locked by {owner.name}, which seems to be gone; waiting "
-        f"{STALE_SECONDS:.0f} s for a heartbeat …"
-    )
 
 
 def _interrupt(requests: int) -> None:

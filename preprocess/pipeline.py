@@ -18,10 +18,10 @@ from common import __version__
 from common.case import prepare
 from common.discovery import CaseFiles
 from common.errors import ConfigError, FMNetError, StoreError
+from common.lock import Lock, LockToken
 from common.record import CaseFailure
 from common.store import StoreWriter
 from common.store.paths import translate_io_errors
-from preprocess.lock import Lock, LockToken
 from preprocess.plan import Plan
 
 REPORT_SECONDS = 0.05

@@ -71,6 +71,7 @@ def run(
     ] = False,
 ) -> None:
     """Train a network; Ctrl-C or SIGTERM stops with a checkpoint to --resume from."""
+    from common.lock import hold
     from train.config import DEFAULT_PRESET
     from train.monitor import next_steps, run_summary
     from train.run import begin, execute, reopen
@@ -79,12 +80,13 @@ def run(
     name = preset or DEFAULT_PRESET
     folder = run_dir or Path("runs") / Path(name).stem
     opened = _store(store)
-    if resume:
-        session = reopen(preset, overrides or (), opened, folder)
-    else:
-        session = begin(name, overrides or (), opened, folder)
-    _announce(session, folder)
-    end = execute(session)
+    with hold(str(folder)):
+        if resume:
+            session = reopen(preset, overrides or (), opened, folder)
+        else:
+            session = begin(name, overrides or (), opened, folder)
+        _announce(session, folder)
+        end = execute(session)
     out.print(run_summary(session, end))
     for line in next_steps(session, end):
         out.print(line, soft_wrap=True)

@@ -25,13 +25,13 @@ import pytest
 from distributed import Client, LocalCluster
 from waiting import wait_until
 
+from common import lock as locks
 from common import nifti
 from common.errors import StoreError
 from common.geometry import Geometry
+from common.lock import Lock
 from common.store import Store
 from common.store.audit import Audit, audit_case, case_folders, conclude
-from preprocess import lock as locks
-from preprocess.lock import Lock
 
 pytestmark = pytest.mark.slow
 
@@ -339,7 +339,7 @@ def test_a_second_run_and_a_repair_are_refused_while_a_run_is_at_it(
     for arguments in (("run", data, "--store", path), ("verify", path, "--repair")):
         second = command(*arguments)
         assert second.returncode == 2
-        assert f"process {running.pid} has been writing this store since" in second.stderr
+        assert f"process {running.pid} has been writing it since" in second.stderr
     meanwhile = command("verify", path)
     assert meanwhile.returncode == 1
     assert f"process {running.pid} is writing this store" in meanwhile.stdout

@@ -14,8 +14,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from common.errors import StoreError
+from common.lock import Lock, LockFile, Owner, this_machine
 from common.store import Store
-from preprocess.lock import Lock, LockFile, Owner, this_machine
 
 Cohort = Callable[..., Path]
 Run = Callable[..., CompletedProcess[str]]

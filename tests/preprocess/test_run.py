@@ -17,10 +17,10 @@ from waiting import wait_until
 from common import nifti
 from common.case import restore
 from common.errors import InputError
+from common.lock import Lock
 from common.manifest import load_manifest
 from common.store import Store, StoreWriter
 from preprocess.cluster import DASK_SETTINGS
-from preprocess.lock import Lock
 from preprocess.pipeline import begin, execute
 from preprocess.plan import plan
 

@@ -22,6 +22,7 @@ from common.case import prepare
 from common.discovery import discover
 from common.errors import ConfigError, RunError, StoreError
 from common.geometry import Geometry
+from common.lock import hold
 from common.manifest import Manifest
 from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter
@@ -326,6 +327,11 @@ def test_a_request_to_stop_leaves_a_checkpoint_to_go_on_from(
 ) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() or running.poll() is not None, "an epoch", 120)
+    with (
+        pytest.raises(StoreError, match=rf"run: .*process {running.pid} "),
+        hold(f"{tmp_path}/run"),
+    ):
+        pass  # nobody else trains into this folder meanwhile
     os.killpg(running.pid, number)  # as a terminal does: every process of the group
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors

@@ -8,6 +8,7 @@ import zarr
 from pydantic import BaseModel
 
 from common.geometry import Geometry
+from common.lock import STALE_SECONDS
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, CaseWarning, Source, TumourVoxels
 from common.store import StoreWriter
@@ -18,7 +19,6 @@ from common.store.format import (
     SCHEMA_VERSION,
     UNWRITTEN_LABEL,
 )
-from preprocess.lock import STALE_SECONDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "store.md").read_text("utf-8")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from common import lock as locks
 from common.errors import StoreError
-from preprocess import lock as locks
-from preprocess.lock import STALE_SECONDS, Lock, this_machine
+from common.lock import STALE_SECONDS, Lock, this_machine
 
 
 def owner(**changes: object) -> str:
@@ -60,7 +60,7 @@ def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     path = str(tmp_path / "s.zarr")
     name = f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}"
     with Lock(path) as lock:
-        with pytest.raises(StoreError, match=f"{name} has been writing this store since"):
+        with pytest.raises(StoreError, match=f"{name} has been writing it since"):
             Lock(path)
         lock.token.check()
 
@@ -161,7 +161,7 @@ def test_a_run_that_died_while_it_took_a_lock_over_is_succeeded(tmp_path: Path) 
 STARTER = """
 import sys, time
 from common.errors import StoreError
-from preprocess.lock import Lock
+from common.lock import Lock
 
 print("ready", flush=True)
 for line in sys.stdin:

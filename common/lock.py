@@ -1,4 +1,4 @@
-"""One run at a time writes a store: a lock file beside it, kept alive by a heartbeat."""
+"""A lock file beside a store or a run, with a heartbeat: one process at a time writes it."""
 
 import getpass
 import json
@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from common.console import out
 from common.errors import StoreError
 from common.files import write_parts
 from common.store.paths import check_bucket_exists, filesystem_of, resolved, translate_io_errors
@@ -115,7 +116,7 @@ class LockFile:
             except (ValueError, TypeError):
                 time.sleep(READ_PAUSE_SECONDS)  # its owner may be writing it
         raise StoreError(
-            f"{self.path}: not a lock that this program wrote; remove it if no run uses the store"
+            f"{self.path}: not a lock that this program wrote; remove it if no run is using it"
         )
 
     def create(self, owner: Owner) -> None:
@@ -193,7 +194,7 @@ class LockToken:
 
 
 class Lock:
-    """A store's lock, held from its construction to its release, and kept alive by a heartbeat.
+    """The lock of a store or of a run's folder, held from its construction to its release.
 
     `on_wait` is called with an owner that seems gone, before the wait for its heartbeat.
 
@@ -310,9 +311,29 @@ class Lock:
     def _refusal(self, file: LockFile, owner: Owner | None) -> StoreError:
         store_path = self.token.store_path
         if owner is None:
-            return StoreError(f"{store_path}: another run is starting on this store; try again")
+            return StoreError(f"{store_path}: another run is starting there; try again")
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.since))
         return StoreError(
-            f"{store_path}: {owner.name} has been writing this store since {since}; wait for it "
+            f"{store_path}: {owner.name} has been writing it since {since}; wait for it "
             f"to end, or remove {file.path} if that process is gone"
         )
+
+
+@contextmanager
+def hold(path: str) -> Iterator[Lock]:
+    """Hold the lock of a store or of a run's folder, and print whom it waits for or follows.
+
+    Raises:
+        StoreError: another run holds it and seems alive.
+    """
+    with Lock(path, _print_wait) as lock:
+        if lock.taken_over:
+            out.print(f"taking over the lock that {lock.taken_over.name} left behind")
+        yield lock
+
+
+def _print_wait(owner: Owner) -> None:
+    out.print(
+        f"locked by {owner.name}, which seems to be gone; waiting {STALE_SECONDS:.0f} s for a "
+        "heartbeat …"
+    )
