@@ -1,35 +1,46 @@
-"""Which files of a folder make a case, by the file names of every release."""
+"""Which files of a folder make a case, by the names and places that every release gives them."""
 
-import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.errors import Finding, InputError
-from common.manifest import DEFAULT_NAME, Manifest, StackedSection
-from common.nifti import LFS_POINTER, check_header
-from common.task import Task
+from common.dataset_json import NAME as DATASET_JSON
+from common.dataset_json import Datasets
+from common.errors import Finding
+from common.folder import files_below
+from common.grouping import File, Group, Grouping, without_suffix
+from common.layouts import BY_NAMES, CHANNEL, COMPANION, LABEL, STACKED, ids_like_sessions
+from common.leftovers import other_format, stray_volume
+from common.manifest import Manifest
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii")
-IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
-NAMES_OF_2023 = frozenset({"t2f", "t1n", "t1c", "t2w"})
-STACKED_CONVENTION = "msd"
+STACKED_CONVENTION = BY_NAMES["msd"].convention
 """The label convention of 4-D files; only the layout identifies it, its values are not unique."""
 
-LABEL = "label"
-COMPANION = "companion"
-STACKED = "4-D image"
+MIXED = "mixed"
+"""The layout of a case whose files are named as in several releases."""
+
+WHOLE = "(the cohort)"
+"""In place of a file, in findings about several cases."""
 
 NO_CASE = (
     "no usable case",
-    "a folder a case, with files named like <case>_flair.nii.gz or <case>-t2f.nii.gz",
+    f"cases in one of the layouts {', '.join(BY_NAMES)}",
     "name another folder, or describe its file names in a manifest",
 )
 """Found, expected and action of the finding about a folder without a case."""
 
-Key = tuple[Path, str]
-"""A case whose files are being collected: their folder and its id."""
+MASK = re.compile(
+    r"(?!.*(?:brain|head|skull|pred))(?:.*[-_. ])?"
+    r"(?:seg|mask|label|roi|truth|gt\b|annot|tumou?r|lesion)\w*",
+    re.IGNORECASE,
+)
+"""A name whose last part is that of a tumour's mask."""
+
+
+Problem = tuple[str, str, str]
+"""Found, expected and action of a finding about a case."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,12 @@ class CaseFiles:
     """File of each modality of the task; the same 4-D file for all of them if `stacked`."""
     label: Path | None
     """The reference label, if there is one."""
+    layout: str
+    """The layout that it was recognised by; `manifest` for endings that the manifest lists."""
     names: str | None
-    """Label convention that the file names or the layout suggest, if the task has it."""
+    """Label convention that the layout or its dataset.json suggests, if the task has it."""
+    states_convention: bool = False
+    """Whether that is certain, so that label values do not overrule it."""
     stacked: bool = False
     """Whether the images are one 4-D file."""
 
@@ -55,257 +70,370 @@ class Discovery:
 
     cases: list[CaseFiles] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    """Files that are not used and need no finding, such as `*_mask.nii.gz`, with their number."""
+
+    @property
+    def layouts(self) -> dict[str, int]:
+        """Layout to the number of its cases, most first."""
+        return dict(Counter(case.layout for case in self.cases).most_common())
 
 
 def discover(root: Path, manifest: Manifest) -> Discovery:
-    """Find the cases in a folder and its subfolders, named as in any release.
+    """Find the cases in a folder and its subfolders, in the layout of any release.
 
-    Files of cases are listed, not opened. Hidden files and folders, stores and manifests are
-    skipped. Every other file that belongs to no case is a finding: a warning if it cannot be an
-    image (the tables of a release), else an error, for which `check_header` reads the file.
+    Files of cases are listed, not opened, but for `dataset.json`. Hidden files and folders, stores
+    and manifests are skipped. A volume that belongs to no case is a finding, and so is an image of
+    another format. All other files are counted in `unused`.
 
     Raises:
         InputError: there is no such folder, or its path is not UTF-8.
     """
     root = root.absolute()  # a folder's name may name a case
-    discovery = Discovery()
-    endings = _endings(manifest)
-    groups: dict[Key, list[tuple[str, Path]]] = {}
-    for path in _files_below(root, discovery.findings):
-        if parsed := _parse(path, endings, manifest.stacked):
-            key, role = parsed
-            groups.setdefault(key, []).append((role, path))
-        else:
-            discovery.findings.append(_unused_file(path, root))
-    _assign_bare_companions(groups)
-    for (_, case_id), files in sorted(groups.items()):
-        case = _case(case_id, files, root, manifest)
-        if isinstance(case, CaseFiles):
-            discovery.cases.append(case)
-        else:
-            discovery.findings += case
-    _drop_repeated_ids(discovery, root)
-    return discovery
+    found = Discovery()
+    grouping = Grouping(manifest)
+    for path in files_below(root, found.findings):
+        grouping.add(path)
+    builder = _Builder(root, manifest, found)
+    builder.join(grouping.groups())
+    builder.adopt(grouping.strays)
+    builder.build()
+    builder.sort_others(grouping.others)
+    found.findings += builder.missing_labels()
+    if manifest.patient_pattern == "auto":
+        found.findings += _like_sessions(found.cases)
+    return found
 
 
-def _endings(manifest: Manifest) -> dict[str, str]:
-    """Ending in lower case to role: a modality, LABEL or COMPANION."""
-    roles = {ending.lower(): m for m, group in manifest.modalities.items() for ending in group}
-    roles |= {ending.lower(): LABEL for ending in manifest.label}
-    return roles | {ending.lower(): COMPANION for ending in manifest.companions}
+@dataclass
+class _Draft:
+    """What a folder has of one case id."""
+
+    case_id: str
+    group: Group
+    """Its images and, with them, perhaps its label; its label alone if it has no images."""
+    images: list[File]
+    labels: list[File]
+    companions: list[File]
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles of its images."""
+        return {file.role for file in self.images}
+
+    @property
+    def files(self) -> list[File]:
+        """Images and labels."""
+        return self.images + self.labels
 
 
-def _stem(path: Path) -> str | None:
-    for suffix in VOLUME_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return None
+class _Builder:
+    """Makes cases of groups of files, and findings of what does not fit."""
 
+    def __init__(self, root: Path, manifest: Manifest, found: Discovery) -> None:
+        self._root, self._manifest, self._found = root, manifest, found
+        self._task = manifest.task
+        self._drafts: list[_Draft] = []
+        self._by_id: dict[str, _Draft] = {}
+        self._in_folder: dict[str, list[_Draft]] = {}
+        self._datasets = Datasets()
+        self._unread: Counter[Path] = Counter()
 
-def _last_word(path: Path) -> str:
-    return re.split(r"[-_]", (_stem(path) or "").lower())[-1]
+    def join(self, groups: list[Group]) -> None:
+        """Bring together what one or several folders have of each case id."""
+        _name_bare_files(groups)
+        by_id: dict[str, list[Group]] = {}
+        for group in groups:
+            by_id.setdefault(group.case_id, []).append(group)
+        for case_id, members in sorted(by_id.items()):
+            used = _preferred(members)
+            owners = [group for group in used if group.images]
+            roles = Counter(role for group in owners for role in {f.role for f in group.images})
+            if roles and max(roles.values()) > 1:
+                self._report_repeated(case_id, owners)
+                continue
+            draft = _Draft(
+                case_id,
+                (owners or used)[0],
+                [file for group in owners for file in group.images],
+                [file for group in used for file in group.used if file.role == LABEL],
+                [file for group in used for file in group.companions]
+                + [file for group in members if group not in used for file in group.files],
+            )
+            self._count(draft.companions, case_id)
+            if draft.files:
+                self._drafts.append(draft)
 
+    def adopt(self, strays: list[Path]) -> None:
+        """Take masks of unknown names as labels, where there is no doubt whose they are.
 
-def _ending(path: Path) -> str:
-    """What follows the case's name if that is its folder's; else the last word."""
-    stem, case = (_stem(path) or "").lower(), path.parent.name.lower()
-    rest = stem[len(case) + 1 :] if stem.startswith((case + "_", case + "-")) else ""
-    return rest if rest[:1].isalpha() else _last_word(path)
+        Releases have such names: in BraTS 2020 one label is `W39_1998.09.19_Segm.nii`.
+        """
+        masks: dict[str, list[Path]] = {}
+        with_images = [draft for draft in self._drafts if draft.images]
+        self._by_id = {draft.case_id: draft for draft in with_images}
+        for draft in with_images:
+            self._in_folder.setdefault(draft.group.place, []).append(draft)
+        alone = {draft.labels[0].path: draft for draft in self._drafts if not draft.images}
+        for path in (*strays, *alone):
+            owner = self._owner(path)
+            case_id = owner.case_id if owner else "-"
+            if owner and not owner.labels and _is_mask(path, case_id):
+                masks.setdefault(case_id, []).append(path)
+                if path in alone:
+                    self._drafts.remove(alone[path])
+            elif path not in alone:
+                self._found.findings.append(stray_volume(path, self._shown(path), case_id))
+        for draft in with_images:
+            if paths := masks.get(draft.case_id):
+                self._adopt_mask(draft, paths)
 
-
-def _parse(path: Path, endings: dict[str, str], stacked: StackedSection) -> tuple[Key, str] | None:
-    """Case and role of a file by its name, else by its folder's; None if neither has one."""
-    stem = _stem(path)
-    if stem is None:
-        return None
-    for ending in sorted(endings, key=len, reverse=True):
-        if stem.lower() == ending:
-            return (path.parent, path.parent.name), endings[ending]
-        if stem.lower().endswith(("_" + ending, "-" + ending)):
-            return (path.parent, stem[: -len(ending) - 1]), endings[ending]
-    for role, folders in ((STACKED, stacked.images), (LABEL, stacked.labels)):
-        if path.parent.name.lower() in {folder.lower() for folder in folders}:
-            return (path.parent.parent, stem), role
-    return None
-
-
-def _assign_bare_companions(groups: dict[Key, list[tuple[str, Path]]]) -> None:
-    """A bare `mask.nii.gz` in a folder of one case belongs to that case."""
-    for key in [k for k, files in groups.items() if all(r == COMPANION for r, _ in files)]:
-        others = [k for k in groups if k[0] == key[0] and k != key]
-        if len(others) == 1:
-            groups[others[0]] += groups.pop(key)
-
-
-def _unused_file(path: Path, root: Path) -> Finding:
-    shown = str(path.relative_to(root))
-    case = path.parent.name if path.parent != root else "-"
-    if _stem(path) is None:
-        found, expected = _what(path), "a .nii.gz or .nii volume"
-        if path.suffix.lower() not in IMAGE_SUFFIXES and found.startswith("file of type"):
-            return Finding(shown, found, expected, "nothing, it is not used", case, "warning")
-        return Finding(shown, found, expected, "convert or fetch it, or move it away", case)
-    found = f"name ends in '{_ending(path)}', which the manifest does not list"
-    expected = "an ending under modalities, label or companions"
-    action = "rename it, add the ending to the manifest, or move it away"
-    try:
-        check_header(path)
-    except InputError as error:
-        damage = error.findings[0]
-        found, expected = f"{damage.found}; also, {found}", f"{damage.expected}, with {expected}"
-        action = damage.action
-    return Finding(shown, found, expected, action, case)
-
-
-def _what(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        return f"unreadable file ({error.strerror})"
-    if start.startswith(LFS_POINTER):
-        return "git-LFS pointer, the image was not fetched"
-    return f"file of type '{path.suffix or 'none'}'"
-
-
-def _case(
-    case_id: str, files: list[tuple[str, Path]], root: Path, manifest: Manifest
-) -> CaseFiles | list[Finding]:
-    """The case of these files, or findings about why they are none."""
-    by_role: dict[str, list[Path]] = {}
-    for role, path in files:
-        by_role.setdefault(role, []).append(path)
-    task = manifest.task
-    problems = _doubled(case_id, by_role, root) + _missing(case_id, by_role, root, task)
-    if not case_id.strip("-_ "):
-        paths = sorted(path for _, path in files)
-        found = f"no case id in {', '.join(path.name for path in paths)}"
-        expected = "names that start with the case's id"
-        action = "rename the files, or move them away"
-        problems = [Finding(_folder(paths[0], root), found, expected, action)]
-    if problems:
-        return problems
-    stacked = STACKED in by_role
-    images = {m: by_role[STACKED if stacked else m][0] for m in task.modalities}
-    is_recent = any(_last_word(path) in NAMES_OF_2023 for path in images.values())
-    names = STACKED_CONVENTION if stacked else "brats2023" if is_recent else "brats2021"
-    return CaseFiles(
-        case_id=case_id,
-        patient=manifest.patient_of(case_id),
-        images=images,
-        label=by_role[LABEL][0] if LABEL in by_role else None,
-        names=names if names in task.conventions else None,
-        stacked=stacked,
-    )
-
-
-def _folder(path: Path, root: Path) -> str:
-    """A file's folder relative to the root; the root's name for the root itself."""
-    folder = path.parent
-    return root.name if folder == root else str(folder.relative_to(root))
-
-
-def _doubled(case_id: str, by_role: dict[str, list[Path]], root: Path) -> list[Finding]:
-    findings = []
-    for role, paths in by_role.items():
-        if role == COMPANION or len(paths) == 1:
-            continue
-        in_one_folder = len({path.parent for path in paths}) == 1
-        names = [path.name if in_one_folder else str(path.relative_to(root)) for path in paths]
-        found = f"{len(paths)} candidates for {role}: {', '.join(names)}"
-        action = "move the others away, or narrow the endings in the manifest"
-        shown = str(paths[1].relative_to(root))
-        findings.append(Finding(shown, found, f"one {role} file", action, case_id))
-    return findings
-
-
-def _missing(case_id: str, by_role: dict[str, list[Path]], root: Path, task: Task) -> list[Finding]:
-    there = [modality for modality in task.modalities if modality in by_role]
-    missing = [modality for modality in task.modalities if modality not in by_role]
-    expected, action = f"all of {', '.join(task.modalities)}", f"add {', '.join(missing)}"
-    if STACKED in by_role:
-        if not there:
-            return []
-        there.insert(0, STACKED)
-        expected, action = f"a {STACKED}, or a file for each modality", "keep one of the two"
-    elif not missing:
-        return []
-    paths = sorted(path for paths in by_role.values() for path in paths)
-    found = f"has {', '.join(there) or 'no modality'} ({', '.join(path.name for path in paths)})"
-    action += ", or move the files away"
-    return [Finding(_folder(paths[0], root), found, expected, action, case_id)]
-
-
-def _drop_repeated_ids(discovery: Discovery, root: Path) -> None:
-    """Drop the cases whose id several folders have."""
-    by_id: dict[str, list[CaseFiles]] = {}
-    for case in discovery.cases:
-        by_id.setdefault(case.case_id, []).append(case)
-    for case_id, cases in by_id.items():
-        if len(cases) == 1:
-            continue
-        folders = [_folder(next(iter(case.images.values())), root) for case in cases]
-        found, action = f"{len(cases)} folders make this case id", "rename or move away all but one"
-        discovery.findings.append(
-            Finding(", ".join(folders), found, "one folder for a case", action, case_id)
+    def _adopt_mask(self, draft: _Draft, paths: list[Path]) -> None:
+        finding = Finding(
+            self._shown(paths[0]),
+            "taken for the label of this case, which has no other",
+            "a label with a name that says so",
+            "nothing if that is right; else move it away",
+            draft.case_id,
+            "warning",
         )
-    discovery.cases = [case for case in discovery.cases if len(by_id[case.case_id]) == 1]
+        if len(paths) == 1:
+            draft.labels = [File(paths[0], LABEL, "")]
+        else:
+            names = " and ".join(path.name for path in paths)
+            action = f"rename the right one to {draft.case_id}_seg, and move the others away"
+            found = f"no label: {names} are not used"
+            finding = replace(finding, found=found, action=action, severity="error")
+        self._found.findings.append(finding)
+
+    def build(self) -> None:
+        """Make a case of every draft that has what a case needs."""
+        for draft in self._drafts:
+            self._explain_channels(draft)
+            problems = _check_id(draft) or self._check_doubled(draft)
+            problems = problems or self._check_missing(draft) or self._check_channels(draft)
+            where = self._shown(min(file.path for file in draft.files).parent)
+            case_id = draft.case_id if draft.case_id.strip("-_ ") else "-"
+            for found, expected, action in problems:
+                self._report(where, found, expected, action, case_id)
+            if not problems:
+                self._found.cases.append(self._case(draft))
+        for folder, count in self._unread.items():
+            stated = ", ".join(self._datasets[folder].labels)
+            conventions = ", ".join(self._task.conventions)
+            found = f"labels {stated}; {count} label(s) are not used"
+            expected = f"labels of task {self._task.name} in the values of {conventions}"
+            action = "set task or label_convention in the manifest, or correct this file"
+            self._report(self._shown(folder / DATASET_JSON), found, expected, action)
+
+    def sort_others(self, paths: list[Path]) -> None:
+        """Findings about images of other formats, one for each format; count all other files."""
+        alike: dict[tuple[str, str], list[Path]] = {}
+        for path in paths:
+            if path.name == DATASET_JSON and path.parent in self._datasets:
+                continue
+            if what := other_format(path):
+                alike.setdefault(what, []).append(path)
+            else:
+                self._found.unused["*" + path.suffix if path.suffix else path.name] += 1
+        for (found, action), files in alike.items():
+            more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+            self._report(self._shown(files[0]), found + more, "a .nii.gz or .nii volume", action)
+
+    def missing_labels(self) -> list[Finding]:
+        """A warning if cases have no label but files beside them that may be one."""
+        labelled = sum(case.label is not None for case in self._found.cases)
+        alone = [draft for draft in self._drafts if draft.images and not draft.labels]
+        files = [
+            (draft.case_id, file)
+            for draft in alone
+            for file in draft.companions
+            if MASK.fullmatch(file.part)
+        ]
+        if not files:
+            return []
+        names = ", ".join(sorted({_unused_name(file.path, case_id) for case_id, file in files}))
+        endings = ", ".join(sorted({file.part.lower() for _, file in files}))
+        count = f"labels in {labelled} of {len(self._found.cases)} cases"
+        found = f"{count}; {len(files)} file(s) not used: {names}"
+        action = f"if they are the tumours' masks, set label: [{endings}] in the manifest"
+        return [Finding(WHOLE, found, "a label for cases to train on", action, severity="warning")]
+
+    def _case(self, draft: _Draft) -> CaseFiles:
+        layout = draft.group.layout()
+        images = {file.role: file.path for file in draft.images}
+        stacked = images.get(STACKED)
+        convention = layout.convention if layout else ""
+        label = draft.labels[0].path if draft.labels else None
+        if layout and layout.has_dataset:
+            dataset = self._datasets[_dataset_folder(draft)]
+            allowed = dataset.conventions(self._task)
+            if allowed is not None and convention not in allowed:
+                convention = min(allowed, default="")
+            if allowed == set() and label and self._manifest.label_convention == "auto":
+                self._unread[_dataset_folder(draft)] += 1
+                label = None
+        known = convention in self._task.conventions
+        return CaseFiles(
+            case_id=draft.case_id,
+            patient=self._manifest.patient_of(draft.case_id),
+            images={m: stacked or images[m] for m in self._task.modalities},
+            label=label,
+            layout=layout.name if layout else MIXED,
+            names=convention if known else None,
+            states_convention=known and layout is not None and layout.states_convention,
+            stacked=stacked is not None,
+        )
+
+    def _explain_channels(self, draft: _Draft) -> None:
+        """Give channels the roles that their dataset.json states."""
+        if CHANNEL not in draft.roles:
+            return
+        dataset = self._datasets[_dataset_folder(draft)]
+        named = [replace(f, role=dataset.role(f.part, self._task)) for f in draft.images]
+        draft.images = [file for file in named if file.role != COMPANION]
+        self._count([file for file in named if file.role == COMPANION], draft.case_id)
+
+    def _check_doubled(self, draft: _Draft) -> list[Problem]:
+        by_role: dict[str, list[Path]] = {}
+        for file in draft.files:
+            by_role.setdefault(file.role, []).append(file.path)
+        problems = []
+        for role, paths in by_role.items():
+            if len(paths) > 1 and role != CHANNEL:
+                one_folder = len({path.parent for path in paths}) == 1
+                names = ", ".join(p.name if one_folder else self._shown(p) for p in paths)
+                what = "4-D image" if role == STACKED else role
+                action = "move the others away, or narrow the endings in the manifest"
+                problems.append(
+                    (f"{len(paths)} candidates for {what}: {names}", f"one {what} file", action)
+                )
+        return problems
+
+    def _check_missing(self, draft: _Draft) -> list[Problem]:
+        missing = [m for m in self._task.modalities if m not in draft.roles]
+        if STACKED in draft.roles:
+            others = ", ".join(sorted(draft.roles - {STACKED}))
+            action = "keep one of the two, or move the files away"
+            return [(f"a 4-D image and {others}", "one of the two", action)] if others else []
+        if not missing:
+            return []
+        found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        if CHANNEL in draft.roles:
+            numbers = ", ".join(f"_{file.part}" for file in draft.images if file.role == CHANNEL)
+            expected = f"{DATASET_JSON} beside the images' folder, with channel_names for {numbers}"
+            action = (
+                "write it, or list the endings: modalities: {flair: ['0003'], …} in the manifest"
+            )
+            return [(found, expected, action)]
+        layout = draft.group.nearest()
+        names = [Path(layout.file(draft.case_id, m)).name for m in missing if m in layout.roles]
+        expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
+        if len(names) < len(missing):
+            expected = f"an image for each of {', '.join(self._task.modalities)}"
+        action = "add it; where all cases lack it, set modalities in the manifest"
+        return [(found, expected, action)]
+
+    def _check_channels(self, draft: _Draft) -> list[Problem]:
+        """A dataset.json that orders the images of 4-D files otherwise than the manifest."""
+        if STACKED not in draft.roles:
+            return []
+        dataset = self._datasets[_dataset_folder(draft)]
+        roles = [dataset.role(str(n), self._task) for n in range(len(dataset.channels))]
+        ours = [
+            m if m in self._task.modalities else COMPANION for m in self._manifest.stacked.channels
+        ]
+        if not roles or roles == ours:
+            return []
+        found = f"{DATASET_JSON} orders the images {', '.join(dataset.channels)}"
+        action = "set stacked.channels in the manifest to their order in the files"
+        return [(found, f"stacked.channels, {', '.join(self._manifest.stacked.channels)}", action)]
+
+    def _report_repeated(self, case_id: str, groups: list[Group]) -> None:
+        folders = ", ".join(self._shown(group.images[0].path.parent) for group in groups)
+        found, action = (
+            f"{len(groups)} folders make this case id",
+            "rename or move away all but one",
+        )
+        self._report(folders, found, "one folder for a case", action, case_id)
+
+    def _owner(self, path: Path) -> _Draft | None:
+        """The case of a stray volume: by the start of its name, else the only one in its folder."""
+        text = without_suffix(path) or ""
+        start = text.rpartition("/")[2]
+        while start:
+            if start in self._by_id:
+                return self._by_id[start]
+            start = re.sub(r"(?:^|[-_.])[^-_.]*$", "", start)
+        there = self._in_folder.get(text.rpartition("/")[0], [])
+        return there[0] if len(there) == 1 else None
+
+    def _count(self, files: list[File], case_id: str) -> None:
+        self._found.unused.update(_unused_name(file.path, case_id) for file in files)
+
+    def _report(self, file: str, found: str, expected: str, action: str, case: str = "-") -> None:
+        self._found.findings.append(Finding(file, found, expected, action, case))
+
+    def _shown(self, path: Path) -> str:
+        """A path relative to the root; the root's name for the root itself."""
+        return self._root.name if path == self._root else str(path.relative_to(self._root))
 
 
-def _files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
-    """The files of a folder and its subfolders, folder by folder, sorted; links are followed.
-
-    `findings` gets one for each folder that cannot be listed, each name that is not UTF-8, and each
-    link to a folder above it, which would be followed without end.
-    """
-    if wrong := _check_root(root) or _check_utf8(root, root.parent):
-        raise InputError(wrong)
-
-    def not_listed(error: OSError) -> None:
-        shown = str(Path(error.filename).relative_to(root))
-        found, expected = f"unreadable folder: {error.strerror}", "a folder that can be listed"
-        action = "change who may read it, or move it away"
-        findings.append(Finding(shown, found, expected, action))
-
-    for folder, subfolders, names in os.walk(root, onerror=not_listed, followlinks=True):
-        folders = [Path(folder, n) for n in sorted(subfolders) if n[0] != "." and ".zarr" not in n]
-        files = [Path(folder, n) for n in sorted(names) if n[0] != "." and n != DEFAULT_NAME]
-        refused = {path: _check_utf8(path, root) or _check_link(path, root) for path in folders}
-        refused |= {path: _check_utf8(path, root) for path in files}
-        findings.extend(finding for finding in refused.values() if finding)
-        subfolders[:] = [path.name for path in folders if not refused[path]]
-        yield from (path for path in files if not refused[path])
+def _name_bare_files(groups: list[Group]) -> None:
+    """A bare `mask.nii.gz` or `seg.nii.gz` in a folder of one case belongs to that case."""
+    cases: dict[str, set[str]] = {}
+    for group in groups:
+        if group.images:
+            cases.setdefault(group.place, set()).add(group.case_id)
+    for group in groups:
+        there = cases.get(group.place, set())
+        if not group.images and group.case_id == Path(group.place).name and len(there) == 1:
+            group.case_id = next(iter(there))
 
 
-def _check_root(root: Path) -> Finding | None:
-    if not root.exists():
-        found, action = "no such folder", "check the path"
-    elif not root.is_dir():
-        found, action = "a file", "name the folder that it is in; an archive has to be unpacked"
-    elif (root / "zarr.json").is_file():
-        found, action = "a store", "name the folder that it was made from"
-    else:
-        return None
-    return Finding(str(root), found, "the folder that holds the cases", action)
+def _preferred(groups: list[Group]) -> list[Group]:
+    """The groups without those that another's layout comes before."""
+    layouts = [group.layout() for group in groups]
+    behind = {layout.before for layout in layouts if layout}
+    return [
+        g
+        for g, layout in zip(groups, layouts, strict=True)
+        if not layout or layout.name not in behind
+    ]
 
 
-def _check_utf8(path: Path, root: Path) -> Finding | None:
-    """A name that is not UTF-8, as in old archives: ITK ends the process at such a path."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
-        return Finding(shown, "a name that is not UTF-8", "a name in UTF-8", "rename it")
-    return None
+def _check_id(draft: _Draft) -> list[Problem]:
+    if draft.case_id.strip("-_ "):
+        return []
+    found = f"no case id in {', '.join(sorted(file.path.name for file in draft.files))}"
+    return [(found, "names that start with the case's id", "rename the files, or move them away")]
 
 
-def _check_link(path: Path, root: Path) -> Finding | None:
-    """A link to a folder above it."""
-    if not os.path.islink(path):  # noqa: PTH114 - Path's raises where a path is too long
-        return None
-    target = path.stat()
-    if not any(os.path.samestat(target, above.stat()) for above in path.parents):
-        return None
-    found, expected = "a link to a folder that it is in", "a link to another folder"
-    action = "nothing, it is not followed"
-    return Finding(str(path.relative_to(root)), found, expected, action, severity="warning")
+def _dataset_folder(draft: _Draft) -> Path:
+    """The folder whose dataset.json describes a case: above that of its images."""
+    return draft.images[0].path.parent.parent
+
+
+def _is_mask(path: Path, case_id: str) -> bool:
+    """Whether a volume that belongs to a case is called as masks are, or is in such a folder."""
+    stem = (without_suffix(path) or "").rpartition("/")[2]
+    rest = stem.removeprefix(case_id).lstrip("-_.")
+    return bool(MASK.fullmatch(rest or path.parent.name))
+
+
+def _unused_name(path: Path, case_id: str) -> str:
+    return "*" + path.name.removeprefix(case_id) if path.name.startswith(case_id) else path.name
+
+
+def _like_sessions(cases: Sequence[CaseFiles]) -> list[Finding]:
+    """A warning if ids look like sessions of the same patients and are taken for patients."""
+    groups = ids_like_sessions(case.case_id for case in cases)
+    if not groups:
+        return []
+    first, second, *_ = next(iter(groups.values()))
+    count = sum(map(len, groups.values()))
+    found = f"{count} case ids that differ in their last part alone, such as {first} and {second}, "
+    found += "each taken for a patient"
+    action = r"for sessions set patient_pattern: '(?P<patient>.+)[-_.].+' in the manifest; for "
+    action += "patients '(?P<patient>.+)'"
+    return [Finding(WHOLE, found, "one patient for all sessions", action, severity="warning")]

@@ -47,7 +47,7 @@ def decide_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
         return Decided(manifest.label_convention, "manifest")
     if len(conventions) == 1 or files.names is None:
         return Decided(conventions[0], "task")
-    return Decided(files.names, "layout" if files.stacked else "names")
+    return Decided(files.names, "layout" if files.states_convention else "names")
 
 
 def read_label(

@@ -12,19 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from common.errors import ConfigError
+from common.layouts import BY_NAMES, IMAGE_ENDINGS, patient_of
 from common.settings import parse, read_yaml
 from common.splits import FractionSplits, Splits
-from common.task import GLIOMA, Task, TaskField
+from common.task import GLIOMA, Name, Task, TaskField
 
 DEFAULT_NAME = "data_manifest.yaml"
-
-ENDINGS = {
-    "flair": ("flair", "t2f"),
-    "t1": ("t1", "t1n"),
-    "t1ce": ("t1ce", "t1gd", "t1c"),
-    "t2": ("t2", "t2w"),
-}
-"""Modality to the endings that BraTS gives its files' names: until 2021, and since 2023."""
 
 Side = Annotated[int, Field(ge=8)]
 OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
@@ -78,7 +71,7 @@ class StackedSection(Section):
     labels: tuple[str, ...] = ("labelsTr", "labelsTs")
     """Folders of labels, beside those of the images."""
     channels: tuple[str, ...] = ()
-    """The task's modalities in the order of the file; if empty, in the task's order."""
+    """The images in the order of the file, the task's modalities among them; if empty, those."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -95,20 +88,24 @@ class Manifest(Section):
     schema_version: Literal[1] = 1
     name: str = "brats"
     """Name of the cohort, for reports."""
+    layout: str = "auto"
+    """How files are named and placed: a layout of `common.layouts`, or `auto`, which tries all."""
+    modalities: dict[Name, tuple[str, ...]] = {}
+    """Images of a case where they are not the task's, or are named otherwise: modality to endings
+    of file names, without suffix. `[]` stands for the layout's own."""
     task: TaskField = GLIOMA
     """Name of a packaged task, or a description of one."""
-    modalities: dict[str, tuple[str, ...]] = {}
-    """Modality to endings of its file names, without suffix; if empty, those of `ENDINGS`."""
-    label: tuple[str, ...] = ("seg", "gtv")
-    """Endings of reference labels' file names."""
+    label: tuple[str, ...] = ()
+    """Endings of reference labels' file names; if empty, the layout's own."""
     companions: tuple[str, ...] = ("mask",)
-    """Endings of files that may lie beside a case and are not used."""
+    """Endings of files that may lie beside a case and are not used; `label` goes first."""
     stacked: StackedSection = StackedSection()
     """Layout of cases whose images are one 4-D file."""
     label_convention: str = "auto"
     """A convention of the task, or `auto`: by layout (`stacked`), label values or file names."""
-    patient_pattern: str = r"^(?P<patient>BraTS-[A-Za-z-]+-\d+)-\d+$"
-    """Finds the patient in a case id, as group `patient`; one that does not match is a patient."""
+    patient_pattern: str = "auto"
+    """Finds the patient in a case id, as group `patient`; an id that does not match is a patient.
+    `auto` knows the ids of the releases and of sessions."""
     spacing_mm: float = Field(default=1.0, ge=0.5, le=8)
     """Of the grid that is stored and trained on, along every axis; masks are the files' own."""
     crop: tuple[Side, Side, Side] = (128, 128, 128)
@@ -123,22 +120,21 @@ class Manifest(Section):
     """Where preprocessing writes and training reads, unless a command names another store."""
     cluster: ClusterSection = ClusterSection()
 
-    @field_validator("modalities")
+    @field_validator("layout")
     @classmethod
-    def _check_modalities(
-        cls, endings: dict[str, tuple[str, ...]], info: ValidationInfo
-    ) -> dict[str, tuple[str, ...]]:
-        if (task := _task(info)) is None:
-            return endings
-        if not endings and (unknown := [m for m in task.modalities if m not in ENDINGS]):
-            raise ValueError(
-                f"the task {task.name} has {', '.join(unknown)}, whose file name endings are not "
-                f"known: list the endings of {', '.join(task.modalities)}"
-            )
-        endings = endings or {modality: ENDINGS[modality] for modality in task.modalities}
-        if set(endings) != set(task.modalities):
-            raise ValueError(f"must name exactly {', '.join(task.modalities)}")
-        return endings
+    def _check_layout(cls, layout: str) -> str:
+        if layout not in ("auto", *BY_NAMES):
+            raise ValueError(f"must be auto or one of {', '.join(BY_NAMES)}")
+        return layout
+
+    @field_validator("task")
+    @classmethod
+    def _take_modalities(cls, task: Task, info: ValidationInfo) -> Task:
+        """The task with the images that the manifest lists, in the task's order."""
+        listed: dict[str, tuple[str, ...]] = info.data.get("modalities", {})
+        images = [m for m in task.modalities if m in listed or not listed]
+        images += [m for m in listed if m not in images]
+        return task if images == [*task.modalities] else task.with_modalities(tuple(images))
 
     @field_validator("stacked")
     @classmethod
@@ -146,7 +142,7 @@ class Manifest(Section):
         if (task := _task(info)) is None:
             return stacked
         channels = stacked.channels or task.modalities
-        if sorted(channels) != sorted(task.modalities):
+        if not {*task.modalities} <= {*channels} or len({*channels}) < len(channels):
             raise ValueError(f"channels must name each of {', '.join(task.modalities)} once")
         return stacked.model_copy(update={"channels": channels})
 
@@ -160,10 +156,20 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        endings = [ending for group in self.modalities.values() for ending in group]
-        endings += [*self.label, *self.companions]
+        images = self.task.modalities
+        known = {m: self.modalities.get(m) or tuple(IMAGE_ENDINGS.get(m, ())) for m in images}
+        if unknown := [modality for modality, endings in known.items() if not endings]:
+            raise ValueError(
+                f"the task {self.task.name} has {', '.join(unknown)}, whose file name endings are "
+                f"not known: list the endings of {', '.join(images)} under modalities"
+            )
+        endings = [ending for group in (*known.values(), self.label) for ending in group]
         if doubled := sorted({ending for ending in endings if endings.count(ending) > 1}):
             raise ValueError(f"name endings used twice: {', '.join(doubled)}")
+        if any(self.modalities.values()) and self.layout != "auto":
+            raise ValueError("layout: modalities lists endings of its own; leave one of both out")
+        if self.patient_pattern == "auto":
+            return self
         try:
             groups = re.compile(self.patient_pattern).groupindex
         except re.error as error:
@@ -174,8 +180,16 @@ class Manifest(Section):
 
     def patient_of(self, case_id: str) -> str:
         """The patient that a case id belongs to."""
+        if self.patient_pattern == "auto":
+            return patient_of(case_id) or case_id
         match = re.match(self.patient_pattern, case_id)
         return match["patient"] if match else case_id
+
+    def with_modalities(self, modalities: tuple[str, ...]) -> Self:
+        """The manifest of cases that have some of these cases' images, in this order."""
+        endings = {m: group for m, group in self.modalities.items() if m in modalities}
+        task = self.task.with_modalities(modalities)
+        return self.model_copy(update={"task": task, "modalities": endings})
 
     def to_yaml(self) -> str:
         """The manifest as YAML that `load_manifest` reads back to an equal value."""

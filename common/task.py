@@ -131,6 +131,14 @@ class Task(BaseModel):
         value = self.labels[label]
         return {region for region, members in self.regions.items() if value in members}
 
+    def with_modalities(self, modalities: tuple[str, ...]) -> Self:
+        """The same labels and regions, seen in other images.
+
+        Raises:
+            ValueError: there are none, or too many.
+        """
+        return type(self).model_validate(self.model_dump() | {"modalities": modalities})
+
     @property
     def region_names(self) -> tuple[str, ...]:
         """In the order of the network's outputs."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import nifti
-from common.discovery import LABEL, CaseFiles
+from common.discovery import CaseFiles
 from common.errors import Finding, InputError, warning
 from common.geometry import (
     NEARLY_VOXELS,
@@ -21,6 +21,7 @@ from common.geometry import (
 )
 from common.intensities import check_intensities, image_warnings
 from common.labels import decide_without_values, read_label
+from common.layouts import LABEL
 from common.manifest import Manifest
 from common.nifti import Volume
 from common.record import DecidedBy, Source

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from common import hints
-from common.discovery import LABEL, NO_CASE, CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
+from common.layouts import LABEL
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
 from common.store import Store, is_current

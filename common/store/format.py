@@ -17,7 +17,7 @@ from zarr.core.group import GroupMetadata
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.dtype import ZDType, parse_dtype
 
-from common.discovery import LABEL
+from common.layouts import LABEL
 from common.manifest import Manifest
 from common.record import CaseRecord
 from common.volume import extract

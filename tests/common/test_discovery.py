@@ -101,7 +101,8 @@ def test_a_task_of_one_modality(tmp_path: Path) -> None:
     assert files.label is not None
     assert files.patient == "BraTS-MEN-RT-0000"
     (finding,) = discovery.findings
-    assert (finding.case, finding.expected) == ("BraTS-MEN-RT-0001-1", "all of t1ce")
+    assert (finding.case, finding.found) == ("BraTS-MEN-RT-0001-1", "t1ce is missing")
+    assert "BraTS-MEN-RT-0001-1_t1c.nii.gz" in finding.expected
 
 
 def test_a_case_needs_no_label(tmp_path: Path) -> None:
@@ -121,10 +122,11 @@ def test_a_brain_mask_beside_it_is_not_the_label(name: str, tmp_path: Path) -> N
     assert unlabelled.label is None
 
 
-def test_a_folder_of_a_mask_alone_says_what_it_lacks(tmp_path: Path) -> None:
+def test_a_folder_of_a_mask_alone_is_no_case(tmp_path: Path) -> None:
     touch(tmp_path / "p", "mask")
-    (finding,) = discover(tmp_path, Manifest()).findings
-    assert finding.found == "has no modality (mask.nii.gz)"
+    discovery = discover(tmp_path, Manifest())
+    assert (discovery.cases, discovery.findings) == ([], [])
+    assert discovery.unused == {"mask.nii.gz": 1}
 
 
 def test_a_missing_modality_is_named(tmp_path: Path) -> None:
@@ -133,8 +135,8 @@ def test_a_missing_modality_is_named(tmp_path: Path) -> None:
     assert discovery.cases == []
     (finding,) = discovery.findings
     assert (finding.case, finding.file) == ("p", "p")
-    assert finding.found == "has flair, t1ce (p_flair.nii.gz, p_seg.nii.gz, p_t1ce.nii.gz)"
-    assert finding.action.startswith("add t1, t2")
+    assert finding.found == "t1, t2 are missing"
+    assert finding.expected.startswith("p_t1.nii.gz, p_t2.nii.gz")
 
 
 def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
 def test_two_label_files_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(tmp_path / "p", "p_seg", suffix=".nii")
-    assert "2 candidates for label" in found(tmp_path)["p/p_seg.nii.gz"]
+    assert "2 candidates for label: p_seg.nii, p_seg.nii.gz" in found(tmp_path)["p"]
 
 
 def test_the_same_case_in_two_folders_is_taken_from_neither(tmp_path: Path) -> None:
@@ -171,11 +173,11 @@ def test_an_image_of_another_kind_is_an_error(suffix: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["survival.csv", "README", "notes.txt", "sheet.xlsx", "x.json"])
-def test_a_table_is_a_note(name: str, tmp_path: Path) -> None:
+def test_tables_are_counted(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name, suffix="")
-    (finding,) = discover(tmp_path, Manifest()).findings
-    assert finding.file == name
-    assert finding.severity == "warning"
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert discovery.unused == {"*" + Path(name).suffix if "." in name else name: 1}
 
 
 @pytest.mark.parametrize("name", ["p_t1.mha", "p_t1.txt", "pointer"])
@@ -250,7 +252,7 @@ def test_the_decathlons_layout(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTs", "BRATS_485")
     (tmp_path / "dataset.json").write_text("{}")
     discovery = discover(tmp_path, Manifest())
-    assert [(f.file, f.severity) for f in discovery.findings] == [("dataset.json", "warning")]
+    assert discovery.findings == []
     first, second, test = discovery.cases
     assert [case.case_id for case in discovery.cases] == ["BRATS_001", "BRATS_002", "BRATS_485"]
     assert first.images == dict.fromkeys(MODALITIES, tmp_path / "imagesTr" / "BRATS_001.nii.gz")
@@ -291,20 +293,11 @@ def test_a_4d_layout_that_is_not_whole(tmp_path: Path) -> None:
     touch(tmp_path, "mixed_flair")
     discovery = discover(tmp_path, Manifest())
     assert discovery.cases == []
-    what = {finding.case: (finding.found, finding.action) for finding in discovery.findings}
+    what = {finding.case: finding.found for finding in discovery.findings}
     assert what == {
-        "lone": (
-            "has no modality (lone.nii.gz)",
-            "add flair, t1, t1ce, t2, or move the files away",
-        ),
-        "twice": (
-            "2 candidates for 4-D image: imagesTr/twice.nii.gz, imagesTs/twice.nii.gz",
-            "move the others away, or narrow the endings in the manifest",
-        ),
-        "mixed": (
-            "has 4-D image, flair (mixed.nii.gz, mixed_flair.nii.gz)",
-            "keep one of the two, or move the files away",
-        ),
+        "lone": "flair, t1, t1ce, t2 are missing",
+        "twice": "2 folders make this case id",
+        "mixed": "a 4-D image and flair",
     }
 
 

@@ -50,11 +50,12 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("crop: [64, 64, 4]", "crop.2: Input should be greater than or equal to 8, found 4"),
         ("dtype: bfloat16", "dtype"),
         ("schema_version: 2", "schema_version"),
-        ("modalities: {flair: [flair]}", "must name exactly flair, t1, t1ce, t2"),
+        ("modalities: {adc: []}", "the task glioma has adc, whose file name endings are not known"),
+        ("layout: brats2022", "layout: must be auto or one of brats2023"),
+        ("layout: bids\nmodalities: {t1: [t1]}", "modalities lists endings of its own"),
         ("task: gliomas", "no task is called 'gliomas'; there are glioma, post-treatment"),
         ("task: meningioma-rt\nlabel_convention: msd", "must be auto or one of brats2024"),
-        ("task: meningioma-rt\nmodalities: {t1: [t1]}", "must name exactly t1ce"),
-        (OWN_TASK, "modalities: the task own has adc, whose file name endings are not known"),
+        (OWN_TASK, "the task own has adc, whose file name endings are not known"),
         (OWN_TASK + "modalities: {t1: [t1], adc: [t1]}", "name endings used twice: t1"),
         ("label: [t1]", "name endings used twice: t1"),
         ("stacked: {channels: [flair, t1, t2]}", "channels must name each of flair, t1, t1ce, t2"),
@@ -95,7 +96,26 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     assert manifest.task.modalities == manifest.stacked.channels == ("t1", "adc")
     path.write_text(manifest.to_yaml())
     assert load_manifest(path) == manifest
-    assert list(Manifest.model_validate({"task": "meningioma-rt"}).modalities) == ["t1ce"]
+
+
+@pytest.mark.parametrize(
+    ("text", "modalities"),
+    [
+        ("modalities: {t1ce: [t1ce], flair: [flair]}", ("flair", "t1ce")),
+        ("modalities: {t1ce: [], flair: []}", ("flair", "t1ce")),
+        ("modalities: {adc: [adc], t1ce: []}", ("t1ce", "adc")),
+        ("task: meningioma-rt\nmodalities: {t2: [t2]}", ("t2",)),
+    ],
+)
+def test_a_task_takes_the_images_that_the_manifest_lists(
+    text: str, modalities: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    manifest = load_manifest(path)
+    assert manifest.task.modalities == manifest.stacked.channels == modalities
+    path.write_text(manifest.to_yaml())
+    assert load_manifest(path) == manifest
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -120,11 +140,28 @@ def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("case", "patient"),
     [
         ("BraTS-GLI-00000-000", "BraTS-GLI-00000"),
-        ("BraTS-GLI-00000-001", "BraTS-GLI-00000"),
+        ("BraTS-GLI-00000-101", "BraTS-GLI-00000"),
         ("BraTS-MET-00012-003", "BraTS-MET-00012"),
         ("BraTS-MEN-RT-0012-1", "BraTS-MEN-RT-0012"),
         ("BraTS2021_00001", "BraTS2021_00001"),
-        ("Brats18_CBICA_AOP_1", "Brats18_CBICA_AOP_1"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("Brats18_CBICA_AOP_1", "Brats18_CBICA_AOP"),
+        ("BraTS19_TCIA02_283_1", "BraTS19_TCIA02_283"),
+        ("brats_2013_pat0001_1", "brats_2013_pat0001"),
+        ("brats_tcia_pat105_0083", "brats_tcia_pat105"),
+        ("sub-001_ses-01", "sub-001"),
+        ("sub-001_ses-post", "sub-001"),
+        ("sub-001", "sub-001"),
+        ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
+        ("UCSF-PDGM-0004", "UCSF-PDGM-0004"),
+        ("UCSF-PDGM-0429_FU003d", "UCSF-PDGM-0429"),
+        ("Patient-001_week-000-1", "Patient-001"),
+        ("PatientID_0003_Timepoint_2", "PatientID_0003"),
+        ("P07-tp1", "P07"),
+        ("P07_pre", "P07"),
+        ("TCGA-02-0003_1997.06.08", "TCGA-02-0003"),
+        ("brain_scan_2", "brain_scan_2"),
+        ("BRATS_001", "BRATS_001"),
     ],
 )
 def test_whose_case_it_is(case: str, patient: str) -> None:

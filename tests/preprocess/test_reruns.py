@@ -42,7 +42,7 @@ def test_a_case_that_discovery_refuses_is_known_to_the_store(
     status = command("status", path)
     assert status.returncode == 1
     assert "4 done, 1 failed" in status.stdout
-    assert f"{FOUR}  failed at stage read: {FOUR}: has flair, t1ce, t2" in status.stdout
+    assert f"{FOUR}  failed at stage read: {FOUR}: t1 is missing" in status.stdout
     (tmp_path / "aside").rename(t1)
     store = preprocess(data, path)
     assert store.contents().failures == {}

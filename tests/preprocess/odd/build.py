@@ -1,6 +1,7 @@
 """Cases with something odd about them, made for the tables of odd inputs."""
 
 import gzip
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,16 @@ def stacked(channels: int | None = 4, *, images: bool = True, name: str = "BRATS
         nifti.write(
             data / "labelsTr" / f"{name}.nii.gz", label, Geometry(SHAPE, (1, 1, 1), (0, 0, 0))
         )
+
+    return build
+
+
+def with_dataset(**content: object) -> Build:
+    """The same, with a dataset.json."""
+
+    def build(data: Path) -> None:
+        stacked()(data)
+        (data / "dataset.json").write_text(json.dumps(content))
 
     return build
 

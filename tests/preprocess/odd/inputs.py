@@ -1,6 +1,7 @@
 """Every kind of odd input: how to make it, and what is found."""
 
 import os
+import shutil
 
 import nibabel
 import numpy as np
@@ -36,6 +37,7 @@ from tests.preprocess.odd.build import (
     turned,
     with_arrays,
     with_bytes,
+    with_dataset,
     with_files,
     with_grids,
     with_header,
@@ -140,7 +142,7 @@ ERRORS: dict[str, tuple[Build, str]] = {
 """What keeps a case out when its files are read."""
 
 LEFT_OUT: dict[str, tuple[Build, str]] = {
-    "missing": (without("t1", "t2"), "has flair, t1ce ("),
+    "missing": (without("t1", "t2"), "t1, t2 are missing"),
     "doubled": (copied("odd_t1ce.nii.gz", "odd/odd_t1gd.nii.gz"), "2 candidates for t1ce: "),
     "two labels": (copied("odd_seg.nii.gz", "odd/odd_seg.nii"), "2 candidates for label: "),
     "two folders": (
@@ -148,7 +150,7 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         "2 folders make this case id",
     ),
     "nothing": (lambda data: data.mkdir(exist_ok=True), "no usable case"),
-    "no images": (stacked(images=False), "has no modality (BRATS_001.nii.gz)"),
+    "no images": (stacked(images=False), "flair, t1, t1ce, t2 are missing"),
     "unknown": (copied("odd_t1.nii.gz", "odd/odd_pd.nii.gz"), "name ends in 'pd', which the man"),
     "torn and unknown": (
         with_files(odd_pd__nii__gz=b"\x1f\x8b\x08\0"),
@@ -163,13 +165,46 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         copied("odd_t1.nii.gz", os.fsdecode("Müller/odd_t1.nii.gz".encode("latin-1"))),
         "a name that is not UTF-8",
     ),
+    "two masks": (
+        lambda data: [
+            renamed("odd_seg.nii.gz", "one_tumor.nii.gz")(data),
+            shutil.copy(data / "odd" / "one_tumor.nii.gz", data / "odd" / "two_tumor.nii.gz"),
+        ],
+        "no label: one_tumor.nii.gz and two_tumor.nii.gz are not used",
+    ),
+    "both layouts": (
+        lambda data: [
+            stacked()(data),
+            written(data, {"flair": arrays()["flair"]}, case_id="BRATS_001"),
+        ],
+        "a 4-D image and flair",
+    ),
+    "other channels": (
+        with_dataset(modality={"0": "T1", "1": "T1Gd", "2": "T2", "3": "FLAIR"}),
+        "dataset.json orders the images T1, T1Gd, T2, FLAIR",
+    ),
+    "other labels": (
+        with_dataset(labels={"background": 0, "edema": 1, "resection cavity": 2}),
+        "labels background, edema, resection cavity; 1 label(s) are not used",
+    ),
     "no id": (copied("odd_t1.nii.gz", "_t1.nii.gz", "_t2.nii.gz"), "no case id in _t1.nii.gz, _t2"),
     "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image was"),
 }
 """What is found before any case is read."""
 
 WARNINGS: dict[str, tuple[Build, str]] = {
-    "table": (with_files(survival__csv=b"id,days"), "file of type '.csv'"),
+    "mask of another name": (
+        renamed("odd_seg.nii.gz", "W39_Segm.nii.gz"),
+        "taken for the label of this case, which has no other",
+    ),
+    "label called mask": (
+        renamed("odd_seg.nii.gz", "odd_mask.nii.gz"),
+        "labels in 0 of 1 cases; 1 file(s) not used: *_mask.nii.gz",
+    ),
+    "like sessions": (
+        several(("P1_a", 1, 4), ("P1_b", 2, 4)),
+        "2 case ids that differ in their last part alone, such as P1_a and P1_b",
+    ),
     "link back": (
         lambda data: (written(data, arrays()) / "loop").symlink_to(".."),
         "a link to a folder that it is in",

@@ -1,0 +1,80 @@
+"""`dataset.json` of nnU-Net and the Decathlon: what channels and label values are."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.layouts import CHANNEL, COMPANION, label_named, modality_named
+from common.task import Task
+
+NAME = "dataset.json"
+
+
+@dataclass(frozen=True)
+class DatasetJson:
+    """What the file of one dataset states; nothing where it is missing or damaged."""
+
+    channels: tuple[str, ...] = ()
+    """Names of the images, in the order of their numbers."""
+    labels: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Name of a label or region to its values."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetJson":
+        """The dataset of a folder.
+
+        nnU-Net 1 and the Decathlon write `modality` and number labels, `{"1": "edema"}`; nnU-Net 2
+        writes `channel_names` and names them, `{"edema": 1}` or, for a region, `{"core": [2, 3]}`.
+        """
+        try:
+            content = json.loads((folder / NAME).read_text("utf-8"))
+            channels = content.get("channel_names") or content.get("modality") or {}
+            names = [str(channels[number]) for number in sorted(channels, key=int)]
+            return cls(tuple(names), _labels(content.get("labels") or {}))
+        except (OSError, ValueError, AttributeError, TypeError):
+            return cls()
+
+    def role(self, channel: str, task: Task) -> str:
+        """What a channel such as `0001` is: a modality of the task, another image, or unknown."""
+        number = int(channel)
+        if number >= len(self.channels):
+            return CHANNEL
+        return modality_named(self.channels[number], task.modalities) or COMPANION
+
+    def conventions(self, task: Task) -> set[str] | None:
+        """The task's conventions that have all stated labels; None if none is stated."""
+        known = {*task.labels, *task.regions}
+        stated = {label_named(text, known): values for text, values in self.labels.items()}
+        named = {name: v for name, v in stated.items() if name and name != "background"}
+        if not named:
+            return None
+        return {
+            convention
+            for convention in task.conventions
+            if all(_values(task, convention, name) == values for name, values in named.items())
+        }
+
+
+class Datasets(dict[Path, DatasetJson]):
+    """Each folder's dataset, read once."""
+
+    def __missing__(self, folder: Path) -> DatasetJson:
+        return self.setdefault(folder, DatasetJson.read(folder))
+
+
+def _labels(stated: dict[str, Any]) -> dict[str, frozenset[int]]:
+    if all(isinstance(name, str) and name.isdigit() for name in stated):
+        return {str(name): frozenset({int(value)}) for value, name in stated.items()}
+    return {
+        name: frozenset(map(int, values if isinstance(values, list) else [values]))
+        for name, values in stated.items()
+    }
+
+
+def _values(task: Task, convention: str, name: str) -> frozenset[int]:
+    """The values of a label or a region in the files of a convention; none if it is unknown."""
+    members = task.regions.get(name, ())
+    labels = [label for label, value in task.labels.items() if label == name or value in members]
+    written = task.conventions[convention]
+    return frozenset(written.get(label, task.labels[label]) for label in labels)
