@@ -1,22 +1,48 @@
-"""Checks of a case's images: finite and varied intensities, a background, one image each."""
+"""Checks of a case's images: finite and varied intensities, a background of 0, one image each."""
 
 import itertools
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import Finding, warning
+from common.errors import Finding, InputError, warning
+from common.volume import T, bounding_box, extract
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+
+BackgroundRule = Literal["zero", "auto"]
+"""What is not brain: voxels of 0; or also those of the value that plainly surrounds it."""
 
 SURELY_BACKGROUND = 0.2
 """With this share of zeros in a sample of rows, the whole image has `LEAST_BACKGROUND` too."""
 
 LEAST_BACKGROUND = 0.05
 """Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
+
+FAINT = 1e-3
+"""Values that differ by less of the 99th percentile are of one background, as after splines."""
+
+ONE_VALUE = 0.1
+"""Most of what is not 0 that one value may have: brains had 0.027 at most, in 44 images."""
+
+EXACT = 0.9
+"""With this share of one value among those near to it, the background is that value alone."""
+
+ON_FACES = 0.25
+"""Least share of a background on the faces of the box around all that is not 0."""
+
+SURELY_BRAIN_L, MOST_BRAIN_L = 1.8, 2.2
+"""Brains take 1.1 to 1.8 l, heads 2.6 or more; below the first a sample is enough."""
+
+CLIPPED = 0.003
+"""Share of what is not 0 that the largest value may have; unclipped images had 0.00001."""
+
+NEXT_VALUE = 5
+"""The largest value of a clipped image has so many times the voxels of the one below."""
 
 LARGEST, SMALLEST = 1e30, 1e-30
 """Intensities beyond these cannot be scaled in float32."""
@@ -25,32 +51,166 @@ SAMPLE = 20_000
 """Voxels of a sample, by which most images are checked without a look at all voxels."""
 
 
-def check_intensities(path: Path, voxels: Array) -> list[Finding]:
-    """An image without finite, varied, scalable intensities."""
-    if not np.issubdtype(voxels.dtype, np.integer):
-        low, high = float(voxels.min()), float(voxels.max())
-        if not np.isfinite((low, high)).all():
-            count = voxels.size - np.count_nonzero(np.isfinite(voxels))
-            found = f"{count} voxels that are NaN or infinite"
-            return [Finding(str(path), found, "finite intensities", "export it again")]
-        top = max(-low, high)
-        if top and not SMALLEST < top < LARGEST:
-            expected = f"intensities of {SMALLEST:g} to {LARGEST:g}"
-            return [Finding(str(path), f"intensities up to {top:g}", expected, "export it again")]
-    constant = _only_value(voxels)
-    if constant is None:
-        return []
-    found = f"the same value, {constant:g}, in all of the brain" if constant else "only zeros"
-    return [Finding(str(path), found, "an image", "export it again")]
+class Background(NamedTuple):
+    """What plainly surrounds the brain in an image, where that is not all 0."""
+
+    value: float
+    width: float
+    """Voxels this near to `value` are background; 0 if it is exact."""
+
+    def covers(self, voxels: Array) -> NDArray[np.bool_]:
+        """Where an image has it."""
+        off = np.abs(np.subtract(voxels, self.value))
+        covered: NDArray[np.bool_] = off <= self.width
+        return covered
+
+    def warning(self, path: Path, voxels: Array, rule: BackgroundRule) -> Finding:
+        """What `check` says of an image that has it."""
+        zeros = voxels == 0
+        own = np.count_nonzero(self.covers(voxels) & ~zeros) / voxels.size
+        faint = f"faint values (under {FAINT:.1%} of the rest)"
+        what = f"{self.value:.6g}" if self.value else faint
+        found = (
+            f"a background that is not 0: {what} in {own:.0%} of the voxels, "
+            f"0 in {np.count_nonzero(zeros) / voxels.size:.0%}"
+        )
+        action = "nothing: it is taken for 0, by background: auto in the manifest"
+        if rule == "zero":
+            action = (
+                "write background: auto into the manifest, which takes it for 0; else it is "
+                "normalised as brain"
+            )
+        return warning(path, found, "a background of 0", action)
 
 
-def _only_value(voxels: Array) -> float | None:
-    """The one value that all non-zero voxels have, 0 if there are none; None if they differ."""
+def check_image(
+    path: Path, voxels: Array, voxel_mm3: float, rule: BackgroundRule
+) -> tuple[Array, list[Finding]]:
+    """The image with 0 for its background, and what is unusual about it.
+
+    NaN all around the brain is taken for 0; another value of the background only by `auto`.
+
+    Raises:
+        InputError: the image has no finite, varied, scalable intensities.
+    """
+    voxels, findings = _finite(path, voxels)
+    _check_varied(path, voxels)
+    background = _odd_background(voxels)
+    if background is not None:
+        findings.append(background.warning(path, voxels, rule))
+        if rule == "zero":  # all else would be measured on the background
+            return voxels, findings
+        voxels = np.where(background.covers(voxels), voxels.dtype.type(0), voxels)
+    return voxels, findings + _extent_warnings(path, voxels, voxel_mm3) + _clipped(path, voxels)
+
+
+def _finite(path: Path, voxels: Array) -> tuple[Array, list[Finding]]:
+    """The image with 0 for NaN around the brain, and a warning of it."""
+    if np.issubdtype(voxels.dtype, np.integer):
+        return voxels, []
+    findings = []
+    if np.isnan(voxels.min()):
+        around = _nan_around(voxels)
+        if (share := np.count_nonzero(around) / voxels.size) >= LEAST_BACKGROUND:
+            voxels = np.where(around, voxels.dtype.type(0), voxels)
+            found = f"NaN in {share:.0%} of the voxels, all around the brain"
+            action = "nothing: they are taken for 0"
+            findings.append(warning(path, found, "a background of 0", action))
+    low, high = float(voxels.min()), float(voxels.max())
+    if not np.isfinite((low, high)).all():
+        count = voxels.size - np.count_nonzero(np.isfinite(voxels))
+        found = f"{count} voxels that are NaN or infinite"
+        raise _unusable(path, found, "finite intensities")
+    top = max(-low, high)
+    if top and not SMALLEST < top < LARGEST:
+        found = f"intensities up to {top:g}"
+        raise _unusable(path, found, f"intensities of {SMALLEST:g} to {LARGEST:g}")
+    return voxels, findings
+
+
+def _nan_around(voxels: Array) -> NDArray[np.bool_]:
+    """The NaN voxels that are connected to the border of an image."""
+    from scipy.ndimage import label  # few images need it
+
+    parts, count = label(np.isnan(voxels))
+    is_around = np.zeros(count + 1, np.bool_)
+    is_around[_faces(parts)] = True
+    is_around[0] = False  # no NaN
+    return is_around[parts]
+
+
+def _faces(voxels: NDArray[T]) -> NDArray[T]:
+    """All voxels on the six faces of a volume; those on edges more than once."""
+    return np.concatenate([voxels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+
+
+def _unusable(path: Path, found: str, expected: str) -> InputError:
+    return InputError(Finding(str(path), found, expected, "export it again"))
+
+
+def _check_varied(path: Path, voxels: Array) -> None:
     for some in (_sample(voxels), voxels):  # a sample is nearly always enough
         values = some[some != 0]
         if values.size and (values != values[0]).any():
-            return None
-    return float(values[0]) if values.size else 0.0
+            return
+    constant = f"the same value, {values[0]:g}, in all of the brain" if values.size else ""
+    raise _unusable(path, constant or "only zeros", "an image")
+
+
+def _odd_background(voxels: Array) -> Background | None:
+    """The background, if many voxels that are not 0 have one value and surround the rest.
+
+    It may lie beside zeros, as where an image was padded after it had been normalised.
+    """
+    some = _sample(voxels)
+    values = some[some != 0].astype(np.float64)
+    if not values.size:
+        return None
+    width = FAINT * float(np.percentile(np.abs(values), 99))
+    bins = np.rint(values / width)
+    each, counts = np.unique(bins, return_counts=True)
+    most = int(counts.argmax())
+    if counts[most] < ONE_VALUE * values.size:
+        return None
+    alike = values[bins == each[most]]
+    value = 0.0 if each[most] == 0 else float(np.median(alike))
+    background = Background(value, 0.0 if np.mean(alike == value) > EXACT else width)
+    box = bounding_box(voxels)
+    faces = _faces(voxels if box is None else extract(voxels, box))
+    own = background.covers(faces)
+    count, others = int(np.count_nonzero(own)), int(np.count_nonzero(~own & (faces != 0)))
+    return background if count >= max(others, ON_FACES * faces.size) else None
+
+
+def _extent_warnings(path: Path, voxels: Array, voxel_mm3: float) -> list[Finding]:
+    """An image of more than a brain: a head, or one without a background."""
+    litres = voxels.size * voxel_mm3 / 1e6
+    share = _share_of_zeros(_sample(voxels))
+    if share < SURELY_BACKGROUND or (1 - share) * litres > SURELY_BRAIN_L:
+        share = _share_of_zeros(voxels)
+    if share < LEAST_BACKGROUND:
+        found = f"hardly any background: {share:.1%} of its voxels are 0"
+    elif (1 - share) * litres > MOST_BRAIN_L:
+        found = f"a head with its skull? {(1 - share) * litres:.1f} l are not 0"
+    else:
+        return []
+    action = "strip the skull and set what is outside to 0, unless this is meant"
+    return [warning(path, found, "a brain, of 1.1 to 1.8 l, in a background of 0", action)]
+
+
+def _clipped(path: Path, voxels: Array) -> list[Finding]:
+    """An image whose brightest voxels all have one value."""
+    for some in (_sample(voxels), voxels):
+        top = some.max()
+        share = np.count_nonzero(some == top) / max(1, int(np.count_nonzero(some)))
+        if share < CLIPPED:
+            return []
+    count = np.count_nonzero(voxels == top)
+    below = voxels[voxels < top]
+    if count < NEXT_VALUE * np.count_nonzero(below == below.max()):
+        return []
+    found = f"clipped: {share:.1%} of what is not 0 has the largest value, {top:g}"
+    return [warning(path, found, "intensities as they were measured", "export it without clipping")]
 
 
 def _sample(voxels: Array) -> Array:
@@ -60,7 +220,7 @@ def _sample(voxels: Array) -> Array:
     return voxels if depth * height <= count else voxels[_rows(depth, height, count)]
 
 
-def _background(voxels: Array) -> float:
+def _share_of_zeros(voxels: Array) -> float:
     return 1 - int(np.count_nonzero(voxels)) / voxels.size
 
 
@@ -71,17 +231,9 @@ def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArra
     return generator.integers(depth, size=count), generator.integers(height, size=count)
 
 
-def image_warnings(paths: Mapping[str, Path], images: Mapping[str, Array]) -> list[Finding]:
-    """Images without a background, and modalities with the same image."""
+def check_different(paths: Mapping[str, Path], images: Mapping[str, Array]) -> list[Finding]:
+    """Warnings of modalities with the same image."""
     warnings, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
-    for name, some in samples.items():
-        share = _background(some)
-        if share < SURELY_BACKGROUND:
-            share = _background(images[name])
-        if share < LEAST_BACKGROUND:
-            found = f"hardly any background: {share:.1%} of its voxels are 0"
-            action = "strip the skull and set what is outside to 0, unless this is meant"
-            warnings.append(warning(paths[name], found, "a brain in a background of 0", action))
     for one, other in itertools.combinations(images, 2):
         alike = np.array_equal(samples[one], samples[other])
         if alike and np.array_equal(images[one], images[other]):

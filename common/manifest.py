@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from common.errors import ConfigError
+from common.intensities import BackgroundRule
 from common.layouts import BY_NAMES, IMAGE_ENDINGS, patient_of
 from common.settings import parse, read_yaml
 from common.splits import FractionSplits, Splits
@@ -110,6 +111,8 @@ class Manifest(Section):
     """Of the grid that is stored and trained on, along every axis; masks are the files' own."""
     crop: tuple[Side, Side, Side] = (128, 128, 128)
     """(D, H, W) of the window that training streams, in voxels of `spacing_mm`."""
+    background: BackgroundRule = "zero"
+    """What is not brain: voxels of 0; by `auto` also the value that plainly surrounds it."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type of stored images."""
     margin: int = Field(default=2, ge=0)

@@ -155,6 +155,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "label_convention": manifest.label_convention,
         "channels": list(manifest.stacked.channels),
         "spacing_mm": manifest.spacing_mm,
+        "background": manifest.background,
         "orientation": "LPS",
     }
 

@@ -1,5 +1,6 @@
 """Reading and checking a case's files; every problem is reported at once."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.geometry import (
     offset_voxels,
     reorient,
 )
-from common.intensities import check_intensities, image_warnings
+from common.intensities import check_different, check_image
 from common.labels import decide_without_values, read_label
 from common.layouts import LABEL
 from common.manifest import Manifest
@@ -67,9 +68,8 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     findings += _check_field_of_view(paths, read)
     volumes, found = _to_one_grid(paths, read)
     findings += found
-    images = {m: volumes[m].voxels for m in modalities if m in volumes}
-    for modality, voxels in images.items():
-        findings += check_intensities(paths[modality], voxels)
+    images, found = _check_images(paths, volumes, manifest)
+    findings += found
     label, decided = None, decide_without_values(files, manifest)
     if LABEL in volumes:
         complete = images.values() if len(images) == len(modalities) else ()
@@ -81,8 +81,8 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     if not _errors(findings):
         to_lps = ToLPS.of(volumes[first].geometry, manifest.spacing_mm)
         findings += _check_resampled_brain(paths[first], images.values(), to_lps)
-        findings += image_warnings(paths, images) + _placement_warnings(paths, read, to_lps)
-    findings = [replace(finding, case=files.case_id) for finding in findings]
+        findings += check_different(paths, images) + _placement_warnings(paths, read, to_lps)
+    findings = [replace(finding, case=files.case_id) for finding in _grouped(findings)]
     if errors := _errors(findings):
         raise InputError(*errors)
     return LoadedCase(
@@ -123,6 +123,40 @@ def _read_all(
         except InputError as error:
             findings += error.findings
     return volumes, findings
+
+
+def _check_images(
+    paths: Paths, volumes: Mapping[str, Volume], manifest: Manifest
+) -> tuple[dict[str, Array], list[Finding]]:
+    """The modalities' voxels with a background of 0; those that cannot be used as they are."""
+    images, findings = dict[str, Array](), list[Finding]()
+    for modality in manifest.task.modalities:
+        if (volume := volumes.get(modality)) is None:
+            continue
+        images[modality], mm3 = volume.voxels, math.prod(volume.geometry.spacing_mm)
+        try:
+            images[modality], found = check_image(
+                paths[modality], volume.voxels, mm3, manifest.background
+            )
+            findings += found
+        except InputError as error:
+            findings += error.findings
+    return images, findings
+
+
+def _grouped(findings: list[Finding]) -> list[Finding]:
+    """The findings, with a warning that several files share told once."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        is_own = finding.severity == "error"
+        key = (finding.file if is_own else "", finding.found, finding.action)
+        groups.setdefault(key, []).append(finding)
+    return [
+        replace(first, found=f"{first.found} (and {len(others)} more file(s) of the case)")
+        if others and first.severity == "warning"
+        else first
+        for first, *others in groups.values()
+    ]
 
 
 def _to_one_grid(
@@ -216,15 +250,16 @@ def _placement_warnings(
     paths: Paths, volumes: Mapping[str, Volume], to_lps: ToLPS
 ) -> list[Finding]:
     """Headers that leave a volume's place open, and grids that are oblique or resampled."""
-    warnings, by_doubt = list[Finding](), dict[str, list[Path]]()
-    of_file = {paths[role]: volume.orientation_warning for role, volume in volumes.items()}
-    for path, doubt in of_file.items():
-        if doubt:
-            by_doubt.setdefault(doubt, []).append(path)
-    for doubt, (path, *others) in by_doubt.items():
-        found = doubt + (f" (and {len(others)} more file(s) of the case)" if others else "")
-        action = "nothing if that is where it is; else correct the header"
-        warnings.append(warning(path, found, "an sform and a qform of one place", action))
+    warnings = [
+        warning(
+            paths[role],
+            volume.orientation_warning,
+            "an sform and a qform of one place",
+            "nothing if that is where it is; else correct the header",
+        )
+        for role, volume in volumes.items()
+        if volume.orientation_warning
+    ]
     role, volume = next(iter(volumes.items()))
     geometry = volume.geometry
     if (degrees := degrees_off_axis(geometry)) >= OBLIQUE_DEGREES:

@@ -19,7 +19,10 @@ from common.store import Store, is_remote
 from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
-NAMING = ("modalities", "label", "companions", "stacked", "label_convention", "patient_pattern")
+NAMING = (
+    *("modalities", "label", "companions", "stacked", "label_convention", "patient_pattern"),
+    "background",
+)
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
 

@@ -226,6 +226,23 @@ def binary(files: dict[str, Array]) -> Array:
     return (files["seg"] > 0).astype(np.uint8)
 
 
+def noisy(files: dict[str, Array]) -> Array:
+    """A brain in the noise of air."""
+    noise = np.random.default_rng(1).integers(1, 30, SHAPE).astype(np.int16)
+    return np.where(files["t2"], files["t2"], noise)
+
+
+def head(data: Path) -> None:
+    """A case whose images are 2.7 l large."""
+    inside = np.pad(np.ones((140, 140, 140), np.int16), 6)
+    noise = np.random.default_rng(0).integers(50, 900, (4, 1, *inside.shape[1:]))
+    files = {name: (inside * noise[n]).astype(np.int16) for n, name in enumerate(NAMES[:4])}
+    grid = Geometry(inside.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    label = np.zeros(inside.shape, np.uint8)
+    label[70, 70, 70:73] = 1, 2, 4
+    written(data, files | {"seg": label}, dict.fromkeys(NAMES, grid))
+
+
 def no_enhancing(files: dict[str, Array]) -> Array:
     return np.where(files["seg"] == 4, 1, files["seg"]).astype(np.uint8)
 

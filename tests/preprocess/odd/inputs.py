@@ -27,7 +27,9 @@ from tests.preprocess.odd.build import (
     cut,
     dangling,
     everywhere,
+    head,
     no_enhancing,
+    noisy,
     renamed,
     several,
     spaced,
@@ -237,9 +239,22 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     ),
     "no tumour": (with_arrays(seg=lambda f: np.zeros_like(f["seg"])), "no tumour, only zeros"),
     "twice": (with_arrays(t2=lambda f: f["t1"]), "the same voxels for t2 as for t1"),
-    "skull": (
-        with_arrays(t2=lambda f: f["t2"] + np.int16(7)),
+    "noise around the brain": (
+        with_arrays(t2=noisy),
         "hardly any background: 0.0% of its voxels are 0",
+    ),
+    "head": (head, "a head with its skull? 2.7 l are not 0 (and 3 more file(s) of the case)"),
+    "NaN around the brain": (
+        with_arrays(t2=lambda f: np.where(f["t2"], f["t2"], np.float32("nan"))),
+        "NaN in 71% of the voxels, all around the brain",
+    ),
+    "another background": (
+        with_arrays(t2=lambda f: f["t2"] - np.int16(1024)),
+        "a background that is not 0: -1024 in 71% of the voxels, 0 in 0%",
+    ),
+    "clipped": (
+        with_arrays(t2=lambda f: f["t2"].clip(0, 800)),
+        "clipped: 11.1% of what is not 0 has the largest value, 800",
     ),
     "stacked": (stacked(), "1 case(s) of one 4-D file, read as flair, t1, t1ce, t2, and their lab"),
     "mixed": (
