@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from common.duplicates import identity
 from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
 from common.volume import Box, Triple, place_back
@@ -34,6 +35,11 @@ class Source(Record):
     sha256: str
     size_bytes: int
     modified_ns: int
+
+    @property
+    def image(self) -> str:
+        """Its checksum, which differs between the images of a 4-D file."""
+        return f"{self.sha256} {self.role}"
 
 
 class TumourVoxels(Record):
@@ -124,9 +130,13 @@ class CaseRecord(Record):
         return np.ascontiguousarray(to_lps.unorient(whole))
 
     @property
-    def image_checksums(self) -> dict[str, str]:
-        """Modality to the SHA-256 of its file."""
-        return {source.role: source.sha256 for source in self.sources if source.role != "label"}
+    def images(self) -> dict[str, str]:
+        """Modality to what identifies its image, however its file is written."""
+        return {
+            source.role: identity(self.mean[source.role], self.std[source.role], source.image)
+            for source in self.sources
+            if source.role in self.mean
+        }
 
 
 class CaseFailure(Record):

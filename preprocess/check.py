@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from common.discovery import NO_CASE, STACKED_CONVENTION, CaseFiles, Discovery, discover
-from common.duplicates import shared_images
+from common.duplicates import doubles, identities
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
 from common.record import DecidedBy
@@ -24,7 +24,7 @@ class CheckedCase:
     findings: tuple[Finding, ...]
     """Errors if the case cannot be used, else warnings."""
     images: dict[str, str]
-    """Modality to its file's SHA-256; empty if the case cannot be used."""
+    """Modality to what identifies its image; empty if the case cannot be used."""
     convention: str | None = None
     """Of its label; None if the case cannot be used, or has no label."""
     convention_from: DecidedBy | None = None
@@ -60,8 +60,7 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
         return CheckedCase(files, error.findings, {})
     except Exception as error:  # noqa: BLE001 - as above
         return CheckedCase(files, (_unexpected(files, error),), {})
-    hashes = {source.role: source.sha256 for source in loaded.sources}
-    images = {modality: hashes[modality] for modality in manifest.task.modalities}
+    images = identities(loaded.images, {source.role: source.image for source in loaded.sources})
     if loaded.label is None:
         return CheckedCase(files, loaded.warnings, images)
     convention, decided_by = loaded.convention, loaded.convention_from
@@ -112,24 +111,21 @@ def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
 
 def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """Images that several cases share: an error if the cases are in different splits."""
-    placed = assign(manifest.splits, _patients(case for case in cases if case.convention))
-    splits = {case: name for name, members in placed.items() for case in members}
-    pairs: dict[tuple[str, str], list[str]] = {}
-    for group in shared_images({case.files.case_id: case.images for case in cases}):
-        first = next((case for case, _ in group if case in splits), group[0][0])
-        for case_id, modality in group:
-            if case_id != first:
-                pairs.setdefault((first, case_id), []).append(modality)
+    splits = assign(manifest.splits, _patients(case for case in cases if case.convention))
     findings = []
-    for (first, other), modalities in pairs.items():
-        found = f"{', '.join(modalities)} have the same bytes as those of {first}"
-        if len({splits.get(first), splits.get(other)} - {None}) == 2:
-            action = f"move one away: {first} is in {splits[first]} and {other} in {splits[other]}"
-            findings.append(Finding(WHOLE, found, "each image in one split", action, other))
+    for double in doubles({case.files.case_id: case.images for case in cases}, splits):
+        found = f"{', '.join(double.modalities)} have the same voxels as those of {double.other}"
+        if double.splits:
+            one, other = double.splits
+            expected, action = (
+                "each image in one split",
+                (f"move one away: {double.other} is in {one} and {double.case_id} in {other}"),
+            )
+            findings.append(Finding(WHOLE, found, expected, action, double.case_id))
         else:
-            action = "move one away, unless the case should count twice"
             expected = "each image in one case"
-            findings.append(Finding(WHOLE, found, expected, action, other, "warning"))
+            action = "move one away, unless the case should count twice"
+            findings.append(Finding(WHOLE, found, expected, action, double.case_id, "warning"))
     return findings
 
 

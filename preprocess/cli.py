@@ -223,7 +223,7 @@ def _conclude(report: "Report") -> bool:
     store = Store.open(work.store_path)
     contents = store.contents()
     out.print(run_table(report, store, contents))
-    if not _print_leaks(contents) and not contents.absent and report.clean:
+    if not _print_doubles(contents) and not contents.absent and report.clean:
         out.print(f"next: {hints.report(store.path)}", soft_wrap=True)
         if contents.patients:
             out.print(f"      {hints.train(store.path)}", soft_wrap=True)
@@ -243,7 +243,7 @@ def status(store: StoreArgument) -> None:
     contents = opened.contents()
     out.print(status_table(opened, contents))
     _print_lines(failure_lines(list(contents.failures.values())))
-    leaks = _print_leaks(contents)
+    leaks = _print_doubles(contents)
     if leaks or contents.failures or contents.absent:
         raise typer.Exit(UNCLEAN)
 
@@ -364,8 +364,12 @@ def _print_lines(lines: Iterator["Text"]) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _print_leaks(contents: "Contents") -> bool:
-    """Print a line for each image that is in two splits; returns whether there was one."""
+def _print_doubles(contents: "Contents") -> bool:
+    """Print a line for each case with an image of another; returns whether any is in two splits."""
+    for double in contents.doubles(contents.splits):
+        if not double.splits:
+            what = f"{double}: move one away, unless it should count twice"
+            err.print(f"warning: {what}", soft_wrap=True)
     leaks = contents.leaks(contents.splits)
     for leak in leaks:
         err.print(f"✗ {leak}", soft_wrap=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from common import hints
-from common.duplicates import leaks
+from common.duplicates import Double, doubles
 from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
@@ -125,13 +125,17 @@ class Contents:
         """Labelled cases by split as the store's manifest divides them, sorted."""
         return assign(self.manifest.splits, self.patients)
 
+    def doubles(self, splits: Mapping[str, Iterable[str]]) -> list[Double]:
+        """The cases that have an image of another case, as divided into splits."""
+        return doubles({case_id: record.images for case_id, record in self.records.items()}, splits)
+
     def leaks(self, splits: Mapping[str, Iterable[str]]) -> list[str]:
-        """One line for each image that is in two splits, which makes scores meaningless."""
-        images = {case_id: self.records[case_id].image_checksums for case_id in self.patients}
+        """One line for each case with an image of another split, which makes scores meaningless."""
         return [
-            f"{one} and {other} have the same image: list both in one split, or move one of the "
-            "cases away and preprocess with --drop-absent"
-            for one, other in leaks(splits, images)
+            f"{double}: list both in one split, or move one of the cases away and preprocess with "
+            "--drop-absent"
+            for double in self.doubles(splits)
+            if double.splits
         ]
 
     def split(self, name: str, splits: Mapping[str, list[str]] | None = None) -> list[str]:

@@ -67,15 +67,15 @@ FLAGS: dict[str, Flag] = {
     "leak": Flag(
         "error",
         "Same image in two splits",
-        "An image file of this case has the same bytes as one of a case in another split: scores "
-        "on that split would be scores on training data.",
+        "An image of this case is also one of a case in another split, even if its file is "
+        "written otherwise: scores on that split would be scores on training data.",
         "Move one of the cases away and preprocess with --drop-absent, or list both in one split.",
     ),
     "duplicate": Flag(
         "check",
         "Same image twice",
-        "An image file has the same bytes as another one, of another case or of another modality "
-        "of this case. Copies that were saved again, and so differ in bytes, are not found.",
+        "An image is also that of another case or of another modality of this case. Compared are "
+        "mean and standard deviation, which stay when an image is saved again.",
         "Find out which file is wrong, and replace or remove it.",
     ),
     "flip": Flag(
@@ -283,7 +283,7 @@ def _unreadable(cases: list[Case]) -> Findings:
 
 def _shared_images(cases: list[Case]) -> Findings:
     by_id = {case.record.case_id: case for case in cases}
-    images = {case_id: case.record.image_checksums for case_id, case in by_id.items()}
+    images = {case_id: case.record.images for case_id, case in by_id.items()}
     for group in shared_images(images):
         for case_id, modality in group:
             case = by_id[case_id]

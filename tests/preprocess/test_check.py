@@ -99,7 +99,7 @@ def test_images_under_two_ids_are_named_with_both(cohort: Cohort, check: Command
     assert done.returncode == 1
     (finding,) = json.loads(done.stdout)["findings"]
     assert finding["case"] == "BraTS2021_00002"
-    assert finding["found"] == "flair, t1 have the same bytes as those of BraTS2021_00000"
+    assert finding["found"] == "flair, t1 have the same voxels as those of BraTS2021_00000"
     assert finding["action"] == (
         "move one away: BraTS2021_00000 is in val and BraTS2021_00002 in test"
     )

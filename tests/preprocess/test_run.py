@@ -217,7 +217,7 @@ def test_an_image_in_two_splits_is_said(
         copy.write_bytes((data / "BraTS2021_00000" / f"BraTS2021_00000_{name}.nii.gz").read_bytes())
     done = run(data, "--store", path)
     assert done.returncode == 1
-    line = "BraTS2021_00003 (train) and BraTS2021_00000 (val) have the same image"
+    line = "BraTS2021_00000 (val) and BraTS2021_00003 (train) have the same image"
     assert line in done.stderr
     assert line in command("status", path).stderr
     assert len(Store.open(path).contents().records) == 4

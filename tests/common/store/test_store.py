@@ -351,7 +351,8 @@ def test_splits_are_of_the_labelled_cases_stored(make_store: MakeStore) -> None:
 def test_an_image_in_two_splits_is_refused(make_store: MakeStore, cases: Cases) -> None:
     store = make_store("one", "three")
     record = cases["three"].record
-    twin = record.model_copy(update={"sources": cases["one"].record.sources})
+    other = cases["one"].record
+    twin = record.model_copy(update={"mean": other.mean, "std": other.std})
     image = cases["three"]
     store.write(
         PreparedCase(twin, image.image, image.label, image.crop_image, image.crop_label),

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -87,13 +86,8 @@ def _copy(cases: list[Case], index: int, picture: bytes) -> Case:
     whole = [case for case in cases if case.measures]
     case = whole[index % len(whole)]
     assert case.measures is not None
-    sources = tuple(
-        source.model_copy(update={"sha256": sha256(f"{index}{source.role}".encode()).hexdigest()})
-        for source in case.record.sources
-    )
-    record = case.record.model_copy(
-        update={"case_id": f"BraTS-GLI-{index:05d}-000", "sources": sources}
-    )
+    mean = {modality: 1000 + index + mean for modality, mean in case.record.mean.items()}
+    record = case.record.model_copy(update={"case_id": f"BraTS-GLI-{index:05d}-000", "mean": mean})
     split = ("train", "val", "test")[index % 3] if record.has_label else ""
     return replace(
         case, record=record, split=split, measures=replace(case.measures, thumbnail=picture)
