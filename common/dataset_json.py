@@ -76,5 +76,4 @@ def _values(task: Task, convention: str, name: str) -> frozenset[int]:
     """The values of a label or a region in the files of a convention; none if it is unknown."""
     members = task.regions.get(name, ())
     labels = [label for label, value in task.labels.items() if label == name or value in members]
-    written = task.conventions[convention]
-    return frozenset(written.get(label, task.labels[label]) for label in labels)
+    return frozenset(value for label in labels for value in task.file_values(convention, label))
