@@ -76,4 +76,4 @@ def _values(task: Task, convention: str, name: str) -> frozenset[int]:
     """The values of a label or a region in the files of a convention; none if it is unknown."""
     members = task.regions.get(name, ())
     labels = [label for label, value in task.labels.items() if label == name or value in members]
-    return frozenset(value for label in labels for value in task.file_values(convention, label))
+    return frozenset(value for n in labels for value in task.file_values(convention, n))

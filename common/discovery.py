@@ -79,12 +79,12 @@ class Discovery:
         return dict(Counter(case.layout for case in self.cases).most_common())
 
 
-def discover(root: Path, manifest: Manifest) -> Discovery:
+def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discovery:
     """Find the cases in a folder and its subfolders, in the layout of any release.
 
     Files of cases are listed, not opened, but for `dataset.json`. Hidden files and folders, stores
     and manifests are skipped. A volume that belongs to no case is a finding, and so is an image of
-    another format. All other files are counted in `unused`.
+    another format. All other files are counted in `unused`; labels too, without `labels`.
 
     Raises:
         InputError: there is no such folder, or its path is not UTF-8.
@@ -94,12 +94,13 @@ def discover(root: Path, manifest: Manifest) -> Discovery:
     grouping = Grouping(manifest)
     for path in files_below(root, found.findings):
         grouping.add(path)
-    builder = _Builder(root, manifest, found)
+    builder = _Builder(root, manifest, found, labels=labels)
     builder.join(grouping.groups())
     builder.adopt(grouping.strays)
     builder.build()
     builder.sort_others(grouping.others)
-    found.findings += builder.missing_labels()
+    if labels:
+        found.findings += builder.missing_labels()
     if manifest.patient_pattern == "auto":
         found.findings += _like_sessions(found.cases)
     return found
@@ -130,8 +131,8 @@ class _Draft:
 class _Builder:
     """Makes cases of groups of files, and findings of what does not fit."""
 
-    def __init__(self, root: Path, manifest: Manifest, found: Discovery) -> None:
-        self._root, self._manifest, self._found = root, manifest, found
+    def __init__(self, root: Path, manifest: Manifest, found: Discovery, *, labels: bool) -> None:
+        self._root, self._manifest, self._found, self._takes_labels = root, manifest, found, labels
         self._task = manifest.task
         self._drafts: list[_Draft] = []
         self._by_id: dict[str, _Draft] = {}
@@ -161,6 +162,9 @@ class _Builder:
                 + [file for group in members if group not in used for file in group.files],
             )
             self._count(draft.companions, case_id)
+            if not self._takes_labels:
+                self._count(draft.labels, case_id)
+                draft.labels = []
             if draft.files:
                 self._drafts.append(draft)
 
@@ -197,6 +201,9 @@ class _Builder:
             draft.case_id,
             "warning",
         )
+        if not self._takes_labels:
+            self._found.unused.update(_unused_name(path, draft.case_id) for path in paths)
+            return
         if len(paths) == 1:
             draft.labels = [File(paths[0], LABEL, "")]
         else:
@@ -273,7 +280,9 @@ class _Builder:
             if allowed == set() and label and self._manifest.label_convention == "auto":
                 self._unread[_dataset_folder(draft)] += 1
                 label = None
-        known = convention in self._task.conventions
+        is_stated = layout is not None and layout.states_convention
+        by_values = () if is_stated else self._task.by_values
+        known = convention in (by_values or self._task.conventions)
         return CaseFiles(
             case_id=draft.case_id,
             patient=self._manifest.patient_of(draft.case_id),
@@ -281,7 +290,7 @@ class _Builder:
             label=label,
             layout=layout.name if layout else MIXED,
             names=convention if known else None,
-            states_convention=known and layout is not None and layout.states_convention,
+            states_convention=known and is_stated,
             stacked=stacked is not None,
         )
 

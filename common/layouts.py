@@ -129,12 +129,14 @@ LAYOUTS = (
         label_example="HGG/{case}/VSD.Brain_3more.XX.O.{role}.1/VSD.Brain_3more.XX.O.{role}.1",
         case_id="brats_2013_pat9{:03d}_1",
         convention="brats2015",
+        states_convention=True,
     ),
     Layout(
         "brats2015-nifti",
         _four("Flair", "T1", "T1c", "T2") | {LABEL: ("OT",)},
         case_id="brats_2013_pat9{:03d}_1",
         convention="brats2015",
+        states_convention=True,
     ),
     Layout(
         "bids",

@@ -189,10 +189,15 @@ class Manifest(Section):
         return match["patient"] if match else case_id
 
     def with_modalities(self, modalities: tuple[str, ...]) -> Self:
-        """The manifest of cases that have some of these cases' images, in this order."""
-        endings = {m: group for m, group in self.modalities.items() if m in modalities}
-        task = self.task.with_modalities(modalities)
-        return self.model_copy(update={"task": task, "modalities": endings})
+        """The same cohort, of whose images these are used, in this order; others may be there."""
+        listed = self.modalities.items()
+        others = [ending for m, group in listed if m not in modalities for ending in group]
+        changes = {
+            "task": self.task.with_modalities(modalities),
+            "modalities": {m: group for m, group in listed if m in modalities},
+            "companions": (*self.companions, *others),
+        }
+        return self.model_copy(update=changes)
 
     def to_yaml(self) -> str:
         """The manifest as YAML that `load_manifest` reads back to an equal value."""

@@ -258,6 +258,7 @@ GLIOMA = Task(
         "brats2023": {"ncr": 1, "ed": 2, "et": 3},
         "brats2015": {"ncr": (1, 3), "ed": 2, "et": 4},
         "msd": {"ncr": 2, "ed": 1, "et": 3},
+        "deepbratumia": {"ncr": 2, "ed": 3, "et": 1},
     },
     by_values=("brats2021", "brats2023"),
 )
@@ -266,7 +267,7 @@ GLIOMA = Task(
 From 2016 to 2021 enhancing tumour was 4; from 2012 to 2015 so too, and 3 was the core that is
 neither necrotic nor enhancing. The Medical Segmentation Decathlon (Task01_BrainTumour, made of
 BraTS 2016 and 2017) has 1 and 2 the other way round; its values are those of 2023, so only the
-layout of its files identifies it.
+layout of its files identifies it. So it is with `deepbratumia`, the tool that made LUMIERE's masks.
 """
 
 POST_TREATMENT = Task(
@@ -275,11 +276,19 @@ POST_TREATMENT = Task(
     labels={"netc": 1, "snfh": 2, "et": 3, "rc": 4},
     regions={"wt": (1, 2, 3), "tc": (1, 3), "et": (3,), "netc": (1,), "snfh": (2,), "rc": (4,)},
     painting=("snfh", "netc", "et", "rc"),
-    conventions={"brats2024": {"netc": 1, "snfh": 2, "et": 3, "rc": 4}},
+    conventions={
+        "brats2024": {"netc": 1, "snfh": 2, "et": 3, "rc": 4},
+        "deepbratumia": {"netc": 2, "snfh": 3, "et": 1, "rc": 4},
+    },
+    by_values=("brats2024",),
 )
 
 METASTASES = POST_TREATMENT.model_copy(
-    update={"name": "metastases", "conventions": {"brats2025": POST_TREATMENT.labels}}
+    update={
+        "name": "metastases",
+        "conventions": {"brats2025": POST_TREATMENT.labels},
+        "by_values": (),
+    }
 )
 
 PEDIATRIC = Task(

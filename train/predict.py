@@ -20,8 +20,8 @@ from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = (
-    *("modalities", "label", "companions", "stacked", "label_convention", "patient_pattern"),
-    "background",
+    *("layout", "modalities", "label", "companions", "stacked", "label_convention"),
+    *("patient_pattern", "background"),
 )
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
@@ -164,7 +164,7 @@ def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
 
     File names and label convention are those of the manifest in the folder, or beside the folder
     of one case, else the run's; crop, margin and type are always the run's. Only the images that
-    the network sees are needed. Other images, and labels, are not read: they are companions.
+    the network sees are needed; other images are not read.
 
     Raises:
         ConfigError: that manifest is not readable, or of another task.
@@ -176,14 +176,8 @@ def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
             check_task(loaded, found.task, folder / DEFAULT_NAME)
             break
     kept = tuple(name for name in found.task.modalities if name in loaded.needed)
-    not_read = [e for name, group in found.modalities.items() if name not in kept for e in group]
-    changes: dict[str, object] = {name: getattr(found, name) for name in NAMING} | {
-        "task": found.task.model_copy(update={"modalities": kept}),
-        "modalities": {name: found.modalities[name] for name in kept},
-        "label": (),
-        "companions": (*found.companions, *found.label, *not_read),
-    }
-    return loaded.manifest.model_copy(update=changes)
+    changes = {name: getattr(found, name) for name in ("task", *NAMING)}
+    return loaded.manifest.model_copy(update=changes).with_modalities(kept)
 
 
 def _of_store(loaded: LoadedRun, store: Store) -> Source:
@@ -210,7 +204,7 @@ def _stored(store: Store, record: CaseRecord) -> Case:
 
 def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
     manifest = naming_of(loaded, folder)
-    discovery = discover(folder, manifest)
+    discovery = discover(folder, manifest, labels=False)
     findings = discovery.findings
     if not discovery.cases:
         raise InputError(

@@ -30,9 +30,9 @@ def masks_of(task: Task) -> st.SearchStrategy[NDArray[np.bool_]]:
     ("values", "conventions"),
     [
         ({0, 1, 2, 4}, {"brats2015", "brats2021"}),
-        ({0, 1, 2, 3}, {"brats2015", "brats2023", "msd"}),
-        ({0, 1, 2}, {"brats2015", "brats2021", "brats2023", "msd"}),
-        ({0}, {"brats2015", "brats2021", "brats2023", "msd"}),
+        ({0, 1, 2, 3}, {"brats2015", "brats2023", "msd", "deepbratumia"}),
+        ({0, 1, 2}, {"brats2015", "brats2021", "brats2023", "msd", "deepbratumia"}),
+        ({0}, {"brats2015", "brats2021", "brats2023", "msd", "deepbratumia"}),
         ({0, 3, 4}, {"brats2015"}),
         ({0, 5}, set()),
         ({-1, 0}, set()),
