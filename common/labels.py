@@ -1,20 +1,24 @@
 """What the values of a label file mean, and which of them are refused."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common import anatomy
 from common.discovery import CaseFiles
 from common.errors import Finding, warning
 from common.manifest import Manifest
 from common.record import DecidedBy
-from common.task import Task, in_words
-from common.volume import bounding_box, extract, foreground
+from common.task import GLIOMA, TASKS, Task, in_words
+from common.volume import Box, bounding_box, extract, foreground
 
 Array = NDArray[np.generic]
+Images = Mapping[str, Array]
+"""Modality to voxels, on the label's grid."""
 
 BRAIN_SHARE = 0.8
 """A mask that covers more of the brain than this is a brain mask."""
@@ -25,12 +29,71 @@ ROUNDING = 1e-3
 INTERPOLATED = 0.1
 """A value that is farther from whole numbers is no rounding's."""
 
+UNLIKE_ANATOMY = "labels that contradict anatomy: "
+"""How the finding about `common.anatomy` begins, by which a cohort's are counted."""
+
 DECIDED_BY = {
     "names": "its file names",
     "layout": "its layout",
     "manifest": "the manifest",
     "task": "the task",
 }
+
+
+class KnownIds(NamedTuple):
+    """What the ids of a release say about its labels."""
+
+    pattern: str
+    """How the ids begin, in upper or lower case."""
+    cases: str
+    tasks: tuple[str, ...]
+    """Packaged tasks that read these labels rightly."""
+    convention: str = ""
+    """Convention of the files, whatever their endings; empty if the ids do not tell."""
+    advice: str = ""
+    """What to write beside the task."""
+
+
+KNOWN_IDS = (
+    KnownIds(
+        "BraTS-PEDs?-",
+        "paediatric tumours",
+        ("pediatric",),
+        advice=" (with label_convention: brats2023-ped for the files of 2023)",
+    ),
+    KnownIds("BraTS-MEN-RT-", "meningiomas before radiotherapy", ("meningioma-rt",)),
+    KnownIds(
+        "BraTS-(GLI|SSA|GoAT|MEN|MET)-",
+        "BraTS since 2023",
+        ("glioma", "post-treatment", "metastases"),
+        "brats2023",
+    ),
+    KnownIds(
+        "BraTS2021_|BraTS(20|1[6-9])_|FeTS|UPENN-GBM-|UCSF-PDGM-",
+        "gliomas whose enhancing tumour is 4",
+        ("glioma",),
+        "brats2021",
+    ),
+    KnownIds("BraTS_(2013|TCIA)_|VSD", "gliomas of BraTS 2012 to 2015", ("glioma",)),
+)
+"""The first that fits counts."""
+
+UNDECIDED = {
+    frozenset({3}): (
+        "if 3 is enhancing tumour, set label_convention: brats2023 in the manifest; if it is "
+        "non-enhancing core, as from 2012 to 2015, set label_convention: brats2015"
+    ),
+    frozenset({4}): (
+        "if 4 is a resection cavity, set task: post-treatment in the manifest, or label_map: "
+        "{4: background}; if it is enhancing tumour, as until 2021, set label_convention: brats2021"
+    ),
+    frozenset({3, 4}): (
+        "if 4 is a resection cavity, set task: post-treatment in the manifest, or label_map: "
+        "{4: background}; if it is enhancing tumour and 3 non-enhancing core, as from 2012 to "
+        "2015, set label_convention: brats2015"
+    ),
+}
+"""What to do where names and values of a glioma disagree, by which of 3 and 4 the file has."""
 
 
 class Decided(NamedTuple):
@@ -41,52 +104,55 @@ class Decided(NamedTuple):
 
 
 def decide_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
-    """The manifest's convention, else the task's only one, else that of layout or file names."""
-    conventions = list(manifest.task.conventions)
+    """The manifest's convention, else that of layout, case id or file names, else the first."""
+    task = manifest.task
     if manifest.label_convention != "auto":
         return Decided(manifest.label_convention, "manifest")
-    if len(conventions) == 1 or files.names is None:
-        return Decided(conventions[0], "task")
-    return Decided(files.names, "layout" if files.states_convention else "names")
+    if files.names and files.states_convention:
+        return Decided(files.names, "layout")
+    known = _known_ids(files.case_id)
+    named = known.convention if known and known.convention in task.conventions else files.names
+    return Decided(named, "names") if named else Decided(next(iter(task.conventions)), "task")
+
+
+def _known_ids(case_id: str) -> KnownIds | None:
+    return next((k for k in KNOWN_IDS if re.match(k.pattern, case_id, re.IGNORECASE)), None)
 
 
 def read_label(
-    path: Path, voxels: Array, task: Task, known: Decided, images: Iterable[Array]
+    files: CaseFiles, voxels: Array, manifest: Manifest, images: Images
 ) -> tuple[NDArray[np.uint8] | None, Decided, list[Finding]]:
-    """Canonical labels of a label file, None if its values are not of a convention.
+    """Canonical labels of the voxels of a case's label file, None if it cannot be read so.
 
-    `images` are the case's, on the same grid; none if some could not be read.
+    `images` are the case's, on the same grid; none if some cannot be used.
     """
+    path = files.label or Path()
+    task, known = manifest.task, decide_without_values(files, manifest)
     voxels = _rounded(voxels)
-    box = bounding_box(voxels)
-    part = voxels[:0] if box is None else extract(voxels, box)  # fewer voxels to look at
+    box = bounding_box(voxels) or Box((0, 0, 0), (0, 0, 0))
+    part = extract(voxels, box)  # fewer voxels to look at
     values, findings = _label_values(path, part)
+    findings = findings or _brain_mask(path, voxels, values, images)
     if findings:
         return None, known, findings
-    possible = task.conventions_of(values) & set(task.by_values or task.conventions)
-    decided = known
-    if _values_decide(known, task) and len(possible) == 1:
-        decided = Decided(next(iter(possible)), "values")
-    if not values <= task.values_of(decided.convention):
-        return None, decided, [_other_values(path, values, task, decided)]
-    if values == {0}:
-        found, action = "no tumour, only zeros", "nothing if this patient has none"
-        findings.append(warning(path, found, "a tumour", action))
-    elif values == {0, 1}:
-        findings += _one_value(path, voxels, task, decided, list(images))
-    elif _values_decide(decided, task):
-        findings.append(_assumed(path, values, sorted(possible), decided))
+    told = values - set(manifest.label_map)
+    traits = _traits(part, values, box, task, images)
+    decided = _decide(known, told, task)
+    findings = _check_ids(files.case_id, path, told, manifest)
+    if decided is None:
+        findings = findings or [_disagreement(path, told, known, task, traits)]
+    else:
+        findings = findings or _doubtful_values(path, told, decided, task)
+    if decided is None or any(finding.severity == "error" for finding in findings):
+        return None, known, findings
+    findings += _unlike_anatomy(path, decided, manifest, traits)
     label = np.zeros(voxels.shape, np.uint8)
-    if box is not None:
-        extract(label, box)[...] = task.to_canonical(part, decided.convention)
+    extract(label, box)[...] = _canonical(part, decided.convention, manifest)
+    if not label.any():
+        found, action = "no tumour, only zeros", "nothing if this patient has none"
+        found = found if values == {0} else "no tumour: label_map makes all of it background"
+        findings.append(warning(path, found, "a tumour", action))
     return label, decided, findings
-
-
-def _values_decide(decided: Decided, task: Task) -> bool:
-    """Whether the label's values decide: they do not overrule the layout or the manifest."""
-    return decided.by == "names" or (
-        decided.by == "task" and len(task.by_values or task.conventions) > 1
-    )
 
 
 def _rounded(voxels: Array) -> Array:
@@ -98,8 +164,17 @@ def _rounded(voxels: Array) -> Array:
         return whole if np.abs(voxels - whole).max() <= ROUNDING else voxels
 
 
+def _distinct(voxels: Array) -> Array:
+    """All values, sorted; `np.unique` takes three times as long for small whole numbers."""
+    with np.errstate(invalid="ignore"):
+        small = voxels.astype(np.uint8)
+    if not np.array_equal(small, voxels):
+        return np.unique(voxels)
+    return np.flatnonzero(np.bincount(small.ravel(), minlength=1))
+
+
 def _label_values(path: Path, voxels: Array) -> tuple[set[int], list[Finding]]:
-    values = np.unique(voxels)
+    values = _distinct(voxels)
     with np.errstate(invalid="ignore"):
         off = np.abs(values - np.rint(values))
     if not np.all(off == 0):  # neither of NaN nor of infinity
@@ -111,43 +186,166 @@ def _label_values(path: Path, voxels: Array) -> tuple[set[int], list[Finding]]:
     return {0} | {int(value) for value in values}, []
 
 
-def _other_values(path: Path, values: set[int], task: Task, decided: Decided) -> Finding:
-    if _values_decide(decided, task):
-        possible = task.by_values or tuple(task.conventions)
-        expected = " or ".join(f"{name} {sorted(task.values_of(name))}" for name in possible)
+def _brain_mask(path: Path, voxels: Array, values: set[int], images: Images) -> list[Finding]:
+    if values != {0, 1} or not images:
+        return []
+    brain = foreground(images.values())
+    inside = int(np.count_nonzero(voxels[brain]))
+    covered = inside / max(1, int(np.count_nonzero(brain)))
+    if covered <= BRAIN_SHARE:
+        return []
+    found = f"looks like a brain mask: 1 in {covered:.0%} of the brain"
+    action = "name the tumour's mask; list this one's ending under companions in the manifest"
+    return [Finding(str(path), found, "the tumour's labels", action)]
+
+
+def _possible(told: set[int], task: Task) -> list[str]:
+    """Conventions that values may decide for, and that have all of these."""
+    having = task.conventions_of(told)
+    return [name for name in task.by_values or task.conventions if name in having]
+
+
+def _decide(known: Decided, told: set[int], task: Task) -> Decided | None:
+    """The convention of a file with these values; None if names and values disagree."""
+    possible = _possible(told, task)
+    if known.by == "task" and possible:
+        several = len(task.by_values or task.conventions) > 1
+        return Decided(possible[0], "values" if several and len(possible) == 1 else "task")
+    if not told <= task.values_of(known.convention):
+        return None
+    if known.by == "names" and possible == [known.convention]:
+        return Decided(known.convention, "values")
+    return known
+
+
+def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> list[Finding]:
+    """A case id of a release whose labels are another task's, unless the manifest decides."""
+    task, known = manifest.task, _known_ids(case_id)
+    decided = manifest.label_convention != "auto" or manifest.label_map
+    if told == {0} or decided or known is None or task.name in {*known.tasks, *_own(task)}:
+        return []
+    found = f"a case id of {known.cases} under task {task.name}"
+    tasks = " or ".join(known.tasks)
+    action = (
+        f"set task: {tasks} in the manifest{known.advice}, or, if its values are those of "
+        f"{task.name}, label_convention: {' or '.join(task.by_values or task.conventions)}"
+    )
+    return [Finding(str(path), found, f"task {tasks}", action)]
+
+
+def _own(task: Task) -> set[str]:
+    """The name of a task that is not packaged: nobody knows which ids it has."""
+    return {task.name} - set(TASKS)
+
+
+def _disagreement(
+    path: Path, told: set[int], known: Decided, task: Task, traits: Mapping[int, anatomy.Traits]
+) -> Finding:
+    """Values that are not of the convention that all else suggests."""
+    own = f"{known.convention} {sorted(task.values_of(known.convention))}"
+    expected = f"{own}, decided by {DECIDED_BY[known.by]}"
+    if known.by == "task" and len(task.by_values) > 1:
+        expected = " or ".join(f"{name} {sorted(task.values_of(name))}" for name in task.by_values)
+    having = sorted(task.conventions_of(told))
+    unknown = sorted(told - task.values_of(known.convention))
+    if not having:
+        action = (
+            f"set label_map in the manifest, as in label_map: {{{unknown[0]}: background}}, with "
+            f"background or one of {', '.join(task.labels)}; or set task or label_convention"
+        )
+    elif task.name == GLIOMA.name and known.by in {"names", "task"}:
+        action = UNDECIDED[frozenset(told & {3, 4})] + _gain_in_words(traits)
     else:
-        own = sorted(task.values_of(decided.convention))
-        expected = f"{decided.convention} {own}, decided by {DECIDED_BY[decided.by]}"
-    action = "map the values to a convention, or set task or label_convention in the manifest"
-    return Finding(str(path), f"label values {sorted(values)}", expected, action)
+        action = f"set label_convention: {' or '.join(having)} in the manifest"
+    return Finding(str(path), f"label values {sorted(told)}", expected, action)
 
 
-def _one_value(
-    path: Path, voxels: Array, task: Task, decided: Decided, images: list[Array]
-) -> list[Finding]:
-    """A mask of 1 alone: a brain's, or a whole tumour's, which would be taken for one label."""
-    brain = foreground(images) if images else np.zeros(voxels.shape, np.bool_)
-    covered = int(np.count_nonzero(brain & (voxels != 0))) / max(1, int(np.count_nonzero(brain)))
-    if covered > BRAIN_SHARE:
-        found = f"looks like a brain mask: 1 in {covered:.0%} of the brain"
-        action = "name the tumour's mask; list this one's ending under companions in the manifest"
-        return [Finding(str(path), found, "the tumour's labels", action)]
+def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
+    if len(traits) < 2:
+        return ""
+    brightest = anatomy.brightest(traits)
+    which = "no value" if brightest is None else str(brightest)
+    return f". In this case {which} gains from T1 to T1CE as enhancing tumour does"
+
+
+def _doubtful_values(path: Path, told: set[int], decided: Decided, task: Task) -> list[Finding]:
+    """Values that may mean something else than the convention that was taken says."""
+    if told == {0, 1}:
+        return _one_value(path, task, decided)
+    possible = _possible(told, task)
+    meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in possible}
+    if decided.by != "task" or len(meanings) < 2:
+        return []
+    found = (
+        f"label values {sorted(told)}, which {' and '.join(sorted(possible))} share; taken as "
+        f"{decided.convention} by {DECIDED_BY[decided.by]}"
+    )
+    action = "nothing if that is right; else set label_convention in the manifest"
+    return [warning(path, found, "values that only one convention has", action)]
+
+
+def _one_value(path: Path, task: Task, decided: Decided) -> list[Finding]:
+    """A mask of 1 alone, often a whole tumour's, which would be taken for one label."""
     if len(task.labels) == 1:
         return []
-    label = in_words(task.labels_of(decided.convention)[1])
-    found = f"a mask of 1 alone, which would be read as {label} and nothing else"
+    label = task.labels_of(decided.convention)[1]
+    found = f"a mask of 1 alone, which would be read as {in_words(label)} and nothing else"
     expected = f"a value each for {', '.join(in_words(name) for name in task.labels)}"
     if decided.by == "manifest":
         return [warning(path, found, expected, "nothing: the manifest sets label_convention")]
-    action = f"if it is {label} alone, set label_convention: {decided.convention} in the manifest"
+    action = (
+        f"if it is {in_words(label)} alone, set label_convention: {decided.convention} in the "
+        f"manifest; if it is another label, set label_map: {{1: {list(task.labels)[-1]}}}"
+    )
     return [Finding(str(path), found, expected, action)]
 
 
-def _assumed(path: Path, values: set[int], possible: list[str], decided: Decided) -> Finding:
-    found = (
-        f"label values {sorted(values)}, which {' and '.join(possible)} share; taken as "
-        f"{decided.convention} by {DECIDED_BY[decided.by]}"
-    )
-    expected = "values that only one convention has"
-    action = "nothing if that is right; else set label_convention in the manifest"
-    return warning(path, found, expected, action)
+def _traits(
+    part: Array, values: set[int], box: Box, task: Task, images: Images
+) -> dict[int, anatomy.Traits]:
+    """Traits of each value of a label; none where its anatomy cannot be judged."""
+    if anatomy.oedema_of(task) is None or not images or not values <= set(range(256)):
+        return {}
+    return anatomy.measure(part.astype(np.uint8), values - {0}, box, images)
+
+
+def _unlike_anatomy(
+    path: Path, decided: Decided, manifest: Manifest, traits: Mapping[int, anatomy.Traits]
+) -> list[Finding]:
+    """Labels that do not look like the tissues that they name, and values that would."""
+    task = manifest.task
+    meaning = task.labels_of(decided.convention) | manifest.label_map
+    found = anatomy.contradictions(task, meaning, traits)
+    if not found:
+        return []
+    expected = "oedema outermost, and enhancing tumour brightest in T1CE beside T1"
+    fits = anatomy.fitting(task, meaning, traits)
+    enhancing = [value for value in traits if meaning.get(value) == anatomy.ENHANCING]
+    if fits is None:
+        action = (
+            f"look at the label: if {enhancing[0]} is a resection cavity, set task or label_map: "
+            f"{{{enhancing[0]}: background}} in the manifest"
+        )
+    else:
+        action = f"look at the label; this would fit: {_as_setting(task, fits)}"
+    return [warning(path, UNLIKE_ANATOMY + " and ".join(found), expected, action)]
+
+
+def _as_setting(task: Task, meaning: Mapping[int, str]) -> str:
+    """What to write in a manifest for values that have this meaning."""
+    for name in task.conventions:
+        if meaning.items() <= task.labels_of(name).items():
+            return f"label_convention: {name} ({task.legend(name)})"
+    return f"label_map: {{{', '.join(f'{value}: {name}' for value, name in meaning.items())}}}"
+
+
+def _canonical(part: Array, convention: str, manifest: Manifest) -> NDArray[np.uint8]:
+    """File values to canonical labels, by `label_map` and then by the convention."""
+    task, pairs = manifest.task, manifest.label_map.items()
+    mapped = [(part == value, task.labels.get(name, 0)) for value, name in pairs]
+    if mapped:
+        part = np.where(np.logical_or.reduce([where for where, _ in mapped]), 0, part)
+    label = task.to_canonical(part, convention)
+    for where, value in mapped:
+        label[where] = value
+    return label

@@ -19,6 +19,8 @@ from common.splits import FractionSplits, Splits
 from common.task import GLIOMA, Name, Task, TaskField
 
 DEFAULT_NAME = "data_manifest.yaml"
+BACKGROUND = "background"
+"""In `label_map`, for values that are no label."""
 
 Side = Annotated[int, Field(ge=8)]
 OneLine = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
@@ -103,7 +105,9 @@ class Manifest(Section):
     stacked: StackedSection = StackedSection()
     """Layout of cases whose images are one 4-D file."""
     label_convention: str = "auto"
-    """A convention of the task, or `auto`: by layout (`stacked`), label values or file names."""
+    """A convention of the task, or `auto`: by layout, case id, file names and label values."""
+    label_map: dict[int, str] = {}
+    """Values of label files that mean something else: a label of the task, or `background`."""
     patient_pattern: str = "auto"
     """Finds the patient in a case id, as group `patient`; an id that does not match is a patient.
     `auto` knows the ids of the releases and of sessions."""
@@ -156,6 +160,17 @@ class Manifest(Section):
         if convention != "auto" and task and convention not in task.conventions:
             raise ValueError(f"must be auto or one of {', '.join(task.conventions)}")
         return convention
+
+    @field_validator("label_map")
+    @classmethod
+    def _check_label_map(cls, names: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        allowed = [BACKGROUND, *(task.labels if (task := _task(info)) else ())]
+        for value, name in names.items():
+            if value == 0:
+                raise ValueError("0 is the background in every file; leave it out")
+            if name not in allowed and len(allowed) > 1:
+                raise ValueError(f"{value}: must be one of {', '.join(allowed)}, found {name!r}")
+        return names
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -163,6 +163,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "labels": task.labels,
         "conventions": task.conventions,
         "label_convention": manifest.label_convention,
+        "label_map": manifest.label_map,
         "channels": list(manifest.stacked.channels),
         "spacing_mm": manifest.spacing_mm,
         "background": manifest.background,

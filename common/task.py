@@ -306,7 +306,7 @@ PEDIATRIC = Task(
     painting=("ed", "netc", "cc", "et"),
     conventions={
         "brats2024": {"et": 1, "netc": 2, "cc": 3, "ed": 4},
-        "brats2023": {"netc": 1, "ed": 2, "et": 3, "cc": "netc"},
+        "brats2023-ped": {"netc": 1, "ed": 2, "et": 3, "cc": "netc"},
     },
     by_values=("brats2024",),
 )

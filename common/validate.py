@@ -72,10 +72,8 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     findings += found
     label, decided = None, decide_without_values(files, manifest)
     if LABEL in volumes:
-        complete = images.values() if len(images) == len(modalities) else ()
-        label, decided, found = read_label(
-            paths[LABEL], volumes[LABEL].voxels, manifest.task, decided, complete
-        )
+        usable = {} if _errors(findings) else images
+        label, decided, found = read_label(files, volumes[LABEL].voxels, manifest, usable)
         findings += found
     first = modalities[0]
     if not _errors(findings):

@@ -20,8 +20,8 @@ from common.task import Task
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = (
-    *("layout", "modalities", "label", "companions", "stacked", "label_convention"),
-    *("patient_pattern", "background"),
+    *("layout", "modalities", "label", "companions", "stacked", "patient_pattern"),
+    *("label_convention", "label_map", "background"),
 )
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 

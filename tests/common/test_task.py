@@ -63,7 +63,7 @@ def test_file_values_come_back(data: st.DataObject, task: Task) -> None:
         assert set(np.unique(values)) <= task.values_of(convention)
         canonical = task.to_canonical(values, convention)
         assert np.array_equal(task.from_canonical(canonical, convention), values)
-        if "cc" not in task.labels or convention != "brats2023":  # there a cyst is core
+        if "cc" not in task.labels or convention != "brats2023-ped":  # there a cyst is core
             assert np.array_equal(canonical, label)
 
 
@@ -75,9 +75,9 @@ def test_a_label_of_two_values_is_written_with_the_first() -> None:
 
 def test_a_label_that_files_do_not_tell_from_another_is_written_as_that() -> None:
     pediatric = TASKS["pediatric"]
-    written = pediatric.from_canonical(np.arange(5, dtype=np.uint8), "brats2023")
+    written = pediatric.from_canonical(np.arange(5, dtype=np.uint8), "brats2023-ped")
     assert written.tolist() == [0, 3, 1, 1, 2]
-    assert pediatric.to_canonical(written, "brats2023").tolist() == [0, 1, 2, 2, 4]
+    assert pediatric.to_canonical(written, "brats2023-ped").tolist() == [0, 1, 2, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_label_that_files_do_not_tell_from_another_is_written_as_that() -> Non
         ("glioma", "brats2021", "1 necrotic core, 2 oedema, 4 enhancing tumour"),
         ("glioma", "brats2015", "1 and 3 necrotic core, 2 oedema, 4 enhancing tumour"),
         ("glioma", "msd", "1 oedema, 2 necrotic core, 3 enhancing tumour"),
-        ("pediatric", "brats2023", "1 non-enhancing core, 2 oedema, 3 enhancing tumour"),
+        ("pediatric", "brats2023-ped", "1 non-enhancing core, 2 oedema, 3 enhancing tumour"),
     ],
 )
 def test_a_convention_in_words(task: str, convention: str, legend: str) -> None:

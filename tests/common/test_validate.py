@@ -1,4 +1,4 @@
-"""Reading a case: labels of every convention, and everything that is refused."""
+"""Reading a case: images and grids, and everything that is refused."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from common.discovery import discover
 from common.errors import Finding, InputError
 from common.geometry import Geometry, Orientation, reorient
 from common.manifest import Manifest
-from common.task import GLIOMA, MODALITIES, TASKS
+from common.task import MODALITIES
 from common.validate import LoadedCase, load_case
 
 Files = dict[str, NDArray[np.generic]]
@@ -35,163 +35,6 @@ def refused(folder: Path, **settings: object) -> tuple[Finding, ...]:
     with pytest.raises(InputError) as caught:
         loaded(folder, **settings)
     return caught.value.findings
-
-
-def with_enhancing(files: Files, value: float, dtype: type[np.generic] = np.uint8) -> Files:
-    return files | {"seg": np.where(files["seg"] == 4, value, files["seg"]).astype(dtype)}
-
-
-def in_2023(files: Files) -> Files:
-    names = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
-    return {names[name]: voxels for name, voxels in files.items()}
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
-def test_labels_become_1_2_3(dtype: type[np.generic], files: Files, write: Write) -> None:
-    label = files["seg"]
-    case = loaded(write(with_enhancing(files, 4, dtype)))
-    assert case.convention == "brats2021"
-    assert case.convention_from == "values"
-    assert case.label is not None
-    assert case.label.dtype == np.uint8
-    assert np.array_equal(case.label, np.where(label == 4, 3, label))
-    recent = loaded(write(with_enhancing(files, 3, dtype), "recent"))
-    assert recent.convention == "brats2023"
-    assert recent.label is not None
-    assert np.array_equal(recent.label, case.label)
-
-
-def test_names_decide_where_values_do_not(files: Files, write: Write) -> None:
-    files = with_enhancing(files, 1)
-    old = loaded(write(files))
-    assert (old.convention, old.convention_from) == ("brats2021", "names")
-    new = loaded(write(in_2023(files), "new", joint="-"))
-    assert (new.convention, new.convention_from) == ("brats2023", "names")
-    del files["seg"]
-    unlabelled = loaded(write(files, "unlabelled"))
-    assert unlabelled.label is None
-    assert (unlabelled.convention, unlabelled.convention_from) == ("brats2021", "names")
-
-
-def test_values_decide_against_names(files: Files, write: Write) -> None:
-    case = loaded(write(in_2023(files), joint="-"))
-    assert (case.convention, case.convention_from) == ("brats2021", "values")
-
-
-def test_the_manifest_decides_and_is_held_to_it(files: Files, write: Write) -> None:
-    folder = write(with_enhancing(files, 1))
-    case = loaded(folder, label_convention="brats2023")
-    assert (case.convention, case.convention_from) == ("brats2023", "manifest")
-    (finding,) = refused(write(files, "older"), label_convention="brats2023")
-    assert finding.found == "label values [0, 1, 2, 4]"
-    assert finding.expected == "brats2023 [0, 1, 2, 3], decided by the manifest"
-
-
-@pytest.mark.parametrize(
-    ("task", "values"),
-    [
-        ("post-treatment", {2: 2, 4: 4}),
-        ("metastases", {1: 1, 2: 2, 4: 3}),
-        ("pediatric", {1: 1, 2: 4, 4: 3}),
-        ("meningioma-rt", {1: 1, 4: 1}),
-    ],
-)
-def test_a_task_of_one_convention_decides(
-    task: str, values: dict[int, int], files: Files, write: Write
-) -> None:
-    label = sum((files["seg"] == old) * new for old, new in values.items())
-    images = ("t1ce",) if task == "meningioma-rt" else MODALITIES
-    case = loaded(write({m: files[m] for m in images} | {"seg": label.astype(np.uint8)}), task=task)
-    assert list(case.images) == list(images)
-    assert (case.convention, case.convention_from) == (
-        next(iter(TASKS[task].conventions)),
-        "task",
-    )
-    assert case.label is not None
-    assert np.array_equal(case.label, label)
-    assert case.warnings == ()
-
-
-def test_values_of_another_task_are_refused(files: Files, write: Write) -> None:
-    label = np.where(files["seg"] == 4, 5, files["seg"]).astype(np.uint8)
-    (finding,) = refused(write(files | {"seg": label}), task="pediatric")
-    assert finding.expected == "brats2024 [0, 1, 2, 3, 4], decided by the task"
-
-
-def test_a_task_of_several_conventions_without_known_names(files: Files, write: Write) -> None:
-    conventions = {"ours": {"ncr": 1, "ed": 2, "et": 4}, "theirs": {"ncr": 1, "ed": 2, "et": 5}}
-    own = {"name": "own", "conventions": conventions, "by_values": ()}
-    task = GLIOMA.model_copy(update=own)
-    by_values = loaded(write(with_enhancing(files, 5)), task=task)
-    assert (by_values.convention, by_values.convention_from) == ("theirs", "values")
-    assumed = loaded(write(with_enhancing(files, 1), "assumed"), task=task)
-    assert (assumed.convention, assumed.convention_from) == ("ours", "task")
-    assert "ours and theirs share" in assumed.warnings[0].found
-
-
-@pytest.mark.parametrize(
-    ("values", "found"),
-    [
-        ([0, 1, 2, 3, 4], "label values [0, 1, 2, 3, 4]"),
-        ([0, 10], "label values [0, 10]"),
-        ([0, -1, 2], "label values [-1, 0, 2]"),
-    ],
-)
-def test_other_values_are_refused(
-    values: list[int], found: str, files: Files, write: Write
-) -> None:
-    label = np.zeros_like(files["seg"], np.int16)
-    label[10, 10, : len(values)] = values
-    (finding,) = refused(write(files | {"seg": label}))
-    assert finding.found == found
-    assert finding.expected == "brats2021 [0, 1, 2, 4] or brats2023 [0, 1, 2, 3]"
-    assert finding.case == "case"
-
-
-@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
-def test_values_that_are_no_whole_numbers_are_refused(
-    value: float, files: Files, write: Write
-) -> None:
-    (finding,) = refused(write(with_enhancing(files, value, np.float32)))
-    assert finding.found.startswith("label values such as")
-    assert "nearest neighbour" in finding.action
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("noise", [1e-7, -9e-4])
-def test_values_that_are_nearly_whole_are_those_numbers(
-    noise: float, dtype: type[np.generic], files: Files, write: Write
-) -> None:
-    expected = loaded(write(files, "whole")).label
-    voxels = files["seg"] + noise * np.random.default_rng(0).random(files["seg"].shape)
-    case = loaded(write(files | {"seg": voxels.astype(dtype)}))
-    assert np.array_equal(case.label, expected)
-
-
-def test_a_scale_factor_in_a_masks_header_leaves_its_values(files: Files, write: Write) -> None:
-    folder = write(files)
-    expected = loaded(folder).label
-    header = nibabel.load(folder / "case_seg.nii.gz").header
-    header.set_data_dtype(np.int16)
-    mask = nibabel.Nifti1Image(files["seg"].T.astype(float), None, header)
-    nibabel.save(mask, folder / "case_seg.nii.gz")  # 4 / 65535 a step
-    assert not np.array_equal(nifti.read(folder / "case_seg.nii.gz").voxels, files["seg"])
-    assert np.array_equal(loaded(folder).label, expected)
-
-
-@pytest.mark.parametrize(("value", "looks"), [(1.0011, "rounded"), (1.4, "interpolated")])
-def test_the_digits_of_other_values_are_shown(
-    value: float, looks: str, files: Files, write: Write
-) -> None:
-    (finding,) = refused(write(with_enhancing(files, value, np.float32)))
-    assert str(value) in finding.found
-    assert looks in finding.action
-
-
-def test_a_label_of_zeros_is_a_tumour_free_case(files: Files, write: Write) -> None:
-    case = loaded(write(files | {"seg": np.zeros_like(files["seg"])}))
-    assert case.label is not None
-    assert not case.label.any()
 
 
 GRID = Geometry((20, 26, 24), (1.0, 1.0, 1.0), (0.0, -25.0, 0.0))
@@ -408,23 +251,6 @@ def test_a_stacked_case_without_a_label_is_the_decathlons(files: Files, tmp_path
     case = loaded(stack(tmp_path, {name: files[name] for name in MODALITIES}))
     assert case.label is None
     assert (case.convention, case.convention_from) == ("msd", "layout")
-
-
-def test_a_mask_of_1_alone_is_taken_at_the_manifests_word(files: Files, write: Write) -> None:
-    folder = write(files | {"seg": (files["seg"] > 0).astype(np.uint8)})
-    assert "a mask of 1 alone" in refused(folder)[0].found
-    case = loaded(folder, label_convention="brats2023")
-    assert case.label is not None
-    assert np.array_equal(case.label, files["seg"] > 0)
-    assert [note.found for note in case.warnings] == [
-        "a mask of 1 alone, which would be read as necrotic core and nothing else"
-    ]
-
-
-def test_a_brain_mask_is_none_whatever_the_manifest_says(files: Files, write: Write) -> None:
-    folder = write(files | {"seg": (files["t1"] > 0).astype(np.uint8)})
-    (finding,) = refused(folder, label_convention="brats2021")
-    assert finding.found.startswith("looks like a brain mask")
 
 
 @pytest.mark.parametrize("name", ["seg", "t1", "flair"])

@@ -243,8 +243,12 @@ def head(data: Path) -> None:
     written(data, files | {"seg": label}, dict.fromkeys(NAMES, grid))
 
 
-def no_enhancing(files: dict[str, Array]) -> Array:
-    return np.where(files["seg"] == 4, 1, files["seg"]).astype(np.uint8)
+def another_order(files: dict[str, Array]) -> Array:
+    """Oedema as 1 around enhancing tumour as 4 and a core of 2."""
+    label = np.zeros_like(files["seg"])
+    for value, margin in ((1, 5), (4, 6), (2, 8)):
+        label[margin:-margin, margin:-margin, margin:-margin] = value
+    return label
 
 
 def as_float(name: str, value: float) -> Callable[[dict[str, Array]], Array]:

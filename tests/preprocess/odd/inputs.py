@@ -20,6 +20,7 @@ from tests.preprocess.odd.build import (
     SPACINGS,
     TYPE,
     Build,
+    another_order,
     arrays,
     as_float,
     binary,
@@ -28,7 +29,6 @@ from tests.preprocess.odd.build import (
     dangling,
     everywhere,
     head,
-    no_enhancing,
     noisy,
     renamed,
     several,
@@ -122,6 +122,10 @@ ERRORS: dict[str, tuple[Build, str]] = {
     ),
     "metres": (everywhere(spaced(0.001, 0.001, 0.001)), "a volume of 0.02 × 0.026 × 0.024 mm"),
     "thin": (thin, "a brain of 15 × 1 × 1 voxels of 1 × 0.35 × 0.35 mm"),
+    "another task's id": (
+        several(("BraTS-PED-00001-000", 1, 3)),
+        "a case id of paediatric tumours under task glioma",
+    ),
     "interpolated": (with_arrays(seg=lambda f: f["seg"] * np.float32(0.5)), "label values such as"),
     "other values": (with_arrays(seg=lambda f: f["seg"] * 2), "label values [0, 2, 4, 8]"),
     "mixed values": (
@@ -233,9 +237,9 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         "a qform with NaN or infinity in it",
     ),
     "no rotation": (with_header(QFORM, "f", 2.0, 2.0, 2.0), "a qform that is no rotation"),
-    "shared values": (
-        with_arrays(seg=no_enhancing),
-        "label values [0, 1, 2], which brats2021 and brats2023 share; taken as brats2021 by its",
+    "another order": (
+        with_arrays(seg=another_order),
+        "labels that contradict anatomy: necrotic core has 100% of the tumour's surface, oedema 0%",
     ),
     "no tumour": (with_arrays(seg=lambda f: np.zeros_like(f["seg"])), "no tumour, only zeros"),
     "twice": (with_arrays(t2=lambda f: f["t1"]), "the same voxels for t2 as for t1"),
@@ -258,7 +262,7 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     ),
     "stacked": (stacked(), "1 case(s) of one 4-D file, read as flair, t1, t1ce, t2, and their lab"),
     "mixed": (
-        several(("a", 1, 4), ("b", 2, 4), ("c", 3, 3)),
+        several(("a", 1, 4), ("b", 2, 4), ("BraTS-GLI-00003-000", 3, 3)),
         "labels of 2 brats2021 (by values), 1 brats2023 (by values)",
     ),
     "copies": (several(("a", 1, 4), ("b", 1, 4)), "flair, t1, t1ce, t2 have the same bytes as tho"),
@@ -305,7 +309,7 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         "warning",
     ),
     "a divided patient": (
-        several((VISITS[0], 1, 4), (VISITS[1], 2, 4)),
+        several((VISITS[0], 1, 3), (VISITS[1], 2, 3)),
         {"train": VISITS[:1], "test": VISITS[1:]},
         "splits: patient BraTS-GLI-00000 is in train and in test",
         TRAINING,
