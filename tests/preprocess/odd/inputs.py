@@ -265,7 +265,7 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         several(("a", 1, 4), ("b", 2, 4), ("BraTS-GLI-00003-000", 3, 3)),
         "labels of 2 brats2021 (by values), 1 brats2023 (by values)",
     ),
-    "copies": (several(("a", 1, 4), ("b", 1, 4)), "flair, t1, t1ce, t2 have the same bytes as tho"),
+    "copies": (several(("a", 1, 4), ("b", 1, 4)), "flair, t1, t1ce, t2 have the same voxels as "),
 }
 """What keeps nothing out."""
 
@@ -276,7 +276,7 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
     "copies in two splits": (
         several(("a", 1, 4), ("b", 1, 4)),
         {"train": ("a",), "test": ("b",)},
-        "flair, t1, t1ce, t2 have the same bytes as those of a",
+        "flair, t1, t1ce, t2 have the same voxels as those of a",
         "move one away: a is in train and b in test",
         "error",
     ),
