@@ -160,8 +160,8 @@ def _grouped(findings: list[Finding]) -> list[Finding]:
 def _to_one_grid(
     paths: Paths, volumes: Mapping[str, Volume]
 ) -> tuple[dict[str, Volume], list[Finding]]:
-    """The volumes with their axes in the first one's order; another place is an error."""
-    first = next(iter(volumes), "")
+    """The volumes with their axes in one order, mostly the first's; another place is an error."""
+    first = _most_common_place(volumes)
     on_grid, findings = dict[str, Volume](), list[Finding]()
     for role, volume in volumes.items():
         onto = volumes[first].geometry
@@ -176,6 +176,27 @@ def _to_one_grid(
         on_grid[role] = volume._replace(voxels=voxels, geometry=onto)
         findings += _nearly_one_grid(paths[role], volume.geometry, paths[first], onto, offset)
     return on_grid, findings
+
+
+def _most_common_place(volumes: Mapping[str, Volume]) -> str:
+    """The first of the volumes whose place most of them have; empty without any.
+
+    Where a volume is elsewhere, its header is the one to doubt, also if it is the first's.
+    """
+    first, *others = volumes or [""]
+    if all(volumes[other].geometry.matches(volumes[first].geometry) for other in others):
+        return first
+    places = [volume.geometry for volume in volumes.values()]
+    shared = {
+        role: sum(_is_one_place(volume.geometry, place) for place in places)
+        for role, volume in volumes.items()
+    }
+    return max(shared, key=lambda role: shared[role])
+
+
+def _is_one_place(one: Geometry, other: Geometry) -> bool:
+    offset = offset_voxels(one, other)
+    return offset is not None and offset <= NEARLY_VOXELS
 
 
 def _another_grid(path: Path, volume: Volume, first: Path, onto: Geometry, role: str) -> Finding:

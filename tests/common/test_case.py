@@ -18,7 +18,7 @@ from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
 from common.record import CaseRecord
 from common.task import GLIOMA
-from common.volume import extract, foreground_statistics
+from common.volume import Box, extract, foreground_statistics
 
 Files = dict[str, NDArray[np.generic]]
 Write = Callable[..., Path]
@@ -160,19 +160,19 @@ ANY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     shape=st.tuples(*[st.integers(9, 15)] * 3),
     order=st.tuples(st.permutations(range(3)), st.tuples(*[st.sampled_from([1.0, -1.0])] * 3)),
     spacing_mm=st.tuples(*[st.sampled_from([1.0, 1.3, 2.0, 4.5])] * 3),
-    convention=st.sampled_from(list(GLIOMA.conventions)),
+    stored=st.tuples(st.sampled_from(list(GLIOMA.conventions)), st.sampled_from([0.7, 1.0])),
 )
 def test_any_case_comes_back(
     shape: tuple[int, int, int],
     order: tuple[list[int], tuple[float, float, float]],
     spacing_mm: tuple[float, float, float],
-    convention: str,
+    stored: tuple[str, float],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Every order and direction of axes, thick slices along any of them, every convention."""
     folder = tmp_path_factory.mktemp("any") / "case"
     folder.mkdir()
-    axes, signs = order
+    (axes, signs), (convention, stored_mm) = order, stored
     direction = tuple((np.diag(signs) @ np.eye(3)[axes]).ravel().tolist())
     files = head(shape, block((1, 8), (1, 8), (1, 8)), block((2, 6), (3, 7), (2, 5)))
     canonical = np.where(files["seg"] == 4, 3, files["seg"]).astype(np.uint8)
@@ -180,11 +180,39 @@ def test_any_case_comes_back(
     for name, voxels in files.items():
         geometry = Geometry(shape, spacing_mm, (3.0, -9.0, 20.0), direction)
         nifti.write(folder / f"case_{name}.nii.gz", voxels, geometry)
-    case = prepared(folder, Manifest(crop=(16, 16, 16), label_convention=convention))
+    manifest = Manifest(crop=(16, 16, 16), label_convention=convention, spacing_mm=stored_mm)
+    case = prepared(folder, manifest)
     assert case.label is not None
     restored, grid = restore(case.label, case.record, GLIOMA)
     assert np.array_equal(restored, files["seg"])
     assert grid.matches(geometry)
+
+
+def test_a_case_at_another_spacing(write: Write) -> None:
+    """Boxes and margin count voxels of the stored grid, and the mask returns to the file's."""
+    shape, brain = (48, 44, 40), block((8, 40), (8, 36), (6, 34))
+    folder = write(head(shape, brain, None))
+    seg = np.zeros(shape, np.uint8)
+    seg[12:20, 12:22, 10:18], seg[14:18, 14:18, 12:16] = 2, 4
+    label = original(folder)
+    nifti.write(folder / "case_seg.nii.gz", seg, label.geometry)
+    manifest = Manifest(crop=(8, 8, 8), margin=2, spacing_mm=2.0)
+    case = prepared(folder, manifest)
+    assert case.record.grid_shape == (24, 22, 20)
+    assert case.record.spacing_mm == 2.0
+    assert case.record.box == Box((2, 2, 1), (20, 18, 18))
+    assert case.label is not None
+    assert case.record.tumour_voxels is not None
+    assert case.record.tumour_voxels.native == {"ncr": 0, "ed": 72, "et": 8}  # of 8 mm³ each
+    restored, grid = restore(case.label, case.record, GLIOMA)
+    assert np.array_equal(restored, seg)
+    assert grid == label.geometry
+    voxels = nifti.read(folder / "case_t1.nii.gz").voxels
+    mean, std = foreground_statistics([voxels])
+    blocks = voxels.reshape(24, 2, 22, 2, 20, 2).mean(axis=(1, 3, 5))
+    inside = extract(blocks, case.record.box)
+    scores = np.where(inside == 0, 0, (inside - mean) / std)
+    assert np.allclose(case.image[1], scores, atol=2e-3)
 
 
 def test_both_conventions_come_back(files: Files, write: Write) -> None:

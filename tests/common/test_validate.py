@@ -67,6 +67,12 @@ def test_another_grid_is_refused_and_the_advice_keeps_the_voxels(
     assert np.array_equal(case.images["t2"], expected.images["t2"])
 
 
+def test_the_header_to_doubt_is_the_one_that_no_other_file_has(files: Files, write: Write) -> None:
+    (finding,) = refused(write(files, geometries={"flair": OTHER_GRIDS["identity"]}))
+    assert finding.file.endswith("case_flair.nii.gz")
+    assert "case_t1.nii.gz" in finding.expected
+
+
 def test_a_mask_without_a_place_in_its_header_is_told_so(files: Files, write: Write) -> None:
     folder = write(files)
     path = folder / "case_seg.nii.gz"

@@ -66,26 +66,30 @@ PLAIN_MM = (1.0, 1.0, 1.0)
 @pytest.mark.parametrize(
     "grid",
     [
-        (IDENTITY, PLAIN_MM),
-        (RAS, PLAIN_MM),
-        (PERMUTED, PLAIN_MM),
-        (RAS, (3.0, 1.0, 1.25)),
-        (PERMUTED, (0.6, 0.9, 0.7)),
-        (IDENTITY, (0.5, 2.0, 1.0)),
+        (IDENTITY, PLAIN_MM, 1.0),
+        (RAS, PLAIN_MM, 1.0),
+        (PERMUTED, PLAIN_MM, 1.0),
+        (RAS, (3.0, 1.0, 1.25), 1.0),
+        (PERMUTED, (0.6, 0.9, 0.7), 1.0),
+        (IDENTITY, (0.5, 2.0, 1.0), 1.0),
+        (IDENTITY, PLAIN_MM, 2.0),
+        (PERMUTED, (2.0, 2.0, 2.0), 2.0),
+        (RAS, (3.0, 1.0, 1.25), 0.8),
     ],
 )
 def test_the_reference_is_the_files_label(
     files: dict[str, NDArray[np.generic]],
     write: Callable[..., Path],
     tmp_path: Path,
-    grid: tuple[tuple[float, ...], tuple[float, float, float]],
+    grid: tuple[tuple[float, ...], tuple[float, float, float], float],
     stray: bool,
 ) -> None:
     if stray:
         files["seg"][0, 0, :3] = 2  # a corner far from the brain
-    direction, spacing_mm = grid
+    direction, spacing_mm, stored_mm = grid
     geometry = Geometry(files["seg"].shape, spacing_mm, (5.0, -30.0, 12.0), direction)
-    folder, manifest = write(files, "one", geometry=geometry), Manifest(crop=(16, 16, 16))
+    manifest = Manifest(crop=(16, 16, 16), spacing_mm=stored_mm)
+    folder = write(files, "one", geometry=geometry)
     case = prepare(discover(folder, manifest).cases[0], manifest)
     writer = StoreWriter.create(tmp_path / "s.zarr", manifest)
     writer.write(case, writer.allocate(1)[0])
@@ -97,7 +101,7 @@ def test_the_reference_is_the_files_label(
         assert reference.shape == store.record("one").geometry.shape
         stored = Path(writer.path, "cases/one/reference").exists()
         assert stored == ("reference" in store.record("one").checksums)
-        assert stored == (stray or spacing_mm != PLAIN_MM)
+        assert stored == (stray or spacing_mm != (stored_mm,) * 3)
 
 
 def test_a_case_without_a_label_has_no_reference(make_store: MakeStore) -> None:
