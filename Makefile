@@ -115,7 +115,7 @@ train: $(READY)  ## Train a network on a store
 	$(TRAIN) run $(if $(RESUME),$(call given,PRESET),$(PRESET)) --store "$(STORE)" --out "$(RUN)"$(if $(RESUME), --resume)$(settings)
 
 evaluate: $(READY)  ## Score a run on whole volumes: table, JSON and a picture
-	$(TRAIN) evaluate "$(RUN)" --store "$(STORE)" --split $(SPLIT)$(settings)
+	$(TRAIN) evaluate "$(RUN)"$(call if-given,STORE, --store) --split $(SPLIT)$(settings)
 
 predict: need-INPUT $(READY)  ## Predict masks as NIfTI files
 	$(TRAIN) predict "$(RUN)" "$(INPUT)" --out "$(OUT)"$(settings)

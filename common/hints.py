@@ -7,16 +7,22 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 UNDER_MAKE = "FMNET_MAKE"
 """The environment variable that the Makefile sets for the commands it runs."""
 
 
-def preprocess(store: str, data: str = "/path/to/brats") -> str:
-    """Preprocess a folder of cases into a store."""
+def preprocess(
+    store: str, data: str = "/path/to/brats", *settings: str, manifest: Path | None = None
+) -> str:
+    """Preprocess a folder of cases into a store; make has no variable for a manifest."""
     make = ["preprocess", f"DATA={data}", f"STORE={store}"]
-    return _command(make, "fmnet-preprocess", ["run", data, "--store", store])
+    script = ["run", data, "--store", store]
+    if manifest:
+        script += ["--manifest", str(manifest)]
+    return _command(make + _variable(settings), "fmnet-preprocess", script + _options(settings))
 
 
 def status(store: str) -> str:
@@ -47,18 +53,22 @@ def resume(store: str, run: Path | str, *settings: str) -> str:
     """Resume a run, with `key=value` settings."""
     make = ["train", f"STORE={store}", f"RUN={run}", "RESUME=1"]
     script = ["run", "--store", store, "--out", str(run), "--resume"]
-    if settings:
-        make.append(f"SET={' '.join(settings)}")
-    for setting in settings:
-        script += ["--set", setting]
-    return _command(make, "fmnet-train", script)
+    return _command(make + _variable(settings), "fmnet-train", script + _options(settings))
 
 
-def evaluate(store: str, run: Path | str, checkpoint: str = "best") -> str:
-    """Evaluate a run; make has no variable for the checkpoint."""
-    make = ["evaluate", f"STORE={store}", f"RUN={run}"] if checkpoint == "best" else None
+def evaluate(run: Path | str, checkpoint: str = "best") -> str:
+    """Evaluate a run on its own store; make has no variable for the checkpoint."""
+    make = ["evaluate", f"RUN={run}"] if checkpoint == "best" else None
     chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
-    return _command(make, "fmnet-train", ["evaluate", str(run), "--store", store, *chosen])
+    return _command(make, "fmnet-train", ["evaluate", str(run), *chosen])
+
+
+def predict(run: Path | str, checkpoint: str = "best") -> str:
+    """Predict masks for new cases."""
+    data, masks = "/path/to/cases", "predictions"
+    make = ["predict", f"INPUT={data}", f"RUN={run}"] if checkpoint == "best" else None
+    chosen = [] if checkpoint == "best" else ["--checkpoint", checkpoint]
+    return _command(make, "fmnet-train", ["predict", str(run), data, "--out", masks, *chosen])
 
 
 def option(name: str, value: str = "", *, variable: str = "") -> str:
@@ -77,6 +87,14 @@ def settings(*values: str) -> str:
     if _under_make():
         return f"SET={shlex.quote(' '.join(values))}"
     return " ".join(f"--set {shlex.quote(value)}" for value in values)
+
+
+def _variable(settings: Sequence[str]) -> list[str]:
+    return [f"SET={' '.join(settings)}"] if settings else []
+
+
+def _options(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def _under_make() -> bool:

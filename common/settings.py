@@ -170,7 +170,7 @@ def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`; did you mean …?` with the nearest name: the same last part, else a similar spelling."""
     same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = difflib.get_close_matches(name, same_end or known, n=1, cutoff=0 if same_end else 0.5)
+    near = difflib.get_close_matches(name, same_end or known, n=1, cutoff=0 if same_end else 0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

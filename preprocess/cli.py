@@ -14,6 +14,7 @@ import typer
 from common import console, hints
 from common.console import err, out
 from common.errors import ConfigError
+from common.files import check_outside
 from common.interrupts import stop_requests
 from common.manifest import Manifest, load_manifest, manifest_path
 from common.store import Store, StoreWriter
@@ -79,6 +80,7 @@ def phantom(
     from preprocess.phantom import make_cohort
 
     shape = _triple(size)
+    check_outside(directory)
     with console.progress("cases") as bar:
         bar_task = bar.add_task("phantoms", total=cases)
         made = make_cohort(
@@ -123,6 +125,12 @@ def check(
         _print_lines(finding_lines(findings))
         seconds = time.perf_counter() - began
         out.print(f"{usable} usable case(s), {errors} error(s), {seconds:.1f} s")
+        if usable and not errors:
+            store = cohort.store
+            if Path(store).resolve().is_relative_to(data.resolve()):
+                store = str(data.resolve().parent / Path(store).name)
+            after = hints.preprocess(store, str(data), *overrides or (), manifest=manifest)
+            out.print(f"next: {after}", soft_wrap=True)
     if errors or not usable:
         raise typer.Exit(UNCLEAN)
 
@@ -160,6 +168,7 @@ def run(
         )
     cohort = _load_manifest(manifest, overrides, data)
     path = store or cohort.store
+    check_outside(path, data)
     with _held(path) as lock:
         with console.progress("cases") as bar:
             task = bar.add_task("comparing", visible=False)
@@ -303,6 +312,7 @@ def report(
 
     opened = Store.open(store)
     page = out_file or quality.default_path(store)
+    check_outside(page, store)
     quality.check_writable(page)
     with console.progress("cases") as bar:
         contents = opened.contents()
@@ -317,6 +327,8 @@ def report(
     absent = {"failed": len(cohort.failures), "missing": len(cohort.missing)}
     counts += "".join(f", {count} {what}" for what, count in absent.items() if count)
     out.print(f"{counts}: open {page} ({size})", soft_wrap=True)
+    if contents.patients:
+        out.print(f"next: {hints.train(store)}", soft_wrap=True)
 
 
 def _triple(text: str) -> tuple[int, int, int]:

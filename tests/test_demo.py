@@ -51,7 +51,7 @@ def test_the_demo_reaches_its_scores_on_cases_it_never_saw(tmp_path: Path) -> No
     assert predicted.geometry.matches(reference.geometry)
     found, true = predicted.voxels > 0, reference.voxels > 0
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
-    picture = done.stdout.strip().splitlines()[-1].removeprefix("picture: ")
+    (picture,) = re.findall(r"^picture: (.*)$", done.stdout, re.MULTILINE)
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 

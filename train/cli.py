@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common import console
+from common import console, hints
 from common.console import err, out
+from common.files import check_outside
 from common.manifest import load_manifest, manifest_path
 from common.store import Store, is_remote, local_copy
 
@@ -70,7 +71,10 @@ def run(
         bool, typer.Option("--resume", help="Resume the run in --out from its checkpoint.")
     ] = False,
 ) -> None:
-    """Train a network; Ctrl-C or SIGTERM stops with a checkpoint to --resume from."""
+    """Train a network; Ctrl-C or SIGTERM stops with a checkpoint to --resume from.
+
+    `tensorboard --logdir RUN` shows its curves. The splits are settings: --set fold=2.
+    """
     from common.lock import hold
     from train.config import DEFAULT_PRESET
     from train.monitor import next_steps, run_summary
@@ -80,6 +84,7 @@ def run(
     name = preset or DEFAULT_PRESET
     folder = run_dir or Path("runs") / Path(name).stem
     opened = _store(store)
+    check_outside(folder)
     with hold(str(folder)):
         if resume:
             session = reopen(preset, overrides or (), opened, folder)
@@ -97,7 +102,9 @@ def run(
 @app.command()
 def evaluate(
     run_dir: Run,
-    store: StoreOption = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
@@ -106,10 +113,10 @@ def evaluate(
     """Score a run on the cases of a split; writes scores and a picture into the run's folder."""
     from train.evaluate import case_table, mean_table
     from train.evaluate import evaluate as score_split
-    from train.loaded_run import load_run
+    from train.loaded_run import load_run, read_run_file
 
     loaded = load_run(run_dir, which, device, overrides or ())
-    opened = _store(store)
+    opened = _store(store or read_run_file(run_dir)["store"])
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case)
     out.print(case_table(evaluation, loaded.task))
@@ -118,6 +125,7 @@ def evaluate(
     _warn(evaluation.warnings)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
     out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
+    out.print(f"next: {hints.predict(run_dir, which)}", soft_wrap=True)
 
 
 @app.command()

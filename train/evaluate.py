@@ -197,14 +197,15 @@ def evaluate(
     # Scores on another store do not replace those on the run's own.
     elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
     which = "" if loaded.which == "best" else "-last"
-    stem = loaded.run_dir / f"evaluation-{split}{which}{elsewhere}"
+    changes = "".join(f"-{change}" for change in loaded.changes)  # nor do those of other settings
+    stem = f"evaluation-{split}{which}{changes}{elsewhere}"
     evaluation = Evaluation(
         split,
         scores,
         mean_scores(scores),
         tuple(warnings),
-        stem.with_suffix(".json"),
-        stem.with_suffix(".png"),
+        loaded.run_dir / f"{stem}.json",
+        loaded.run_dir / f"{stem}.png",
     )
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
     figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, loaded.task)

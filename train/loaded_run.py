@@ -41,6 +41,7 @@ class LoadedRun:
     run_dir: Path
     which: Which  # the checkpoint that the weights are from
     epochs: int  # that the network was trained for
+    changes: tuple[str, ...] = ()  # how it predicts otherwise than in training, as `flips=true`
 
     @property
     def task(self) -> Task:
@@ -104,7 +105,7 @@ def load_run(
             f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "
             f"`{hints.train(run='RUN')}` wrote"
         )
-    config = _to_predict(run_dir, overrides)
+    config, changes = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
         again = hints.resume(read_run_file(run_dir)["store"], run_dir)
@@ -118,18 +119,20 @@ def load_run(
     model = config.build_network(manifest.task, compute.device)
     checkpoint.load_weights(model, loaded.tensors)
     epochs = int(loaded.state["epoch"]) - 1  # the state names the epoch under way
-    return LoadedRun(model, config, manifest, compute, run_dir, which, epochs)
+    return LoadedRun(model, config, manifest, compute, run_dir, which, epochs, changes)
 
 
-def _to_predict(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
-    """A run's configuration with overrides of how to predict."""
+def _to_predict(run_dir: Path, overrides: Sequence[str]) -> tuple[TrainConfig, tuple[str, ...]]:
+    """A run's configuration with overrides of how to predict, and which of these change it."""
     own, config = (load_config(str(run_dir / CONFIG), changes) for changes in ((), overrides))
     if config.model_copy(update={"inference": own.inference}) != own:
         keys = ", ".join(f"inference.{name}" for name in type(config.inference).model_fields)
         raise ConfigError(
             f"{' '.join(overrides)}: {run_dir} is already trained; only {keys} can be changed"
         )
-    return config
+    before, after = (each.inference.model_dump(mode="json") for each in (own, config))
+    changed = [name for name in after if after[name] != before[name]]
+    return config, tuple(f"{name}={json.dumps(after[name])}" for name in changed)
 
 
 def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:

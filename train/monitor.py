@@ -192,13 +192,13 @@ def next_steps(session: Session, end: End) -> list[str]:
     """Commands that may follow, each after what it is for."""
     store, folder, config = session.store.path, session.run_dir, session.config
     if end is End.STOPPED:
-        return [f"resume with: {hints.resume(store, folder)}"]
+        return [f"next: {hints.resume(store, folder)}"]
     which = "last" if session.at.best_epoch is None else "best"
-    evaluate = hints.evaluate(store, folder, which)
+    evaluate = hints.evaluate(folder, which)
     longer = {
         End.EPOCHS: f"epochs={2 * config.epochs}",
         End.PATIENCE: "patience=null",
         End.HOURS: f"max_hours={2 * (config.max_hours or 0):g}",
     }[end]
     longer_run = hints.resume(store, folder, longer)
-    return [f"evaluate with: {evaluate}", f"train longer with: {longer_run}"]
+    return [f"next: {evaluate}", f"or train longer: {longer_run}"]

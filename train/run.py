@@ -20,6 +20,7 @@ from common.files import write_json, write_text
 from common.interrupts import stop_requests
 from common.splits import SplitAssignment, require, resolve
 from common.store import Store
+from common.store.paths import resolved
 from common.store.reader import Contents
 from train import trainer
 from train.checkpoint import remove_unfinished
@@ -251,7 +252,7 @@ def _write_run_file(
         {
             "preset": preset,
             "seed": config.seed,
-            "store": store.path,
+            "store": resolved(store.path),
             "store_fingerprint": fingerprint,
             "cases": session.splits.cases,
             "sessions": [*before, now],

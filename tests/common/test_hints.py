@@ -40,7 +40,7 @@ def test_what_is_named_can_be_pasted(
 ) -> None:
     (tmp_path / below).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / below)
-    named = hints.evaluate("s", "r")
+    named = hints.evaluate("r")
     whole = shlex.split(named)[0] == str(scripts / "fmnet-train")
     assert whole is (below == "elsewhere")
     assert subprocess.check_output(named, shell=True, text=True) == "called\n"  # noqa: S602 - as it would be pasted
@@ -75,7 +75,7 @@ def test_under_make_advice_names_its_targets_and_variables(
     assert hints.option("--resume") == "RESUME=1"
     assert hints.option("--set", "workers=2") == "SET=workers=2"
     # Make has no variable for it.
-    assert hints.evaluate("s", "r", "last").split()[-2:] == ["--checkpoint", "last"]
+    assert hints.evaluate("r", "last").split()[-2:] == ["--checkpoint", "last"]
 
 
 @pytest.mark.parametrize("script", ["fmnet-preprocess", "fmnet-train"])

@@ -178,3 +178,4 @@ def test_keys_that_can_be_set() -> None:
         "optimizer.clip",
     ]
     assert did_you_mean("zzz", ["epochs"]) == ""
+    assert did_you_mean("splits", ["modalities"]) == ""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -221,6 +222,34 @@ def test_an_image_in_two_splits_is_said(
     assert line in done.stderr
     assert line in command("status", path).stderr
     assert len(Store.open(path).contents().records) == 4
+
+
+def test_nothing_is_written_among_the_cases_or_in_a_store(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(3), tmp_path / "s.zarr"
+    before = sorted(data.rglob("*"))
+    inside = command("run", data, "--store", data / "s.zarr")
+    assert inside.returncode == 2
+    assert f"s.zarr: is in the folder of the data; name a place outside {data}" in inside.stderr
+    assert sorted(data.rglob("*")) == before
+    StoreWriter.create(path, load_manifest(data / "data_manifest.yaml"))
+    for arguments in (("report", path, "--out", path / "x.html"), ("phantom", path / "phantoms")):
+        refused = command(*arguments)
+        assert refused.returncode == 2
+        assert "is in the store" in refused.stderr
+
+
+def test_after_a_clean_check_the_next_command_is_said(cohort: Cohort, command: Command) -> None:
+    data = cohort(3)
+    told = command("check", data, "--set", "store=x y.zarr", "--set", "margin=3").stdout
+    (line,) = (line for line in told.splitlines() if line.startswith("next: "))
+    settings = ["--set", "store=x y.zarr", "--set", "margin=3"]
+    assert shlex.split(line)[2:] == ["run", str(data), "--store", "x y.zarr", *settings]
+    within = command("check", data, cwd=data).stdout
+    assert f"--store {data.parent / 'brats.zarr'}" in within
+    (data / "BraTS2021_00000" / "BraTS2021_00000_t1.nii.gz").unlink()
+    assert "next: " not in command("check", data).stdout
 
 
 def test_what_is_missing_is_said(

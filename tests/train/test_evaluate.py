@@ -248,6 +248,31 @@ def test_scores_on_another_store_say_so(
     assert tuple(written["warnings"]) == warnings
 
 
+def test_scores_of_other_settings_stand_beside_the_runs_own(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(store.path).parent)
+    run_of(Store.open(Path(store.path).name), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "evaluate",
+        "run",
+        "--split",
+        "val",
+    ]  # on the run's own store, wherever this is called
+    for settings in ([], ["inference.flips=true", "inference.overlap=0.25"]):
+        options = [part for setting in settings for part in ("--set", setting)]
+        done = CliRunner().invoke(app, [*command, *options])
+        assert done.exit_code == 0, done.output
+        assert "next: " in done.stdout
+    names = {path.name for path in (tmp_path / "run").glob("evaluation-*")}
+    assert names == {
+        f"evaluation-val{changes}.{kind}"
+        for changes in ("", "-overlap=0.25-flips=true")
+        for kind in ("json", "png")
+    }
+
+
 def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
     file = tmp_path / "run" / "run.json"
