@@ -69,11 +69,10 @@ def test_peers_take_the_same_step(sections: dict[str, Any]) -> None:
             assert row["more"]["parameters"] > 0
 
 
-def test_limits_have_work_bound_and_time_of_each_kind(sections: dict[str, Any]) -> None:
+def test_limits_have_work_bound_and_time(sections: dict[str, Any]) -> None:
     for network in sections["limits"]["networks"]:
         assert network["step_ms"] > network["bound_ms"] > 0
-        assert network["kinds"]["convolutions"]["flop"] > 0
-        assert network["kinds"]["convolutions"]["measured_ms"] > 0
+        assert network["operators"]["convolution"]["flop"] > 0
 
 
 def test_whole_volumes_and_learning(sections: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import table1
 from benchmarks.__main__ import app
-from benchmarks.limits import OPTIMISER, Peaks, by_kind, count_step
+from benchmarks.limits import OPTIMISER, Peaks, count_step
 from benchmarks.loading import in_this_process
 from benchmarks.racing import Entry, measure_entry, race, resident
 from benchmarks.rows import Row
@@ -80,13 +80,13 @@ def test_table_1_compares_with_both_baselines_at_the_same_batch_size() -> None:
 def test_fm_nets_step_computes_what_its_layers_say() -> None:
     model = shapes_of("fm_net")
     peaks = Peaks({"fp16": 100.0}, gb_per_second=1000.0)
-    kinds = by_kind(count_step(model, LOSS, (1, 4, 128, 128, 128), "fp16"), peaks, "fp16")
-    forward = kinds["convolutions"].flop / 2e9
+    work = count_step(model, LOSS, (1, 4, 128, 128, 128), "fp16", peaks)
+    forward = work["convolution"].flop / 2e9
     assert forward == pytest.approx(519, rel=5e-3)
     # A backward pass convolves twice, but for the images, which need no gradient.
-    backward = kinds["convolutions, backward"].flop / 2e9
+    backward = work["convolution_backward"].flop / 2e9
     assert backward == pytest.approx(2 * forward - 27 * 4 * 32 * 128**3 / 1e9, rel=1e-6)
-    assert kinds[OPTIMISER].moved_bytes == 4 * 10 * parameter_count(model.parameters())
+    assert work[OPTIMISER].moved_bytes == 4 * 10 * parameter_count(model.parameters())
 
 
 class Alone(nn.Module):
@@ -103,9 +103,10 @@ class Alone(nn.Module):
 def test_a_convolution_reads_and_writes_its_tensors_once() -> None:
     with torch.device("meta"):
         alone = Alone()
-    kinds = dict(count_step(alone, LOSS, (2, 4, 8, 8, 8), "fp32"))
+    peaks = Peaks({"fp32": 100.0}, gb_per_second=1000.0)
+    work = count_step(alone, LOSS, (2, 4, 8, 8, 8), "fp32", peaks)
     voxels, weights = 2 * 8**3, 4 * 3 * 27 + 3
-    forward = kinds["convolutions"]
+    forward = work["convolution"]
     assert forward.flop == 2 * 27 * 4 * 3 * voxels
     assert forward.moved_bytes == 4 * (4 * voxels + weights + 3 * voxels)
 

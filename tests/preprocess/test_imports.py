@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from storing import preprocess
 
 Cohort = Callable[..., Path]
 SUPPORT = Path(__file__).parents[1] / "support"
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
 
 COMMANDS = """
 import sys
@@ -34,9 +32,9 @@ for arguments in (
 """
 
 
-def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path, command: Command) -> None:
+def test_only_a_run_waits_for_dask(cohort: Cohort, tmp_path: Path) -> None:
     data, store = cohort(3), tmp_path / "s.zarr"
-    assert command("run", data, "--store", store, "--workers", 1).returncode == 0
+    preprocess(data, store)
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, tmp_path / "phantoms", data, store],
         env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1", "PYTHONPATH": str(SUPPORT)},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -125,10 +126,18 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def of_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Three cases of a task."""
+    root = tmp_path_factory.mktemp("tasks")
+    return cache(lambda name: make_cohort(root / name, cases=3, seed=0, size=SMALL, task=name))
+
+
 @pytest.mark.parametrize("name", TASKS)
-def test_each_task_has_its_files_and_its_labels_come_back(name: str, tmp_path: Path) -> None:
-    task = TASKS[name]
-    data = make_cohort(tmp_path / "data", cases=3, seed=0, size=SMALL, task=name)
+def test_each_task_has_its_files_and_its_labels_come_back(
+    name: str, of_task: Callable[[str], Path]
+) -> None:
+    task, data = TASKS[name], of_task(name)
     manifest, cases = described(data)
     assert manifest.task == task
     first, endings = FILES[name]
@@ -151,12 +160,10 @@ def test_each_task_has_its_files_and_its_labels_come_back(name: str, tmp_path: P
     assert found == task.values_of(loaded.convention)
 
 
-def test_cavities_are_dark_on_flair_and_the_images_of_other_tissues_stay(tmp_path: Path) -> None:
-    sizes = {"cases": 3, "seed": 0, "size": SMALL}
-    glioma, treated = (
-        described(make_cohort(tmp_path / task, task=task, **sizes))[1][0]  # type: ignore[arg-type]
-        for task in ("glioma", "post-treatment")
-    )
+def test_cavities_are_dark_on_flair_and_the_images_of_other_tissues_stay(
+    of_task: Callable[[str], Path],
+) -> None:
+    glioma, treated = (described(of_task(task))[1][0] for task in ("glioma", "post-treatment"))
     label, images = label_of(treated), [flair_of(glioma), flair_of(treated)]
     cavity = label == 4
     assert images[1][cavity].mean() < 0.8 * images[1][label == 1].mean()

@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from common.case import prepare
+from storing import preprocess
+
 from common.manifest import load_manifest
 from common.record import CaseFailure
-from common.store import Store, StoreWriter
+from common.store import Store
 from preprocess.pipeline import begin
 from preprocess.plan import plan
 
@@ -20,15 +21,6 @@ ONE, TWO, THREE, FOUR, FIVE = (f"BraTS2021_{index:05d}" for index in range(5))
 
 def file_of(data: Path, case_id: str, name: str) -> Path:
     return data / case_id / f"{case_id}_{name}.nii.gz"
-
-
-def preprocess(data: Path, path: Path) -> StoreWriter:
-    """What a run does, in this process and without a cluster."""
-    work = plan(data, str(path), load_manifest(data / "data_manifest.yaml"))
-    store = begin(work)
-    for case, row in zip(work.todo, store.allocate(len(work.todo)), strict=True):
-        store.write(prepare(case, store.manifest), row)
-    return store
 
 
 def test_a_case_that_discovery_refuses_is_known_to_the_store(

@@ -132,7 +132,7 @@ def test_a_terminal_shows_a_panel_while_it_trains_and_the_summary_after(
     five: Store, tmp_path: Path
 ) -> None:
     # Long enough for pictures of it, four a second, at whatever a fast machine is at.
-    settings = [part for value in [*SMALL, "epochs=20"] for part in ("--set", value)]
+    settings = [part for value in [*SMALL, "epochs=8"] for part in ("--set", value)]
     reader, writer = os.openpty()
     with subprocess.Popen(
         command("run", "--store", five.path, "--out", tmp_path / "run", *settings),
@@ -147,8 +147,8 @@ def test_a_terminal_shows_a_panel_while_it_trains_and_the_summary_after(
                 shown += part
     os.close(reader)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"epoch \d+ of 20 .*%", text)
+    assert re.search(r"epoch \d+ of 8 .*%", text)
     assert re.search(r"loss [0-9.]+ +[0-9.]+ volumes/s +wait [0-9.]+% +peak [0-9.]+ GB", text)
     assert re.search(r"Dice +WT 0\.\d+ +TC 0\.\d+ +ET 0\.\d+ +in epoch \d", text)
-    assert re.search(r"epochs +20 of 20", text)
+    assert re.search(r"epochs +8 of 8", text)
     assert text.index("★ best") < text.index("weights")

@@ -62,14 +62,10 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
     assert list((at_once / "tensorboard").glob("events.*"))
 
 
-def test_the_same_seed_gives_the_same_run(at_once: Path, five: Store, tmp_path: Path) -> None:
-    assert execute(begun(five, tmp_path / "again", "epochs=4")) is End.EPOCHS
-    assert_equal_runs(at_once, tmp_path / "again")
-
-
 def test_going_on_for_more_epochs_equals_all_at_once(
     at_once: Path, five: Store, tmp_path: Path
 ) -> None:
+    """And so does the same seed again."""
     folder = tmp_path / "run"
     assert execute(begun(five, folder, "epochs=2")) is End.EPOCHS
     session = reopen("fm_net", ["epochs=4"], five, folder)
@@ -321,7 +317,14 @@ def running(five: Store, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_request_to_stop_leaves_a_checkpoint_to_go_on_from(
     running: subprocess.Popen[str], tmp_path: Path, five: Store, number: int
 ) -> None:
