@@ -286,7 +286,7 @@ ORDERS = [
     ({CORE: 2, OEDEMA: 1, ENHANCING: 4}, "2021", "label_map: {1: ed, 2: ncr, 4: et}"),
     ({CORE: 4, OEDEMA: 2, ENHANCING: 1}, "2021", "label_map: {1: et, 2: ed, 4: ncr}"),
     ({CORE: 1, OEDEMA: 3, ENHANCING: 2}, "2023", "label_map: {1: ncr, 2: et, 3: ed}"),
-    ({CORE: 2, OEDEMA: 3, ENHANCING: 1}, "2023", "label_map: {1: et, 2: ncr, 3: ed}"),
+    ({CORE: 2, OEDEMA: 3, ENHANCING: 1}, "2023", "label_convention: deepbratumia"),
     ({CORE: 3, OEDEMA: 1, ENHANCING: 2}, "2023", "label_map: {1: ed, 2: et, 3: ncr}"),
 ]
 
