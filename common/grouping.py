@@ -8,10 +8,12 @@ from pathlib import Path
 from common.layouts import (
     BY_NAME,
     BY_NAMES,
+    CHANNEL,
     COMPANION,
     LABEL,
     LABELS_FOLDER,
     LAYOUTS,
+    STACKED,
     Layout,
 )
 from common.manifest import Manifest
@@ -55,6 +57,12 @@ class Group:
     def images(self) -> list[File]:
         """Images of any kind."""
         return [file for file in self.used if file.role != LABEL]
+
+    @property
+    def is_numbered_by_case(self) -> bool:
+        """Whether what looks like numbers of channels are numbers of cases: none of them is 0."""
+        channels = [file.part for file in self.files if file.role == CHANNEL]
+        return bool(channels) and "0000" not in channels
 
     def layout(self) -> Layout | None:
         """The layout that has all the images, and best the label too; None for a mixture."""
@@ -100,7 +108,7 @@ class Kind:
         return place, case_id.replace("/", "_"), role_used, match[role]
 
 
-_NO_MODALITIES = frozenset({LABEL, "stacked", "channel"})
+_NO_MODALITIES = frozenset({LABEL, STACKED, CHANNEL})
 
 
 def kinds(manifest: Manifest) -> list[Kind]:
@@ -182,6 +190,7 @@ class Grouping:
     def groups(self) -> list[Group]:
         """The groups, each file in the one that it makes most complete; some may be empty."""
         in_order = [self._groups[key] for key in sorted(self._groups)]
+        in_order = [group for group in in_order if not group.is_numbered_by_case]
         by_size = sorted(in_order, key=lambda group: -len(group.used))
         owner: dict[Path, Group] = {}
         pick: Callable[[Group], list[File]]

@@ -50,7 +50,8 @@ class Layout:
         """Where the release has one file of a case, without suffix; `part` overrides the role's."""
         example = self.label_example if role == LABEL and self.label_example else self.example
         folder = case_id.replace("_", "/")
-        part = part or self.roles[role][0].replace("\\", "")
+        if not part and role in self.roles:
+            part = self.roles[role][0].replace("\\", "")
         return example.format(case=case_id, folder=folder, role=part)
 
     @property
@@ -117,13 +118,13 @@ LAYOUTS = (
     Layout(
         "brats2021",
         _four("flair", "t1", "t1ce t1gd t1c", "t2") | {LABEL: ("seg",)},
-        case_id="BraTS2021_9{:04d}",
+        case_id="BraTS2021_PHANTOM{:03d}",
         convention="brats2021",
     ),
     Layout(
         "brats2015",
         _four("MR_Flair", "MR_T1", "MR_T1c", "MR_T2") | {LABEL: ("OT",), COMPANION: (r"MR_\w+",)},
-        path=r"(?P<case>(?:[HL]G/)?[^/]+)/(?:(?:VSD|SMIR)\.[^/]+/)?"
+        path=r"(?P<case>(?:[HL]G/)?(?!VSD|SMIR)[^/]+)/(?:(?:VSD|SMIR)\.[^/]+/)?"
         r"(?:VSD|SMIR)\.Brain[^/]*?\.XX\.[XO]\.{role}(?:\.\d+)?",
         example="HGG/{case}/VSD.Brain.XX.O.{role}.1/VSD.Brain.XX.O.{role}.1",
         label_example="HGG/{case}/VSD.Brain_3more.XX.O.{role}.1/VSD.Brain_3more.XX.O.{role}.1",
@@ -197,7 +198,7 @@ LAYOUTS = (
         path="(?:{images})/(?P<case>[^/]+){role}",
         example="imagesTr/{case}",
         label_example="labelsTr/{case}",
-        case_id="BRATS_9{:03d}",
+        case_id="BRATS_9{:02d}",
         convention="msd",
         states_convention=True,
     ),

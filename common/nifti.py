@@ -367,7 +367,7 @@ def _itk_error(path: Path, error: RuntimeError) -> InputError:
 
 
 def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
-    """Write (D, H, W) voxels as NIfTI; a `.gz` name compresses.
+    """Write (D, H, W) or (C, D, H, W) voxels as NIfTI; a `.gz` name compresses.
 
     A geometry that was read from a file is written as that file has it: sform, qform, their codes
     and the units are the same to the bit. Not by ITK, which writes one place as both forms, and
@@ -377,7 +377,7 @@ def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
         ValueError: the array is not of the geometry's shape.
         OSError: the file could not be written whole.
     """
-    if array.shape != geometry.shape:
+    if array.shape[-3:] != geometry.shape:
         raise ValueError(f"array of {array.shape}, expected its geometry's shape {geometry.shape}")
     header = Nifti1Header()
     header.set_data_dtype(array.dtype)

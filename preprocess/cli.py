@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,13 +68,19 @@ def phantom(
         str, typer.Option(help="D,H,W of the images, in voxels of 1 mm.")
     ] = "155,240,240",
     release: Annotated[
-        Literal["2021", "2023"],
-        typer.Option(help="The BraTS release whose file names and label values are used."),
-    ] = "2023",
+        str | None,
+        typer.Option(
+            help="A release whose file names, folders and label values are used: 2021, 2023, bids, "
+            "nnunet, msd, upenn-gbm, … (docs/data.md). Default: 2023."
+        ),
+    ] = None,
     task: Annotated[
-        str,
-        typer.Option(help="glioma, post-treatment, pediatric, metastases or meningioma-rt."),
-    ] = "glioma",
+        str | None,
+        typer.Option(
+            help="glioma, post-treatment, pediatric, metastases or meningioma-rt. Default: the "
+            "release's."
+        ),
+    ] = None,
 ) -> None:
     """Make synthetic cases in BraTS format, with a manifest, to try everything without data."""
     from preprocess.phantom import make_cohort

@@ -1,15 +1,18 @@
 """`fmnet-preprocess phantom`: a synthetic cohort with the files of a BraTS release."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
 from common import nifti
+from common.dataset_json import NAME as DATASET_JSON
 from common.errors import ConfigError
 from common.geometry import Geometry
+from common.layouts import BY_NAMES, CHANNEL, LABEL, STACKED, Layout
 from common.manifest import DEFAULT_NAME, Manifest
 from common.task import MODALITIES, TASKS
 from common.volume import Triple
@@ -17,40 +20,55 @@ from preprocess.phantom.image import TUMOUR_FREE, synthesise
 from preprocess.phantom.lesions import CAVITY, ENHANCING, NECROSIS, OEDEMA
 from preprocess.pool import available_cores, map_in_processes
 
-Release = Literal["2021", "2023"]
-"""How BraTS wrote gliomas: until 2021, and since 2023."""
+RELEASES = {"2021": BY_NAMES["brats2021"], "2023": BY_NAMES["brats2023"]} | BY_NAMES
+"""What `--release` may be."""
 
-
-class Style(NamedTuple):
-    """How a release writes the cases of a task."""
-
-    case_id: str
-    """With the case's index to fill in; no patient has one of these."""
-    endings: Mapping[str, str]
-    """Modality, or `label`, to the end of a file's name."""
-    labels: Mapping[int, str]
-    """Tissue of a phantom to the task's label; other tissues have none."""
-
-
-_UNTIL_2021 = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "label": "_seg"}
-_SINCE_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "label": "-seg"}
-_GLIOMA = {NECROSIS: "ncr", OEDEMA: "ed", ENHANCING: "et"}
 _AFTER_SURGERY = {NECROSIS: "netc", OEDEMA: "snfh", ENHANCING: "et", CAVITY: "rc"}
-_PEDIATRIC = {NECROSIS: "netc", OEDEMA: "ed", ENHANCING: "et", CAVITY: "cc"}
-
-GLIOMA_2021 = Style("BraTS2021_PHANTOM{:03d}", _UNTIL_2021, _GLIOMA)
-STYLES = {
-    "glioma": Style("BraTS-PHANTOM-{:05d}-000", _SINCE_2023, _GLIOMA),
-    "post-treatment": Style("BraTS-GLI-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
-    "pediatric": Style("BraTS-PED-9{:04d}-000", _SINCE_2023, _PEDIATRIC),
-    "metastases": Style("BraTS-MET-9{:04d}-000", _SINCE_2023, _AFTER_SURGERY),
-    "meningioma-rt": Style(
-        "BraTS-MEN-RT-9{:03d}-1",
-        {"t1ce": "_t1c", "label": "_gtv"},
-        {NECROSIS: "gtv", ENHANCING: "gtv"},
-    ),
+TISSUES = {
+    "glioma": {NECROSIS: "ncr", OEDEMA: "ed", ENHANCING: "et"},
+    "post-treatment": _AFTER_SURGERY,
+    "pediatric": {NECROSIS: "netc", OEDEMA: "ed", ENHANCING: "et", CAVITY: "cc"},
+    "metastases": _AFTER_SURGERY,
+    "meningioma-rt": {NECROSIS: "gtv", ENHANCING: "gtv"},
 }
-"""Task to its style since 2023."""
+"""Task to the label of each tissue of a phantom; other tissues have none."""
+
+CASE_IDS = {
+    "post-treatment": "BraTS-GLI-9{:04d}-000",
+    "pediatric": "BraTS-PED-9{:04d}-000",
+    "metastases": "BraTS-MET-9{:04d}-000",
+}
+"""Ids since 2023 of tasks other than the layout's; no patient has one of these."""
+
+CONVENTIONS = {"nnunet": "msd", "bids": "brats2021"}
+"""Label values of layouts that suggest none."""
+
+CHANNELS = ("t1", "t1ce", "t2", "flair")
+"""Modalities in the order that nnU-Net's own conversion of BraTS gives them."""
+
+DATASETS = {
+    "nnunet": {
+        "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"},
+        "labels": {
+            "background": 0,
+            "whole tumor": [1, 2, 3],
+            "tumor core": [2, 3],
+            "enhancing tumor": [3],
+        },
+        "regions_class_order": [1, 2, 3],
+        "file_ending": ".nii.gz",
+    },
+    "msd": {
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": {
+            "0": "background",
+            "1": "edema",
+            "2": "non-enhancing tumor",
+            "3": "enhancing tumour",
+        },
+    },
+}
+"""Layout to what its dataset.json says."""
 
 LEAST_CASES = 3
 LEAST_SIDE = 32
@@ -68,29 +86,33 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     cases: int,
     seed: int,
     size: Triple,
-    release: Release = "2023",
-    task: str = "glioma",
+    release: str | None = None,
+    task: str | None = None,
     on_case: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a cohort of phantoms and its manifest into a new folder, and return that.
 
     A case depends on its index, `seed`, `size` and `task` alone, so a larger cohort begins with the
     cases of a smaller one; the case of index `TUMOUR_FREE` has no tumour. `size` is (D, H, W) in
-    voxels of 1 mm; one head fills it. `release` applies to the task glioma.
+    voxels of 1 mm; one head fills it. `release` is one of `RELEASES`, by default that since 2023,
+    and `task` by default that of the release.
 
     Raises:
-        ConfigError: the folder is not empty, there are too few cases or voxels, or no such task.
+        ConfigError: the folder is not empty, there are too few cases or voxels, or no such release
+            or task.
     """
-    style = _style(task, release)
+    layout, task = _chosen(release, task)
+    case_id = CASE_IDS.get(task, layout.case_id)
     _check_arguments(directory, cases, size)
     directory.mkdir(parents=True, exist_ok=True)
-    convention = f"brats{release}" if task == "glioma" else next(iter(TASKS[task].conventions))
-    plan = _Plan(directory, task, convention, style, seed, size)
+    plan = _Plan(directory, task, layout, case_id, seed, size)
     for _ in map_in_processes(_write_case, plan, range(cases), available_cores()):
         on_case()
-    described = describe([style.case_id.format(index) for index in range(cases)], size)
+    if layout.name in DATASETS:
+        (directory / DATASET_JSON).write_text(json.dumps(DATASETS[layout.name], indent=1), "utf-8")
+    described = describe([case_id.format(index) for index in range(cases)], size)
     introduction = INTRODUCTION.format(
-        task=task, release=release, seed=seed, cases=cases, size=",".join(map(str, size))
+        task=task, release=layout.name, seed=seed, cases=cases, size=",".join(map(str, size))
     )
     content = {"task": task} | described.model_dump(mode="json", exclude_unset=True)
     text = introduction + yaml.safe_dump(content, sort_keys=False)
@@ -117,14 +139,18 @@ def describe(case_ids: list[str], size: Triple) -> Manifest:
     )
 
 
-def _style(task: str, release: Release) -> Style:
-    if task not in STYLES:
-        raise ConfigError(f"--task {task}: no such task; there are {', '.join(STYLES)}")
-    if release == "2023":
-        return STYLES[task]
-    if task != "glioma":
-        raise ConfigError(f"--release {release}: only the task glioma has it; leave it out")
-    return GLIOMA_2021
+def _chosen(release: str | None, task: str | None) -> tuple[Layout, str]:
+    """The layout and the task of these options, either of which may be left out."""
+    if release is not None and release not in RELEASES:
+        raise ConfigError(f"--release {release}: not known; there are {', '.join(RELEASES)}")
+    if task is not None and task not in TISSUES:
+        raise ConfigError(f"--task {task}: no such task; there are {', '.join(TISSUES)}")
+    own = "brats-men-rt" if task == "meningioma-rt" else "brats2023"
+    layout = RELEASES[release or own]
+    task = task or layout.task
+    if task != layout.task and (layout.name != "brats2023" or task not in CASE_IDS):
+        raise ConfigError(f"--release {release}: has no task {task}; leave one of them out")
+    return layout, task
 
 
 def _check_arguments(directory: Path, cases: int, size: Triple) -> None:
@@ -143,25 +169,39 @@ class _Plan(NamedTuple):
 
     directory: Path
     task: str
-    convention: str
-    style: Style
+    layout: Layout
+    case_id: str
     seed: int
     size: Triple
 
+    def path(self, index: int, role: str, part: str = "") -> Path:
+        """The file of one case; its folder is made."""
+        path = self.directory / (
+            self.layout.file(self.case_id.format(index), role, part) + ".nii.gz"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
 
 def _write_case(plan: _Plan, index: int) -> None:
-    task, style = TASKS[plan.task], plan.style
-    phantom = synthesise(plan.seed, index, plan.size, cavity=CAVITY in style.labels)
-    case_id = style.case_id.format(index)
-    folder = plan.directory / case_id
-    folder.mkdir()
+    task, layout, tissues = TASKS[plan.task], plan.layout, TISSUES[plan.task]
+    phantom = synthesise(plan.seed, index, plan.size, cavity=CAVITY in tissues)
     # BraTS places its 240 rows so: voxel (0, 0, 0) at (0, -239, 0), LPS.
     geometry = Geometry(plan.size, (1.0, 1.0, 1.0), (0.0, 1.0 - plan.size[1], 0.0))
-    for modality in task.modalities:
-        image = phantom.image[MODALITIES.index(modality)]
-        nifti.write(folder / f"{case_id}{style.endings[modality]}.nii.gz", image, geometry)
+    images = {m: phantom.image[MODALITIES.index(m)] for m in task.modalities}
+    if STACKED in layout.roles:
+        stacked = np.stack([images[modality] for modality in task.modalities])
+        nifti.write(plan.path(index, STACKED), stacked, geometry)
+    else:
+        for modality, image in images.items():
+            numbered = CHANNEL in layout.roles
+            part = f"{CHANNELS.index(modality):04d}" if numbered else ""
+            nifti.write(plan.path(index, modality, part), image, geometry)
     of_tissue = np.zeros(CAVITY + 1, np.uint8)
-    for tissue, name in style.labels.items():
+    for tissue, name in tissues.items():
         of_tissue[tissue] = task.labels[name]
-    values = task.from_canonical(of_tissue[phantom.label], plan.convention)
-    nifti.write(folder / f"{case_id}{style.endings['label']}.nii.gz", values, geometry)
+    convention = CONVENTIONS.get(layout.name, layout.convention)
+    if plan.task != layout.task or not convention:
+        convention = next(iter(task.conventions))
+    values = task.from_canonical(of_tissue[phantom.label], convention)
+    nifti.write(plan.path(index, LABEL), values, geometry)

@@ -1,6 +1,7 @@
 """Which files make a case, by every release's names."""
 
 import gzip
+import json
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -412,3 +413,289 @@ def test_a_file_where_a_folder_is_expected(tmp_path: Path) -> None:
     (tmp_path / "p_flair.nii.gz").touch()
     with pytest.raises(InputError, match=r"a file; .* name the folder that it is in"):
         discover(tmp_path / "p_flair.nii.gz", Manifest())
+
+
+def images_of(root: Path, manifest: Manifest | None = None) -> dict[str, dict[str, str]]:
+    """Case id to modality to the file below the root."""
+    cases = discover(root, manifest or Manifest()).cases
+    return {c.case_id: {m: str(p.relative_to(root)) for m, p in c.images.items()} for c in cases}
+
+
+def label_of(root: Path, manifest: Manifest | None = None) -> dict[str, str | None]:
+    """Case id to the label's file below the root."""
+    cases = discover(root, manifest or Manifest()).cases
+    return {c.case_id: str(c.label.relative_to(root)) if c.label else None for c in cases}
+
+
+FOUR = ("flair", "t1", "t1ce", "t2")
+
+
+@pytest.mark.parametrize(
+    "label", ["masks/p_seg", "labels/p", "truth/p_label", "p/W39_1998.09.19_Segm", "p/p-tumorMask"]
+)
+def test_a_label_of_any_name_or_place_is_joined_to_its_case(label: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR])
+    touch(tmp_path / "q", *[f"q_{m}" for m in (*FOUR, "seg")])
+    touch((tmp_path / label).parent, Path(label).name)
+    assert label_of(tmp_path) == {"p": f"{label}.nii.gz", "q": "q/q_seg.nii.gz"}
+    said = [f for f in discover(tmp_path, Manifest()).findings if f.case == "p"]
+    assert [f.severity for f in said] == ([] if label == "masks/p_seg" else ["warning"])
+
+
+@pytest.mark.parametrize("name", ["p_pred", "p_seg_pred", "p_brain_mask2", "notes_of_p"])
+def test_other_volumes_are_no_labels(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR], name)
+    assert label_of(tmp_path) == {"p": None}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.severity) == (f"p/{name}.nii.gz", "error")
+
+
+def test_two_labels_in_two_folders_are_refused_with_both_names(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in (*FOUR, "seg")])
+    touch(tmp_path / "other", "p_seg")
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert "other/p_seg.nii.gz, p/p_seg.nii.gz" in finding.found
+    assert (finding.case, finding.severity) == ("p", "error")
+
+
+def test_two_masks_of_unknown_names_are_the_cases_error(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR], "first_tumor", "second_tumor")
+    discovery = discover(tmp_path, Manifest())
+    assert [case.label for case in discovery.cases] == [None]
+    (finding,) = discovery.findings
+    assert (finding.case, finding.severity) == ("p", "error")
+    assert "first_tumor.nii.gz and second_tumor.nii.gz" in finding.found
+
+
+def test_a_cohort_whose_labels_are_called_masks(tmp_path: Path) -> None:
+    for case in ("p", "q"):
+        touch(tmp_path / case, *[f"{case}_{m}" for m in (*FOUR, "mask")])
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.unused == {"*_mask.nii.gz": 2}
+    (finding,) = discovery.findings
+    assert finding.found.startswith("labels in 0 of 2 cases; 2 file(s)")
+    assert "label: [mask]" in finding.action
+    assert label_of(tmp_path, Manifest(label=("mask",)))["q"] == "q/q_mask.nii.gz"
+
+
+def test_labels_that_are_not_asked_for_are_no_obstacle(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in (*FOUR, "seg")], "p_labels")
+    touch(tmp_path / "other", "p_seg")
+    discovery = discover(tmp_path, Manifest(), labels=False)
+    assert [case.label for case in discovery.cases] == [None]
+    assert discovery.findings == []
+
+
+@pytest.mark.parametrize(
+    "listed", [{"flair": ["flair"], "t1ce": ["t1ce"]}, {"t1ce": [], "flair": []}]
+)
+def test_cases_of_fewer_images(listed: dict[str, list[str]], tmp_path: Path) -> None:
+    touch(tmp_path / "p", "p_flair", "p_t1ce", "p_seg")
+    touch(tmp_path / "q", *[f"q_{m}" for m in FOUR])
+    manifest = Manifest.model_validate({"modalities": listed, "companions": ["t1", "t2"]})
+    assert images_of(tmp_path, manifest) == {
+        case: {m: f"{case}/{case}_{m}.nii.gz" for m in ("flair", "t1ce")} for case in ("p", "q")
+    }
+    assert list(images_of(tmp_path, Manifest().with_modalities(("t1ce",)))["p"]) == ["t1ce"]
+    assert discover(tmp_path, manifest).findings == []
+
+
+def test_folders_that_are_called_as_files_are(tmp_path: Path) -> None:
+    """As some copies of BraTS 2021 have them."""
+    for modality in (*FOUR, "seg"):
+        touch(tmp_path / "p" / f"p_{modality}.nii", f"00000057_brain_{modality}", suffix=".nii")
+    assert images_of(tmp_path)["p"]["t1"] == "p/p_t1.nii/00000057_brain_t1.nii"
+    assert label_of(tmp_path) == {"p": "p/p_seg.nii/00000057_brain_seg.nii"}
+    touch(tmp_path / "p" / "p_t1.nii", "second", suffix=".nii")
+    assert "2 candidates for t1" in found(tmp_path)["p/p_flair.nii"]
+
+
+BIDS = ("FLAIR", "T1w", "ce-gd_T1w", "T2w")
+
+
+def bids(root: Path, case: str, *names: str) -> None:
+    touch(root / case.replace("_", "/") / "anat", *[f"{case}_{name}" for name in names])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        BIDS,
+        [f"space-T1w_desc-preproc_{name}" for name in ("FLAIR", "T1w", "T2w")]
+        + ["ce-gadolinium_space-T1w_desc-preproc_T1w"],
+        ["FLAIR", "acq-mprage_T1w", "acq-post_T1w", "T2w"],
+        ["FLAIR", "run-1_T1w", "ce-T1w", "T2w"],
+    ],
+)
+@pytest.mark.parametrize("case", ["sub-001", "sub-01_ses-pre"])
+def test_bids(case: str, images: list[str], tmp_path: Path) -> None:
+    bids(tmp_path, case, *images, "dwi", "PD")
+    bids(tmp_path / "derivatives" / "masks", case, "space-T1w_label-lesion_dseg")
+    bids(tmp_path / "derivatives" / "masks", case, "desc-brain_mask", "desc-aseg_dseg")
+    (files,) = discover(tmp_path, Manifest()).cases
+    assert (files.case_id, files.patient, files.layout) == (
+        case,
+        case.split("_", maxsplit=1)[0],
+        "bids",
+    )
+    assert files.names is None
+    contrast = next(name for name in images if name.startswith("ce-") or "post_" in name)
+    assert files.images["t1ce"].name == f"{case}_{contrast}.nii.gz"
+    assert files.label is not None
+    assert files.label.name == f"{case}_space-T1w_label-lesion_dseg.nii.gz"
+    assert discover(tmp_path, Manifest()).findings == []
+
+
+def test_bids_with_two_runs_or_two_copies_asks(tmp_path: Path) -> None:
+    bids(tmp_path, "sub-1", *BIDS, "run-2_T2w")
+    bids(tmp_path, "sub-2", *BIDS)
+    bids(tmp_path / "derivatives" / "registered", "sub-2", *BIDS)
+    what = {f.case: f.found for f in discover(tmp_path, Manifest()).findings}
+    assert what["sub-1"].startswith("2 candidates for t2")
+    assert what["sub-2"] == "2 folders make this case id"
+
+
+def test_releases_names_with_bids_ids_are_no_bids(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1", "sub-1_FLAIR", "sub-1_T1", "sub-1_T1GD", "sub-1_T2")
+    assert discover(tmp_path, Manifest()).layouts == {"upenn-gbm": 1}
+
+
+def test_lumiere_takes_the_registered_images_where_they_are(tmp_path: Path) -> None:
+    for week in ("week-000-1", "week-044"):
+        touch(tmp_path / "Patient-001" / week, "CT1", "T1", "T2", "FLAIR")
+    atlas = tmp_path / "Patient-001" / "week-044" / "DeepBraTumIA-segmentation" / "atlas"
+    touch(atlas / "skull_strip", *[f"{m}_skull_strip" for m in ("ct1", "t1", "t2", "flair")])
+    touch(atlas / "skull_strip", "brain_mask")
+    touch(atlas / "segmentation", "seg_mask")
+    touch(atlas.parents[1] / "HD-GLIO-AUTO-segmentation" / "registered", "segmentation")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert {case.case_id: case.layout for case in discovery.cases} == {
+        "Patient-001_week-000-1": "lumiere-native",
+        "Patient-001_week-044": "lumiere",
+    }
+    native, registered = discovery.cases
+    assert native.label is None
+    assert registered.label == atlas / "segmentation" / "seg_mask.nii.gz"
+    assert registered.names == "deepbratumia"
+    assert registered.states_convention
+    assert {case.patient for case in discovery.cases} == {"Patient-001"}
+
+
+def test_other_images_of_ucsf_and_upenn_are_counted(tmp_path: Path) -> None:
+    ucsf = ("FLAIR", "T1", "T1c", "T2", "tumor_segmentation")
+    more = ("T1_bias", "ADC", "DTI_eddy_FA", "brain_segmentation", "brain_parenchyma_segmentation")
+    touch(tmp_path / "UCSF-PDGM-0004_nifti", *[f"UCSF-PDGM-0004_{n}" for n in (*ucsf, *more)])
+    case = "UPENN-GBM-00001_11"
+    touch(tmp_path / "images_structural" / case, *[f"{case}_{n}" for n in ("FLAIR", "T1", "T1GD")])
+    touch(tmp_path / "images_structural" / case, f"{case}_T2")
+    touch(tmp_path / "images_segm", f"{case}_segm")
+    touch(tmp_path / "automated_segm", f"{case}_automated_approx_segm")
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    assert discovery.layouts == {"ucsf-pdgm": 1, "upenn-gbm": 1}
+    assert discovery.unused.total() == len(more) + 1
+    assert label_of(tmp_path)[case] == f"images_segm/{case}_segm.nii.gz"
+    automated = Manifest(label=("automated_approx_segm",))
+    assert label_of(tmp_path, automated)[case] is not None
+
+
+def nnunet(root: Path, dataset: object, channels: int = 4) -> None:
+    touch(root / "imagesTr", *[f"X_01_{number:04d}" for number in range(channels)])
+    touch(root / "labelsTr", "X_01")
+    (root / "dataset.json").write_text(json.dumps(dataset))
+
+
+@pytest.mark.parametrize(
+    ("labels", "convention"),
+    [
+        ({"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "ET": 3}, "msd"),
+        ({"background": 0, "edema": 1, "necrosis": 2, "enhancing_tumor": 3}, "msd"),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, "brats2023"),
+        ({"0": "background", "1": "NCR", "2": "edema", "4": "enhancing tumor"}, "brats2021"),
+        ({"background": 0, "label 1": 1, "label 2": 2}, None),
+        ({}, None),
+    ],
+)
+def test_nnunets_layout_and_what_its_dataset_says(
+    labels: dict[str, object], convention: str | None, tmp_path: Path
+) -> None:
+    names = {"0": "T1", "1": "T1-Gd", "2": "ADC", "3": "T2w", "4": "Flair"}
+    nnunet(tmp_path, {"channel_names": names, "labels": labels}, 5)
+    discovery = discover(tmp_path, Manifest())
+    assert discovery.findings == []
+    (files,) = discovery.cases
+    assert files.layout == "nnunet"
+    numbers = {m: path.name[-11:-7] for m, path in files.images.items()}
+    assert numbers == {"flair": "0004", "t1": "0000", "t1ce": "0001", "t2": "0003"}
+    assert files.label == tmp_path / "labelsTr" / "X_01.nii.gz"
+    assert (files.names, files.states_convention) == (convention, convention is not None)
+    assert discovery.unused == {"*_0002.nii.gz": 1}
+
+
+def test_labels_of_another_task_are_not_read(tmp_path: Path) -> None:
+    names = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
+    labels = {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+    nnunet(tmp_path, {"channel_names": names, "labels": labels})
+    assert label_of(tmp_path) == {"X_01": None}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.severity) == ("dataset.json", "error")
+    treated = Manifest.model_validate({"task": "post-treatment"})
+    assert label_of(tmp_path, treated)["X_01"] == "labelsTr/X_01.nii.gz"
+    assert label_of(tmp_path, Manifest(label_convention="brats2023"))["X_01"] is not None
+
+
+@pytest.mark.parametrize("dataset", ["", "{", "[]", '{"channel_names": {"0": "T1"}}'])
+def test_channels_without_names_are_asked_for(dataset: str, tmp_path: Path) -> None:
+    nnunet(tmp_path, {})
+    (tmp_path / "dataset.json").write_text(dataset)
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.case, finding.severity) == ("X_01", "error")
+    assert "dataset.json" in finding.expected
+    listed = {"t1": ["0000"], "t1ce": ["0001"], "t2": ["0002"], "flair": ["0003"]}
+    manifest = Manifest.model_validate({"modalities": listed})
+    assert label_of(tmp_path, manifest) == {"X_01": "labelsTr/X_01.nii.gz"}
+
+
+def test_4d_files_with_four_digits_are_no_channels(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "BRATS_0001", "BRATS_0002")
+    assert discover(tmp_path, Manifest()).layouts == {"msd": 2}
+
+
+def test_a_dataset_with_other_channels_than_the_manifest(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "BRATS_001")
+    channels = {"0": "T1w", "1": "t1gd", "2": "T2w", "3": "FLAIR"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": channels}))
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.case, finding.severity) == ("BRATS_001", "error")
+    order = {"stacked": {"channels": ["t1", "t1ce", "t2", "flair"]}}
+    assert len(discover(tmp_path, Manifest.model_validate(order)).cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "warns"),
+    [
+        (["P01_a", "P01_b", "P02_a"], True),
+        (["P01a", "P01b"], True),
+        (["12-1", "12-2"], True),
+        ([f"BraTS20_Training_{n:03d}" for n in range(1, 4)], False),
+        ([f"BraTS2021_{n:05d}" for n in range(3)], False),
+        ([f"UCSF-PDGM-{n:04d}" for n in range(4, 7)], False),
+        (["sub-1_ses-1", "sub-1_ses-2"], False),
+        (["case_1", "case_2"], False),
+    ],
+)
+def test_ids_that_may_be_sessions(ids: list[str], warns: bool, tmp_path: Path) -> None:
+    for case in ids:
+        touch(tmp_path / case, *[f"{case}_{m}" for m in FOUR])
+    findings = discover(tmp_path, Manifest()).findings
+    assert [(f.file, f.severity) for f in findings] == [("(the cohort)", "warning")] * warns
+    said = Manifest(patient_pattern=r"(?P<patient>\w+)[-_]\w")
+    assert discover(tmp_path, said).findings == []
+
+
+def test_a_layout_that_the_manifest_names_is_the_only_one(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR])
+    bids(tmp_path, "sub-1", *BIDS)
+    assert discover(tmp_path, Manifest()).layouts == {"brats2021": 1, "bids": 1}
+    assert discover(tmp_path, Manifest(layout="bids")).layouts == {"bids": 1}

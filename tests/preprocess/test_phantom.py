@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from scipy.ndimage import binary_erosion
 from common import nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
+from common.layouts import BY_NAMES
 from common.manifest import Manifest, load_manifest
 from common.splits import SPLITS, assign
 from common.task import TASKS
 from common.validate import load_case
+from preprocess import phantom as phantoms
 from preprocess.phantom import TUMOUR_FREE, describe, make_cohort
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -160,6 +162,57 @@ def test_each_task_has_its_files_and_its_labels_come_back(
     assert found == task.values_of(loaded.convention)
 
 
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Phantoms are made in this process, each image once: here, files and folders are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantoms, "synthesise", cache(phantoms.synthesise))
+        patch.setattr(
+            phantoms,
+            "map_in_processes",
+            lambda work, shared, items, _: [work(shared, item) for item in items],
+        )
+        yield
+
+
+@pytest.mark.parametrize("release", BY_NAMES)
+def test_each_release_is_recognised_and_its_labels_mean_the_same(
+    release: str, quick: None, tmp_path: Path
+) -> None:
+    data = make_cohort(tmp_path / release, cases=3, seed=0, size=(32, 32, 32), release=release)
+    manifest = load_manifest(data / "data_manifest.yaml")
+    discovery = discover(data, manifest)
+    assert discovery.findings == []
+    assert discovery.layouts == {release: 3}
+    assert discovery.unused == {}
+    case_ids = {case_id for name in SPLITS for case_id in getattr(manifest.splits, name)}
+    assert {case.case_id for case in discovery.cases} == case_ids
+    assert {case.patient for case in discovery.cases} == {PATIENT[release].format(n) for n in "012"}
+    for index, files in enumerate(discovery.cases):
+        phantom = phantoms.synthesise(0, index, (32, 32, 32), cavity=False)
+        loaded = load_case(files, manifest)
+        one_label = manifest.task.name == "meningioma-rt"
+        expected = np.isin(phantom.label, (1, 3)) if one_label else phantom.label
+        assert np.array_equal(loaded.label, expected)
+        assert np.array_equal(loaded.images["t1ce"], phantom.image[2])
+
+
+PATIENT = {
+    "brats2023": "BraTS-PHANTOM-0000{}",
+    "brats-men-rt": "BraTS-MEN-RT-900{}",
+    "ucsf-pdgm": "UCSF-PDGM-900{}",
+    "upenn-gbm": "UPENN-GBM-9000{}",
+    "brats2021": "BraTS2021_PHANTOM00{}",
+    "brats2015": "brats_2013_pat900{}",
+    "brats2015-nifti": "brats_2013_pat900{}",
+    "bids": "sub-900{}",
+    "lumiere": "Patient-90{}",
+    "lumiere-native": "Patient-90{}",
+    "nnunet": "BraTS2021_9000{}",
+    "msd": "BRATS_90{}",
+}
+
+
 def test_cavities_are_dark_on_flair_and_the_images_of_other_tissues_stay(
     of_task: Callable[[str], Path],
 ) -> None:
@@ -260,7 +313,8 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(
         (("--size", "16,80,80"), "at least 32 voxels a side"),
         (("--size", "80"), "expected D,H,W"),
         (("--task", "gliomas"), "there are glioma, post-treatment"),
-        (("--task", "pediatric", "--release", "2021"), "only the task glioma has it"),
+        (("--task", "pediatric", "--release", "2021"), "has no task pediatric"),
+        (("--release", "2022"), "there are 2021, 2023, brats2023"),
     ],
 )
 def test_what_makes_no_cohort_is_refused(
