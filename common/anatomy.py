@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.task import Task, in_words
+from common.task import ENHANCING, Task, in_words
 from common.volume import Box, extract
 
 Array = NDArray[np.generic]
 
-OEDEMA, ENHANCING, CORE = ("ed", "snfh"), "et", ("ncr", "netc")
+OEDEMA, CORE = ("ed", "snfh"), ("ncr", "netc")
 
 LEAST_VOXELS = 100
 """Labels with fewer voxels are not judged."""

@@ -13,7 +13,7 @@ from common.discovery import CaseFiles
 from common.errors import Finding, warning
 from common.manifest import Manifest
 from common.record import DecidedBy
-from common.task import GLIOMA, TASKS, Task, in_words
+from common.task import ENHANCING, GLIOMA, TASKS, Task, in_words
 from common.volume import Box, bounding_box, extract, foreground
 
 Array = NDArray[np.generic]
@@ -320,7 +320,7 @@ def _unlike_anatomy(
         return []
     expected = "oedema outermost, and enhancing tumour brightest in T1CE beside T1"
     fits = anatomy.fitting(task, meaning, traits)
-    enhancing = [value for value in traits if meaning.get(value) == anatomy.ENHANCING]
+    enhancing = [value for value in traits if meaning.get(value) == ENHANCING]
     if fits is None:
         action = (
             f"look at the label: if {enhancing[0]} is a resection cavity, set task or label_map: "

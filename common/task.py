@@ -33,6 +33,8 @@ TITLES = {
 }
 """Titles of regions, labels and modalities; others show their names in capitals."""
 
+ENHANCING = "et"
+
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 LabelValue = Annotated[int, Field(ge=1, le=254)]

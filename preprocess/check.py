@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from common.discovery import NO_CASE, STACKED_CONVENTION, CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, STACKED_CONVENTION, WHOLE, CaseFiles, Discovery, discover
 from common.duplicates import doubles, identities
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
-from common.record import DecidedBy
 from common.splits import SPLITS, ListSplits, assign, resolve
 from common.validate import load_case
+from preprocess.cohort_labels import (
+    ConventionCount,
+    LabelledCase,
+    count_conventions,
+    label_findings,
+)
 from preprocess.pool import available_cores, map_in_processes
 
 
@@ -25,9 +30,8 @@ class CheckedCase:
     """Errors if the case cannot be used, else warnings."""
     images: dict[str, str]
     """Modality to what identifies its image; empty if the case cannot be used."""
-    convention: str | None = None
-    """Of its label; None if the case cannot be used, or has no label."""
-    convention_from: DecidedBy | None = None
+    label: LabelledCase | None = None
+    """None if the case cannot be used, or has no label."""
 
     @property
     def is_usable(self) -> bool:
@@ -61,10 +65,16 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
     except Exception as error:  # noqa: BLE001 - as above
         return CheckedCase(files, (_unexpected(files, error),), {})
     images = identities(loaded.images, {source.role: source.image for source in loaded.sources})
-    if loaded.label is None:
-        return CheckedCase(files, loaded.warnings, images)
-    convention, decided_by = loaded.convention, loaded.convention_from
-    return CheckedCase(files, loaded.warnings, images, convention, decided_by)
+    label = None
+    if loaded.label is not None:
+        label = LabelledCase(
+            files.case_id,
+            loaded.convention,
+            loaded.convention_from,
+            manifest.task.label_voxels(loaded.label),
+            tuple(warning.found for warning in loaded.warnings),
+        )
+    return CheckedCase(files, loaded.warnings, images, label)
 
 
 def _unexpected(files: CaseFiles, error: Exception) -> Finding:
@@ -85,10 +95,6 @@ def _read_cases(
         yield replace(case, findings=tuple(relative))
 
 
-WHOLE = "(the cohort)"
-"""In place of a file, in findings about several cases."""
-
-
 def _warning(found: str, expected: str, action: str) -> Finding:
     return Finding(WHOLE, found, expected, action, severity="warning")
 
@@ -100,9 +106,56 @@ def cohort_findings(
     if not cases and all(finding.severity == "warning" for finding in discovery.findings):
         return [Finding(WHOLE, *NO_CASE)]
     usable = [case for case in cases if case.is_usable]
-    findings = _conventions(usable) + _stacked(usable, manifest)
+    refused = [finding.found for case in cases if not case.is_usable for finding in case.findings]
+    labels = [case.label for case in usable if case.label]
+    findings = label_findings(manifest.task, labels, refused) + _stacked(usable, manifest)
     findings += _splits(cases, manifest) + _lists(discovery, cases, manifest)
     return findings + _shared(usable, manifest)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `check` understood of a folder."""
+
+    cases: int
+    """That can be used; all other numbers are of these."""
+    patients: int
+    labelled: int
+    layouts: dict[str, int]
+    """Layout to its cases."""
+    conventions: list[ConventionCount]
+    label_map: dict[int, str]
+    """The manifest's."""
+    unused: dict[str, int]
+    """Kind of file that no case uses, such as `*_mask.nii.gz`, to how many there are."""
+
+    def lines(self) -> Iterator[str]:
+        """The same in words."""
+        layouts = ", ".join(f"{name} ({count:,})" for name, count in self.layouts.items())
+        yield f"{self.cases:,} case(s) of {self.patients:,} patient(s); layout: {layouts or 'none'}"
+        yield f"labels in {self.labelled:,} of {self.cases:,} cases"
+        yield from (f"  {convention}" for convention in self.conventions)
+        if self.label_map:
+            pairs = ", ".join(f"{value} {name}" for value, name in self.label_map.items())
+            yield f"  by label_map in all of them: {pairs}"
+        if self.unused:
+            files = ", ".join(f"{count:,} × {kind}" for kind, count in self.unused.items())
+            yield f"files not used: {files}"
+
+
+def summarise(discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest) -> Summary:
+    """What the usable cases are, and which files belong to none."""
+    usable = [case for case in cases if case.is_usable]
+    labels = [case.label for case in usable if case.label]
+    return Summary(
+        len(usable),
+        len({case.files.patient for case in usable}),
+        len(labels),
+        dict(Counter(case.files.layout for case in usable).most_common()),
+        count_conventions(manifest.task, labels),
+        manifest.label_map,
+        dict(discovery.unused.most_common()),
+    )
 
 
 def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
@@ -111,7 +164,7 @@ def _patients(cases: Iterable[CheckedCase]) -> dict[str, str]:
 
 def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """Images that several cases share: an error if the cases are in different splits."""
-    splits = assign(manifest.splits, _patients(case for case in cases if case.convention))
+    splits = assign(manifest.splits, _patients(case for case in cases if case.label))
     findings = []
     for double in doubles({case.files.case_id: case.images for case in cases}, splits):
         found = f"{', '.join(double.modalities)} have the same voxels as those of {double.other}"
@@ -129,17 +182,9 @@ def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     return findings
 
 
-def _conventions(cases: Sequence[CheckedCase]) -> list[Finding]:
-    counts = Counter((c.convention, c.convention_from) for c in cases if c.convention)
-    if len({convention for convention, _ in counts}) < 2:
-        return []
-    found = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())
-    action = "nothing if that is right; label_convention in the manifest sets one for all cases"
-    return [_warning(f"labels of {found}", "one convention", action)]
-
-
 def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
-    count = sum(case.convention_from == "layout" for case in cases)
+    labels = [case.label for case in cases if case.label and case.files.stacked]
+    count = sum(label.decided_by == "layout" for label in labels)
     if not count:
         return []
     order = ", ".join(manifest.stacked.channels)
@@ -151,7 +196,7 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     """Messages of the manifest's rule about the usable labelled cases."""
-    usable = _patients(case for case in cases if case.convention)
+    usable = _patients(case for case in cases if case.label)
     if not usable:
         return []
     expected = "labelled patients for every split, each in one split"

@@ -112,7 +112,7 @@ def check(
 ) -> None:
     """Check a folder of cases: every problem of every case. Writes nothing."""
     from preprocess.check import check as check_folder
-    from preprocess.check import cohort_findings
+    from preprocess.check import cohort_findings, summarise
     from preprocess.tables import finding_lines
 
     cohort = _load_manifest(manifest, overrides, data, quiet=as_json)
@@ -123,12 +123,16 @@ def check(
         cases = list(bar.track(results, len(discovery.cases), description="checking"))
     findings = discovery.findings + [found for case in cases for found in case.findings]
     findings += cohort_findings(discovery, cases, cohort)
-    usable = sum(case.is_usable for case in cases)
+    summary = summarise(discovery, cases, cohort)
+    usable = summary.cases
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        print(json.dumps({"usable": usable, "findings": [asdict(f) for f in findings]}, indent=2))  # noqa: T201 - for programs to read
+        answer = {"usable": usable, "findings": [asdict(f) for f in findings]}
+        print(json.dumps(answer | {"summary": asdict(summary)}, indent=2))  # noqa: T201 - for programs to read
     else:
         _print_lines(finding_lines(findings))
+        for line in summary.lines():
+            out.print(line, soft_wrap=True, highlight=False)
         seconds = time.perf_counter() - began
         out.print(f"{usable} usable case(s), {errors} error(s), {seconds:.1f} s")
         if usable and not errors:
@@ -228,6 +232,7 @@ def _execute(report: "Report", lock: "Lock", cluster: str, workers: int | None) 
 
 def _conclude(report: "Report") -> bool:
     """Print a run's results; returns whether every case is in the store, without errors."""
+    from preprocess.cohort_labels import label_findings, labelled_cases
     from preprocess.tables import absent_line, failure_lines, finding_lines, run_table
 
     work = report.work
@@ -237,6 +242,9 @@ def _conclude(report: "Report") -> bool:
         out.print(absent_line(work), soft_wrap=True)
     store = Store.open(work.store_path)
     contents = store.contents()
+    refused = [failure.reason for failure in contents.failures.values()]
+    labels = labelled_cases(contents.records.values())
+    _print_lines(finding_lines(label_findings(store.task, labels, refused)))
     out.print(run_table(report, store, contents))
     if not _print_doubles(contents) and not contents.absent and report.clean:
         out.print(f"next: {hints.report(store.path)}", soft_wrap=True)

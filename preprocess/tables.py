@@ -14,6 +14,7 @@ from common.splits import SPLITS
 from common.store import Store
 from common.store.audit import Audit
 from common.store.reader import Contents
+from preprocess.cohort_labels import count_conventions, labelled_cases
 
 if TYPE_CHECKING:
     # Imports Dask, which only a run needs.
@@ -142,8 +143,9 @@ def _add_store_rows(table: Table, store: Store, contents: Contents) -> None:
     if warned := sum(bool(record.warnings) for record in records.values()):
         table.add_row("warnings", f"on {warned} case(s), which `check` and the report show")
     labelled = [record for record in records.values() if record.tumour_voxels]
-    conventions = sorted({str(record.convention) for record in records.values()})
-    table.add_row("labels", f"{len(labelled)} of {len(records)} cases; {', '.join(conventions)}")
+    table.add_row("labels", f"{len(labelled)} of {len(records)} cases")
+    for convention in count_conventions(store.task, labelled_cases(labelled)):
+        table.add_row("", str(convention))
     if not labelled:
         table.add_row("", "no case has a label: the store serves prediction, not training")
     counts = {name: len(contents.splits[name]) for name in SPLITS}

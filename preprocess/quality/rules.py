@@ -9,6 +9,7 @@ from typing import Literal
 
 from common.duplicates import shared_images
 from common.geometry import Orientation
+from common.labels import UNLIKE_ANATOMY
 from common.record import CaseFailure, CaseRecord
 from common.store import Store
 from common.task import Task, title
@@ -118,6 +119,14 @@ FLAGS: dict[str, Flag] = {
         f"99.9%) at least {RANGE_RATIO:g} times wider or narrower than usual that is an outlier "
         f"among the {_PEERS}.",
         "Open the case and compare its curves with the cohort's; export the modality again.",
+    ),
+    "anatomy": Flag(
+        "check",
+        "Labels contradict anatomy",
+        "Oedema should be outermost in the tumour, and enhancing tumour brightest in T1CE beside "
+        "T1. Here they are not, so the label's values were probably misread. Labels of fewer than "
+        "100 voxels are not judged.",
+        "Look at the picture; the case's warning says which values would fit.",
     ),
     "empty": Flag(
         "check",
@@ -376,6 +385,13 @@ def _tumour_size(cases: list[Case]) -> Findings:
             yield case, "no-et", f"convention decided by {case.record.convention_from}"
 
 
+def _against_anatomy(cases: list[Case]) -> Findings:
+    for case in cases:
+        for warning in case.record.warnings:
+            if warning.found.startswith(UNLIKE_ANATOMY):
+                yield case, "anatomy", warning.found.removeprefix(UNLIKE_ANATOMY)
+
+
 def _outside(cases: list[Case]) -> Findings:
     for case in cases:
         voxels = case.record.tumour_voxels
@@ -436,6 +452,7 @@ RULES: tuple[Callable[[list[Case]], Findings], ...] = (
     _flips,
     _field_of_view,
     _intensities,
+    _against_anatomy,
     _tumour_size,
     _outside,
     _minorities,

@@ -103,3 +103,84 @@ def test_images_under_two_ids_are_named_with_both(cohort: Cohort, check: Command
     assert finding["action"] == (
         "move one away: BraTS2021_00000 is in val and BraTS2021_00002 in test"
     )
+
+
+def rewrite_label(data: Path, case_id: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = data / case_id / f"{case_id}_seg.nii.gz"
+    voxels, geometry, *_ = nifti.read(path)
+    nifti.write(path, change(voxels).astype(np.uint8), geometry)
+
+
+def test_the_end_says_what_was_understood(cohort: Cohort, check: Command) -> None:
+    data = cohort(3)
+    (data / "BraTS2021_00000" / "BraTS2021_00000_seg.nii.gz").unlink()
+    mask = data / "BraTS2021_00001" / "BraTS2021_00001_seg.nii.gz"
+    (mask.parent / "BraTS2021_00001_mask.nii.gz").write_bytes(mask.read_bytes())
+    rewrite_label(data, "BraTS2021_00002", lambda label: np.where(label == 4, 1, label))
+    counts = {
+        case: np.bincount(
+            nifti.read(data / case / f"{case}_seg.nii.gz").voxels.ravel(), minlength=5
+        )
+        for case in ("BraTS2021_00001", "BraTS2021_00002")
+    }
+    voxels = sum(counts.values())
+    said = check(data).stdout
+    assert "3 case(s) of 3 patient(s); layout: brats2021 (3)" in said
+    assert "labels in 2 of 3 cases" in said
+    assert f"4 enhancing tumour in 1 ({voxels[4]:,} voxels)" in said
+    assert "1 × *_mask.nii.gz" in said
+    summary = json.loads(check(data, "--json").stdout)["summary"]
+    assert (summary["cases"], summary["patients"], summary["labelled"]) == (3, 3, 2)
+    assert summary["unused"] == {"*_mask.nii.gz": 1}
+    (convention,) = summary["conventions"]
+    found = {label["label"]: (label["cases"], label["voxels"]) for label in convention["labels"]}
+    assert found == {"ncr": (2, voxels[1]), "ed": (2, voxels[2]), "et": (1, voxels[4])}
+
+
+def test_a_cohort_without_labels_is_said_to_have_none(cohort: Cohort, check: Command) -> None:
+    data = cohort(3)
+    for label in data.rglob("*_seg.nii.gz"):
+        label.rename(label.with_name(label.name.replace("_seg", "_mask")))
+    said = check(data).stdout
+    assert "labels in 0 of 3 cases" in said
+    assert "3 × *_mask.nii.gz" in said
+
+
+@pytest.mark.parametrize("command_name", ["check", "run"])
+def test_a_4_is_doubted_where_other_cases_have_3_and_4(
+    command_name: str, cohort: Cohort, command: Command, tmp_path: Path
+) -> None:
+    data = cohort(3)
+    rewrite_label(data, "BraTS2021_00000", lambda label: np.where(label == 1, 3, label))
+    options = ("--store", tmp_path / "s.zarr") if command_name == "run" else ()
+    done = command(command_name, data, "--workers", 1, *options)
+    assert done.returncode == 1
+    (doubt,) = [line for line in done.stdout.splitlines() if "(the cohort): 2 case(s)" in line]
+    assert "task: post-treatment" in doubt
+    assert "BraTS2021_00001" in doubt
+    assert "4 enhancing tumour in 2" in done.stdout
+
+
+def test_ids_of_other_tasks_and_labels_against_anatomy_are_counted(
+    cohort: Cohort, check: Command
+) -> None:
+    data = cohort(3)
+    for number, case_id in enumerate(["BraTS-MET-00001-000", "BraTS-GLI-00001-101"]):
+        folder = data / f"BraTS2021_{number:05d}"
+        for path in folder.iterdir():
+            path.rename(path.with_name(path.name.replace(folder.name, case_id)))
+        folder.rename(data / case_id)
+        rewrite_label(data, case_id, lambda label: np.where(label == 4, 3, label))
+
+    def inside_out(label: np.ndarray) -> np.ndarray:
+        swapped = np.zeros_like(label)
+        for value, margin in ((1, 4), (4, 6), (2, 7)):
+            swapped[margin:-margin, margin:-margin, margin:-margin] = value
+        return swapped
+
+    rewrite_label(data, "BraTS2021_00002", inside_out)
+    answer = json.loads(check(data, "--json").stdout)
+    cohort_wide = [f["found"] for f in answer["findings"] if f["file"] == "(the cohort)"]
+    for words in ("1 case(s) with ids of metastases", "1 case(s) with ids of post-treatment"):
+        assert words in cohort_wide
+    assert "labels of 1 of 3 labelled case(s) contradict anatomy" in cohort_wide

@@ -173,6 +173,26 @@ def several(*cases: tuple[str, int, int]) -> Build:
     return build
 
 
+def reordered(*case_ids: str) -> Build:
+    """Cases whose labels are in another order."""
+
+    def build(data: Path) -> None:
+        for seed, case_id in enumerate(case_ids):
+            files = arrays(seed)
+            written(data, files | {"seg": another_order(files)}, case_id=case_id)
+
+    return build
+
+
+def both_three_and_four(data: Path) -> None:
+    """Two cases, of which the first has all values up to 4."""
+    for seed, case_id in enumerate("ab"):
+        files = arrays(seed)
+        if case_id == "a":
+            files["seg"][files["seg"] == 1] = 3
+        written(data, files, case_id=case_id)
+
+
 def cut(build: Build, case_id: str) -> Build:
     """Cases, of which one has a file that ends early."""
 

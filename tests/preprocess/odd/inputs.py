@@ -24,6 +24,7 @@ from tests.preprocess.odd.build import (
     arrays,
     as_float,
     binary,
+    both_three_and_four,
     copied,
     cut,
     dangling,
@@ -31,6 +32,7 @@ from tests.preprocess.odd.build import (
     head,
     noisy,
     renamed,
+    reordered,
     several,
     spaced,
     stacked,
@@ -265,6 +267,10 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         several(("a", 1, 4), ("b", 2, 4), ("BraTS-GLI-00003-000", 3, 3)),
         "labels of 2 brats2021 (by values), 1 brats2023 (by values)",
     ),
+    "ids of another task": (
+        several(("BraTS-MET-00001-000", 1, 3)),
+        "1 case(s) with ids of metastases",
+    ),
     "copies": (several(("a", 1, 4), ("b", 1, 4)), "flair, t1, t1ce, t2 have the same voxels as "),
 }
 """What keeps nothing out."""
@@ -308,6 +314,21 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         TRAINING,
         "warning",
     ),
+    "labels in another order": (
+        reordered("a", "b"),
+        {},
+        "labels of 2 of 2 labelled case(s) contradict anatomy",
+        "if these are most cases, set what their lines say; else look at each of them",
+        "warning",
+    ),
+    "3 and 4 in one case": (
+        both_three_and_four,
+        {},
+        "1 case(s) whose 4 is read as enhancing tumour, such as b, and 1 that have both 3 and 4",
+        "if 4 is a resection cavity in all of them, set task: post-treatment in the manifest, or "
+        "label_map: {4: background}; if 3 is non-enhancing core, label_convention: brats2015",
+        "warning",
+    ),
     "a divided patient": (
         several((VISITS[0], 1, 3), (VISITS[1], 2, 3)),
         {"train": VISITS[:1], "test": VISITS[1:]},
@@ -316,4 +337,4 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         "warning",
     ),
 }
-"""What depends on the manifest's splits: what is found, what to do, and its severity."""
+"""What depends on several cases, and the manifest's splits: what is found, what to do, and its severity."""

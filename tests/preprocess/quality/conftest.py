@@ -73,6 +73,7 @@ def with_value(where: tuple[object, ...], value: int) -> Callable[..., NDArray[n
 EDITS: dict[str, Edit] = {
     "mirrored-mask": only("seg", lambda a: a[..., ::-1]),
     "mirrored-t2": only("t2", lambda a: a[..., ::-1]),
+    "reordered": only("seg", lambda a: np.choose(a, [0, 1, 4, 3, 2])),
     "empty": only("seg", lambda a: a * 0),
     "tiny": only("seg", lambda a: 2 * (a == 1)),
     "huge": only("seg", lambda a: np.where(head(99)["t1"] > 0, 2, 0)),
@@ -83,7 +84,7 @@ EDITS: dict[str, Edit] = {
     "cut": every(lambda a: a[12:]),
     "stray": only("seg", with_value(CORNER, 2)),
     "beside": only("seg", with_value(BESIDE, 2)),
-    "other-release": only("seg", lambda a: np.where(a == 4, 3, a)),
+    "BraTS-GLI-00000-000": only("seg", lambda a: np.where(a == 4, 3, a)),
     "no-et": only("seg", lambda a: np.where(a == 4, 1, a)),
     "<img src=x onerror=alert(1)>": every(lambda a: a),
 }

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from preprocess.quality.rules import FLAGS, Cohort, outliers
 
 EXPECTED = {
-    "mirrored-mask": {"flip"},
+    "mirrored-mask": {"flip", "anatomy"},
+    "reordered": {"anatomy"},
     "mirrored-t2": {"flip"},
     "empty": {"empty"},
     "tiny": {"tiny", "no-et"},
@@ -21,7 +22,7 @@ EXPECTED = {
     "cut": {"cut"},
     "stray": {"outside", "lost"},
     "beside": {"off-brain"},
-    "other-release": {"convention"},
+    "BraTS-GLI-00000-000": {"convention"},
     "no-et": {"no-et"},
     "<img src=x onerror=alert(1)>": set(),
     "thick": {"resampled"},
@@ -30,7 +31,7 @@ EXPECTED = {
     "plain-00": {"leak"},
     "copy": {"duplicate"},
     "plain-01": {"duplicate"},
-    "doubled": {"duplicate"},
+    "doubled": {"duplicate", "anatomy"},
     "damaged": {"damaged"},
     "unlabelled": set(),
 }
@@ -62,7 +63,10 @@ def test_what_a_flag_found_is_said(cohort: Cohort) -> None:
     assert re.fullmatch(r"1\.\d% of the tumour's voxels", detail_of(cohort, "beside", "off-brain"))
     assert detail_of(cohort, "thick", "resampled") == "1 × 1 × 2 mm"
     assert detail_of(cohort, "turned", "orientation") == "RAS; most cases are LPS"
-    assert detail_of(cohort, "other-release", "convention") == "brats2023; most cases are brats2021"
+    assert (
+        detail_of(cohort, "BraTS-GLI-00000-000", "convention")
+        == "brats2023; most cases are brats2021"
+    )
 
 
 def test_the_same_image_twice_is_found_and_is_worst_across_splits(cohort: Cohort) -> None:
