@@ -212,8 +212,9 @@ def _another_grid(path: Path, volume: Volume, first: Path, onto: Geometry, role:
         action = (
             f"if its voxels are in the order of {first.name}, give it that header and put the new "
             f"file in its place: `import nibabel; image, this = nibabel.load('{first.name}'), "
-            f"nibabel.load('{path.name}'); nibabel.save(nibabel.Nifti1Image(this.dataobj, "
-            f"image.affine, this.header), 'new.nii.gz')`; else {action}"
+            f"nibabel.load('{path.name}'); new = nibabel.Nifti1Image(this.dataobj, None, "
+            f"image.header); new.set_data_dtype(this.get_data_dtype()); "
+            f"nibabel.save(new, 'new.nii.gz')`; else {action}"
         )
     elif role != LABEL:
         action = "register or resample the files of the case to one grid"

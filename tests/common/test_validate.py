@@ -53,6 +53,11 @@ def test_another_grid_is_refused_and_the_advice_keeps_the_voxels(
     name: str, other: str, files: Files, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(files, geometries={name: OTHER_GRIDS[other]})
+    for path in set(folder.glob("*.gz")) - {folder / f"case_{name}.nii.gz"}:
+        image = nibabel.load(path)  # whose two forms differ: both are to be copied
+        image.set_sform(np.diag([-2, -2, 2, 1]), 2)
+        image.set_qform(image.get_qform(), 1)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
     (finding,) = refused(folder)
     assert finding.file.endswith(f"case_{name}.nii.gz")
     assert finding.found.startswith("a grid of (20, 26, 24) voxels")
@@ -63,6 +68,7 @@ def test_another_grid_is_refused_and_the_advice_keeps_the_voxels(
     exec(code, {})  # noqa: S102 - what the message tells the user to do
     Path("new.nii.gz").replace(f"case_{name}.nii.gz")
     case, expected = loaded(folder), loaded(write(files, "straight"))
+    assert ["placed by its qform" in note.found for note in case.warnings] == [True]
     assert np.array_equal(case.label, expected.label)
     assert np.array_equal(case.images["t2"], expected.images["t2"])
 
