@@ -109,13 +109,11 @@ def _finite(path: Path, voxels: Array) -> tuple[Array, list[Finding]]:
     if np.issubdtype(voxels.dtype, np.integer):
         return voxels, []
     findings = []
-    if np.isnan(voxels.min()):
-        around = _nan_around(voxels)
-        if (share := np.count_nonzero(around) / voxels.size) >= LEAST_BACKGROUND:
-            voxels = np.where(around, voxels.dtype.type(0), voxels)
-            found = f"NaN in {share:.0%} of the voxels, all around the brain"
-            action = "nothing: they are taken for 0"
-            findings.append(warning(path, found, "a background of 0", action))
+    if np.isnan(voxels.min()) and (around := _nan_around(voxels)) is not None:
+        share = np.count_nonzero(around) / voxels.size
+        voxels = np.where(around, voxels.dtype.type(0), voxels)
+        found = f"NaN in {share:.1%} of the voxels, outside the brain"
+        findings.append(warning(path, found, "a background of 0", "nothing: they are taken for 0"))
     low, high = float(voxels.min()), float(voxels.max())
     if not np.isfinite((low, high)).all():
         count = voxels.size - np.count_nonzero(np.isfinite(voxels))
@@ -128,15 +126,21 @@ def _finite(path: Path, voxels: Array) -> tuple[Array, list[Finding]]:
     return voxels, findings
 
 
-def _nan_around(voxels: Array) -> NDArray[np.bool_]:
-    """The NaN voxels that are connected to the border of an image."""
+def _nan_around(voxels: Array) -> NDArray[np.bool_] | None:
+    """The NaN voxels that zeros and NaN connect to the border of an image.
+
+    None if they are too few for a background, and in no corner.
+    """
     from scipy.ndimage import label  # few images need it
 
-    parts, count = label(np.isnan(voxels))
+    missing = np.isnan(voxels)
+    parts, count = label(missing | (voxels == 0))
     is_around = np.zeros(count + 1, np.bool_)
     is_around[_faces(parts)] = True
-    is_around[0] = False  # no NaN
-    return is_around[parts]
+    around: NDArray[np.bool_] = missing & is_around[parts]
+    corners = around[np.ix_(*[(0, -1)] * 3)]
+    is_plain = corners.any() or np.count_nonzero(around) >= LEAST_BACKGROUND * around.size
+    return around if is_plain else None
 
 
 def _faces(voxels: NDArray[T]) -> NDArray[T]:
@@ -209,7 +213,7 @@ def _clipped(path: Path, voxels: Array) -> list[Finding]:
     below = voxels[voxels < top]
     if count < NEXT_VALUE * np.count_nonzero(below == below.max()):
         return []
-    found = f"clipped: {share:.1%} of what is not 0 has the largest value, {top:g}"
+    found = f"clipped: {share:.1%} of what is not 0 has the largest value"
     return [warning(path, found, "intensities as they were measured", "export it without clipping")]
 
 

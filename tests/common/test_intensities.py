@@ -116,9 +116,32 @@ def test_nan_around_the_brain_is_background(manifest: Manifest, files: Files, wr
     case = prepared(write(files), manifest)
     assert np.array_equal(case.image, straight.image)
     first, t2 = case.record.warnings
-    assert first.found.startswith("NaN in 71% of the voxels")
+    assert first.found.startswith("NaN in 71.0% of the voxels")
     assert "2 more" in first.found
     assert t2.file == "case_t2.nii.gz"
+
+
+def planes(voxels: NDArray[Any]) -> NDArray[Any]:
+    voxels[:1] = np.nan
+    return voxels
+
+
+def within_zeros(voxels: NDArray[Any]) -> NDArray[Any]:
+    voxels[1:3][voxels[1:3] == 0] = np.nan
+    voxels[:, 0] = voxels[:, -1] = voxels[:, :, 0] = voxels[:, :, -1] = 0
+    return voxels
+
+
+@pytest.mark.parametrize("change", [planes, within_zeros])
+def test_nan_in_a_part_of_the_background_is_background(
+    change: Callable[[NDArray[Any]], NDArray[Any]], files: Files, write: Write
+) -> None:
+    straight = prepared(write(files, "straight"))
+    files["t1"] = change(files["t1"].astype(np.float32))
+    case = prepared(write(files))
+    assert np.array_equal(case.image, straight.image)
+    (warning,) = case.record.warnings
+    assert warning.found.startswith("NaN in ")
 
 
 def test_nan_within_the_brain_is_an_error_also_beside_nan_around_it(

@@ -252,7 +252,7 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     "head": (head, "a head with its skull? 2.7 l are not 0 (and 3 more file(s) of the case)"),
     "NaN around the brain": (
         with_arrays(t2=lambda f: np.where(f["t2"], f["t2"], np.float32("nan"))),
-        "NaN in 71% of the voxels, all around the brain",
+        "NaN in 71.0% of the voxels, outside the brain",
     ),
     "another background": (
         with_arrays(t2=lambda f: f["t2"] - np.int16(1024)),
@@ -260,7 +260,7 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     ),
     "clipped": (
         with_arrays(t2=lambda f: f["t2"].clip(0, 800)),
-        "clipped: 11.1% of what is not 0 has the largest value, 800",
+        "clipped: 11.1% of what is not 0 has the largest value",
     ),
     "stacked": (stacked(), "1 case(s) of one 4-D file, read as flair, t1, t1ce, t2, and their lab"),
     "mixed": (
