@@ -17,11 +17,14 @@ Array = NDArray[Any]
 BackgroundRule = Literal["zero", "auto"]
 """What is not brain: voxels of 0; or also those of the value that plainly surrounds it."""
 
-SURELY_BACKGROUND = 0.2
-"""With this share of zeros in a sample of rows, the whole image has `LEAST_BACKGROUND` too."""
+SURELY_BACKGROUND = 0.6
+"""With this share of zeros in a sample of rows, an image has a background."""
 
 LEAST_BACKGROUND = 0.05
 """Share of zeros that any image of a brain alone has; the tightest box around one has a third."""
+
+LEAST_ON_FACES = 0.5
+"""Share of zeros on the faces of an image of a brain, also of one cut by the field of view."""
 
 FAINT = 1e-3
 """Values that differ by less of the 99th percentile are of one background, as after splines."""
@@ -194,6 +197,8 @@ def _extent_warnings(path: Path, voxels: Array, voxel_mm3: float) -> list[Findin
         share = _share_of_zeros(voxels)
     if share < LEAST_BACKGROUND:
         found = f"hardly any background: {share:.1%} of its voxels are 0"
+    elif share < SURELY_BACKGROUND and (at := _share_of_zeros(_faces(voxels))) < LEAST_ON_FACES:
+        found = f"hardly any background: {at:.1%} of the voxels on its faces are 0"
     elif (1 - share) * litres > MOST_BRAIN_L:
         found = f"a head with its skull? {(1 - share) * litres:.1f} l are not 0"
     else:

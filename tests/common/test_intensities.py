@@ -159,6 +159,23 @@ def test_infinity_around_the_brain_is_an_error(files: Files, write: Write) -> No
         prepared(write(files))
 
 
+def test_noise_around_the_brain_is_no_background_also_with_zeros_in_it(
+    files: Files, write: Write
+) -> None:
+    generator = np.random.default_rng(0)
+    for name in NAMES:
+        noise = generator.integers(0, 5, files[name].shape).astype(np.int16)
+        files[name] = np.where(files[name], files[name], noise)
+    for manifest in (ZERO, AUTO):
+        warnings = prepared(write(files, manifest.background), manifest).record.warnings
+        assert {note.found.split(":")[0] for note in warnings} == {"hardly any background"}
+
+
+def test_a_brain_that_the_field_of_view_cuts_has_a_background(files: Files, write: Write) -> None:
+    cut = {name: voxels[6:14, :22] for name, voxels in files.items()}
+    assert prepared(write(cut)).record.warnings == ()
+
+
 def test_a_tissue_of_one_value_is_no_background(files: Files, write: Write) -> None:
     brain = files["t1"] != 0
     for number, name in enumerate(NAMES):
