@@ -135,7 +135,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("common", "preprocess", "train", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("fmnet.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
     built = subprocess.run(
@@ -154,7 +154,7 @@ def test_a_wheel_holds_the_packages_and_their_data_and_no_tests(wheel: Path) -> 
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert set(names) == expected
+    assert set(names) == expected | {"fmnet.py"}
     assert "common/py.typed" in expected
     assert {f"train/presets/{name}.yaml" for name in ("fm_net", "unet", "demo")} <= expected
     assert "preprocess/quality/templates/report.html" in expected
@@ -166,8 +166,8 @@ def test_what_a_wheel_holds_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
         (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(scripts).decode()
-    assert "fmnet-preprocess = preprocess.__main__:main" in text
-    assert "fmnet-train = train.__main__:main" in text
+    assert "fmnet-preprocess = fmnet:preprocess" in text
+    assert "fmnet-train = fmnet:train" in text
     program = (
         "import common.manifest as m; print(m.__file__); m.load_manifest();"
         "from importlib.resources import files;"

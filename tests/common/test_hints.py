@@ -10,7 +10,7 @@ import pytest
 
 from common import hints
 
-SCRIPTS = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -78,16 +78,17 @@ def test_under_make_advice_names_its_targets_and_variables(
     assert hints.evaluate("r", "last").split()[-2:] == ["--checkpoint", "last"]
 
 
-@pytest.mark.parametrize("script", ["fmnet-preprocess", "fmnet-train"])
-def test_scripts_run_where_others_code_lies(script: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["preprocess", "train"])
+@pytest.mark.parametrize("on_path", [False, True], ids=["in the working folder", "on the path"])
+def test_scripts_run_where_others_code_lies(stage: str, on_path: bool, tmp_path: Path) -> None:
     for name in ("common", "preprocess"):
         (tmp_path / name).mkdir()
     (tmp_path / "train.py").write_text("raise SystemExit('the wrong program')")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    path = [str(tmp_path)] if on_path else []
     done = subprocess.run(
-        [SCRIPTS / script, "--help"],
+        [sys.executable, "-P", "-c", f"import fmnet; fmnet.{stage}()", "--help"],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(ROOT)])},
         capture_output=True,
         text=True,
         check=False,
