@@ -5,5 +5,7 @@ from common.interrupts import interrupts_end_at_once
 with interrupts_end_at_once():
     from train.cli import main
 
+__all__ = ["main"]
+
 if __name__ == "__main__":
     main()
