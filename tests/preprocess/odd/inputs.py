@@ -337,4 +337,4 @@ SPLITS: dict[str, tuple[Build, Lists, str, str, str]] = {
         "warning",
     ),
 }
-"""What depends on several cases and the manifest's splits: what is found, what to do, its severity."""
+"""What depends on several cases and the manifest's splits: found, what to do, severity."""
