@@ -107,7 +107,7 @@ def lay_out(store: Store, folder: Path, epoch: int) -> None:
     for number, (case_id, row) in enumerate(zip(ids, writer.allocate(epoch), strict=True)):
         source = records[number % len(records)]
         image, label = store.read_crop(source.case_id)
-        record = source.model_copy(update={"case_id": case_id, "patient": case_id})
+        record = source.model_copy(update={"case_id": case_id})
         writer.write(PreparedCase(record, image, label, image, label), row)
         for kind in ("float16", "float32"):
             (folder / kind).mkdir(exist_ok=True)

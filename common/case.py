@@ -86,7 +86,6 @@ def prepare(
     }
     record = CaseRecord(
         case_id=files.case_id,
-        patient=files.patient,
         has_label=label is not None,
         convention=loaded.convention,
         convention_from=loaded.convention_from,

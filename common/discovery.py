@@ -78,6 +78,11 @@ class Discovery:
         """Layout to the number of its cases, most first."""
         return dict(Counter(case.layout for case in self.cases).most_common())
 
+    @property
+    def layout_line(self) -> str:
+        """The same in words."""
+        return "layout: " + ", ".join(f"{name} ({count:,})" for name, count in self.layouts.items())
+
 
 def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discovery:
     """Find the cases in a folder and its subfolders, in the layout of any release.

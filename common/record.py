@@ -78,7 +78,6 @@ class CaseRecord(Record):
     """Everything needed to use, check and undo the preprocessing of one case."""
 
     case_id: str
-    patient: str
     row: int | None = None
     """Index into the store's crops; None while the case is in no store."""
     has_label: bool

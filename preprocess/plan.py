@@ -39,6 +39,8 @@ class Plan:
     """Cases whose files discovery refuses."""
     findings: list[Finding]
     """About the data's files."""
+    layout: str
+    """In which layout the cases were found, in words."""
 
 
 def plan(
@@ -84,6 +86,7 @@ def plan(
         # A stored case stays, even if its files have become unusable.
         refused=[refused[case_id] for case_id in sorted(refused.keys() - committed.keys())],
         findings=discovery.findings + unreadable + lost,
+        layout=discovery.layout_line,
     )
 
 

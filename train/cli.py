@@ -159,7 +159,7 @@ def predict(
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     _warn([*done.case_warnings, *done.warnings])
-    for line in done.legend:
+    for line in filter(None, [done.layout, *done.legend]):
         out.print(line, soft_wrap=True)
     replaced = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
     out.print(f"{len(done.written)} mask(s) in {out_path}{replaced}", soft_wrap=True)

@@ -41,6 +41,7 @@ class Predictions:
     failures: dict[str, str] = field(default_factory=dict)  # case id to why it has no mask
     findings: list[Finding] = field(default_factory=list)  # about files, as `check` reports them
     warnings: list[str] = field(default_factory=list)
+    layout: str = ""  # in which the cases of a folder were found, in words
 
     @property
     def clean(self) -> bool:
@@ -81,6 +82,7 @@ class Source:
     cases: Mapping[str, Callable[[], Case]]
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    layout: str = ""  # of a folder, in words
 
 
 def predict(
@@ -110,7 +112,12 @@ def predict(
         )
     is_store = is_remote(data) or Path(data, "zarr.json").is_file()
     source = _of_store(loaded, Store.open(data)) if is_store else _of_folder(loaded, Path(data))
-    done = Predictions(source.task, findings=source.findings, warnings=source.warnings)
+    done = Predictions(
+        source.task,
+        findings=source.findings,
+        warnings=source.warnings,
+        layout=source.layout,
+    )
     paths = _paths(out, source)
     on_case(0, len(paths))
     for count, (case_id, path) in enumerate(paths.items(), 1):
@@ -217,7 +224,7 @@ def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
             *findings,
         )
     cases = {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
-    return Source(folder, manifest.task, cases, findings)
+    return Source(folder, manifest.task, cases, findings, layout=discovery.layout_line)
 
 
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:

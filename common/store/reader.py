@@ -117,8 +117,9 @@ class Contents:
 
     @cached_property
     def patients(self) -> dict[str, str]:
-        """Labelled case to patient: what can be divided into splits."""
-        return {c: record.patient for c, record in self.records.items() if record.has_label}
+        """Labelled case to patient, by the store's manifest: what can be divided into splits."""
+        patient_of = self.manifest.patient_of
+        return {c: patient_of(c) for c, record in self.records.items() if record.has_label}
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:

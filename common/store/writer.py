@@ -128,7 +128,6 @@ def is_current(record: CaseRecord, hashes: dict[str, str], manifest: Manifest) -
     """Whether preprocessing would store the same case again; `hashes` has the SHA-256 by role."""
     return (
         record.parameter_hash == hash_of(parameters(manifest))
-        and record.patient == manifest.patient_of(record.case_id)
         and {source.role: source.sha256 for source in record.sources} == hashes
     )
 

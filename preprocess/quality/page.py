@@ -102,7 +102,7 @@ def _case_data(case: Case, cohort: Cohort, tops: dict[str, float]) -> dict[str, 
     record, voxels = case.record, case.record.tumour_voxels
     return {
         "id": record.case_id,
-        "patient": record.patient,
+        "patient": cohort.store.manifest.patient_of(record.case_id),
         "split": case.split,
         "labelled": record.has_label,
         "convention": record.convention,
@@ -217,7 +217,7 @@ def _counts(cohort: Cohort) -> list[tuple[str, int]]:
         ("missing", len(cohort.missing)),
         ("labelled", labelled),
         ("unlabelled", len(cohort.cases) - labelled),
-        ("patients", _patients(cohort.cases)),
+        ("patients", _patients(cohort, cohort.cases)),
         ("to check", len(cohort.to_check)),
     ]
 
@@ -234,8 +234,8 @@ def _found(cohort: Cohort) -> list[dict[str, Any]]:
     return sorted(found, key=lambda e: (severities.index(e["flag"].severity), -e["cases"]))
 
 
-def _patients(cases: Iterable[Case]) -> int:
-    return len({case.record.patient for case in cases})
+def _patients(cohort: Cohort, cases: Iterable[Case]) -> int:
+    return len({cohort.store.manifest.patient_of(case.record.case_id) for case in cases})
 
 
 def _splits(cohort: Cohort) -> list[dict[str, Any]]:
@@ -249,7 +249,7 @@ def _splits(cohort: Cohort) -> list[dict[str, Any]]:
             "name": name,
             "cases": len(members),
             "share": len(members) / len(cohort.cases),
-            "patients": _patients(members),
+            "patients": _patients(cohort, members),
             "medians": _medians(members, cohort.store.task.region_names),
         }
         for name, members in groups.items()

@@ -336,7 +336,7 @@ def test_the_order_and_the_record(files: Files, write: Write) -> None:
     )
     assert stages == ["read", "prepare"]
     record = case.record
-    assert (record.case_id, record.patient) == ("BraTS-GLI-00001-007", "BraTS-GLI-00001")
+    assert record.case_id == "BraTS-GLI-00001-007"
     assert record.row is None
     assert record.checksums == {}
     assert {"fm-net", "numpy", "SimpleITK", "zarr"} <= set(record.software)

@@ -200,7 +200,7 @@ def test_a_record_of_another_form_is_said(make_store: MakeStore) -> None:
     store = make_store("one")
     group = zarr.open_group(store.path, mode="r+")["cases/one"]
     group.attrs.update({"record": {"case_id": "one"}})
-    with pytest.raises(StoreError, match=r"case one: its record .*: patient: Field .*--repair"):
+    with pytest.raises(StoreError, match=r"case one: its record .*: has_label: Field .*--repair"):
         store.record("one")
 
 
