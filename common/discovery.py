@@ -11,7 +11,7 @@ from common.dataset_json import Datasets
 from common.errors import Finding
 from common.folder import files_below
 from common.grouping import File, Group, Grouping, without_suffix
-from common.layouts import BY_NAMES, CHANNEL, COMPANION, LABEL, STACKED, ids_like_sessions
+from common.layouts import BY_NAME, BY_NAMES, CHANNEL, COMPANION, LABEL, STACKED, ids_like_sessions
 from common.leftovers import other_format, stray_volume
 from common.manifest import Manifest
 
@@ -105,7 +105,7 @@ def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discover
     builder.build()
     builder.sort_others(grouping.others)
     if labels:
-        found.findings += builder.missing_labels()
+        found.findings += builder.missing_labels() + builder.far_labels()
     if manifest.patient_pattern == "auto":
         found.findings += _like_sessions(found.cases)
     return found
@@ -271,6 +271,19 @@ class _Builder:
         action = f"if they are the tumours' masks, set label: [{endings}] in the manifest"
         return [Finding(WHOLE, found, "a label for cases to train on", action, severity="warning")]
 
+    def far_labels(self) -> list[Finding]:
+        """A warning if labels are where none are expected: they might be predictions."""
+        far = [
+            draft.labels[0].path
+            for draft in self._drafts
+            if draft.labels and draft.images and not _is_near(draft)
+        ]
+        if not far:
+            return []
+        found = f"{len(far)} label(s) in another folder than their images, as {self._shown(far[0])}"
+        action = "nothing if these are reference labels; else move them out of the data"
+        return [Finding(WHOLE, found, "labels beside the images", action, severity="warning")]
+
     def _case(self, draft: _Draft) -> CaseFiles:
         layout = draft.group.layout()
         images = {file.role: file.path for file in draft.images}
@@ -345,7 +358,10 @@ class _Builder:
         expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
         if len(names) < len(missing):
             expected = f"an image for each of {', '.join(self._task.modalities)}"
-        action = "add it; where all cases lack it, set modalities in the manifest"
+        there = ", ".join(f"{m}: []" for m in self._task.modalities if m in draft.roles)
+        action = "add it, or move the files away"
+        if there:
+            action = f"add it; where all cases lack it, set modalities: {{{there}}} in the manifest"
         return [(found, expected, action)]
 
     def _check_channels(self, draft: _Draft) -> list[Problem]:
@@ -426,6 +442,14 @@ def _check_id(draft: _Draft) -> list[Problem]:
 def _dataset_folder(draft: _Draft) -> Path:
     """The folder whose dataset.json describes a case: above that of its images."""
     return draft.images[0].path.parent.parent
+
+
+def _is_near(draft: _Draft) -> bool:
+    """Whether a label is beside its images, where its layout has it, or in a folder of masks."""
+    layout = draft.group.layout()
+    label, image = (Path(without_suffix(f.path) or "") for f in (draft.labels[0], draft.images[0]))
+    is_known = layout is not None and (layout.label_example != "" or layout.path != BY_NAME)
+    return is_known or label.parent == image.parent or MASK.fullmatch(label.parent.name) is not None
 
 
 def _is_mask(path: Path, case_id: str) -> bool:

@@ -10,6 +10,7 @@ from common.layouts import (
     BY_NAMES,
     CHANNEL,
     COMPANION,
+    IMAGE_ENDINGS,
     LABEL,
     LABELS_FOLDER,
     LAYOUTS,
@@ -129,10 +130,10 @@ def kinds(manifest: Manifest) -> list[Kind]:
 def _endings(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     """Roles of the endings that a manifest lists, and of the layouts' where it lists none."""
     known = _union(layout for layout in LAYOUTS if layout.path == BY_NAME)
-    return {LABEL: known[LABEL]} | {
-        modality: tuple(map(re.escape, listed)) or known[modality]
-        for modality, listed in manifest.modalities.items()
-    }
+    # Images that the cohort does without are known, and not used.
+    others = {m: known[m] for m in IMAGE_ENDINGS if m not in manifest.task.modalities}
+    listed = {m: tuple(map(re.escape, endings)) for m, endings in manifest.modalities.items()}
+    return {LABEL: known[LABEL]} | others | {m: own or known[m] for m, own in listed.items()}
 
 
 def _union(layouts: Iterable[Layout]) -> dict[str, tuple[str, ...]]:

@@ -124,8 +124,8 @@ LAYOUTS = (
     Layout(
         "brats2015",
         _four("MR_Flair", "MR_T1", "MR_T1c", "MR_T2") | {LABEL: ("OT",), COMPANION: (r"MR_\w+",)},
-        path=r"(?P<case>(?:[HL]G/)?(?!VSD|SMIR)[^/]+)/(?:(?:VSD|SMIR)\.[^/]+/)?"
-        r"(?:VSD|SMIR)\.Brain[^/]*?\.XX\.[XO]\.{role}(?:\.\d+)?",
+        path=r"(?P<case>[HL]G/[^/]+|(?<!/[HL]G/)(?!VSD|SMIR)[^/]+)/(?:(?:VSD|SMIR)\.[^/]+/)?"
+        r"(?:VSD|SMIR)\.Brain[^/]*?\.XX\.(?:XX|O)\.{role}(?:\.\d+)?",
         example="HGG/{case}/VSD.Brain.XX.O.{role}.1/VSD.Brain.XX.O.{role}.1",
         label_example="HGG/{case}/VSD.Brain_3more.XX.O.{role}.1/VSD.Brain_3more.XX.O.{role}.1",
         case_id="brats_2013_pat9{:03d}_1",

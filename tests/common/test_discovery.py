@@ -453,9 +453,33 @@ def test_other_volumes_are_no_labels(name: str, tmp_path: Path) -> None:
 def test_two_labels_in_two_folders_are_refused_with_both_names(tmp_path: Path) -> None:
     touch(tmp_path / "p", *[f"p_{m}" for m in (*FOUR, "seg")])
     touch(tmp_path / "other", "p_seg")
-    (finding,) = discover(tmp_path, Manifest()).findings
+    finding, _ = discover(tmp_path, Manifest()).findings
     assert "other/p_seg.nii.gz, p/p_seg.nii.gz" in finding.found
     assert (finding.case, finding.severity) == ("p", "error")
+
+
+def test_labels_where_predictions_may_be_are_remarked_on(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR])
+    touch(tmp_path / "out", "p_seg")
+    assert label_of(tmp_path) == {"p": "out/p_seg.nii.gz"}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.severity) == ("(the cohort)", "warning")
+    assert "out/p_seg.nii.gz" in finding.found
+
+
+def test_grades_with_the_same_numbers_are_different_cases(tmp_path: Path) -> None:
+    """As in BraTS 2012; its files are .mha, which have to be converted."""
+    for grade in ("HG", "LG"):
+        for name in ("MR_Flair", "MR_T1", "MR_T1c", "MR_T2"):
+            stem = f"VSD.Brain.XX.O.{name}"
+            touch(tmp_path / grade / "0001" / stem, f"{stem}.684")
+        touch(tmp_path / grade / "0001" / "VSD.Brain_3more.XX.XX.OT", "VSD.Brain_3more.XX.XX.OT.68")
+        touch(tmp_path / grade / "0002", "VSD.Brain.XX.O.MR_T1.7", suffix=".mha")
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["HG_0001", "LG_0001"]
+    assert all(case.label and case.names == "brats2015" for case in discovery.cases)
+    (finding,) = discovery.findings
+    assert finding.found == "file of type '.mha' (and 1 more)"
 
 
 def test_two_masks_of_unknown_names_are_the_cases_error(tmp_path: Path) -> None:
@@ -492,12 +516,13 @@ def test_labels_that_are_not_asked_for_are_no_obstacle(tmp_path: Path) -> None:
 def test_cases_of_fewer_images(listed: dict[str, list[str]], tmp_path: Path) -> None:
     touch(tmp_path / "p", "p_flair", "p_t1ce", "p_seg")
     touch(tmp_path / "q", *[f"q_{m}" for m in FOUR])
-    manifest = Manifest.model_validate({"modalities": listed, "companions": ["t1", "t2"]})
+    manifest = Manifest.model_validate({"modalities": listed})
     assert images_of(tmp_path, manifest) == {
         case: {m: f"{case}/{case}_{m}.nii.gz" for m in ("flair", "t1ce")} for case in ("p", "q")
     }
     assert list(images_of(tmp_path, Manifest().with_modalities(("t1ce",)))["p"]) == ["t1ce"]
-    assert discover(tmp_path, manifest).findings == []
+    discovery = discover(tmp_path, manifest)
+    assert (discovery.findings, discovery.unused) == ([], {"*_t1.nii.gz": 1, "*_t2.nii.gz": 1})
 
 
 def test_folders_that_are_called_as_files_are(tmp_path: Path) -> None:

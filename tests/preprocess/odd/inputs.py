@@ -209,6 +209,13 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         renamed("odd_seg.nii.gz", "odd_mask.nii.gz"),
         "labels in 0 of 1 cases; 1 file(s) not used: *_mask.nii.gz",
     ),
+    "label elsewhere": (
+        lambda data: [
+            copied("odd_seg.nii.gz", "out/odd_seg.nii.gz")(data),
+            (data / "odd" / "odd_seg.nii.gz").unlink(),
+        ],
+        "1 label(s) in another folder than their images, as out/odd_seg.nii.gz",
+    ),
     "like sessions": (
         several(("P1_a", 1, 4), ("P1_b", 2, 4)),
         "2 case ids that differ in their last part alone, such as P1_a and P1_b",
