@@ -22,9 +22,9 @@ LEAST_VOXELS = 100
 """Labels with fewer voxels are not judged."""
 LARGER = 2.0
 """The core's surface over oedema's that is a contradiction; at most 0.04 in eleven real cases."""
-CLEAR = 1.5
+CLEAR = 1.6
 """Gain over the outermost tissue's, in σ, that makes a value look like enhancing tumour. In eleven
-real cases enhancing tumour has 1.9 or more, the core 1.4 or less, the fluid of a cavity 1.1."""
+real cases enhancing tumour has 1.9 or more, the core 1.4 or less, fluid such as a cavity's 1.1."""
 SAMPLE = 20_000
 """Voxels of an image that its mean and standard deviation are taken from."""
 FACES = 100_000
@@ -122,30 +122,37 @@ def contradictions(
     if oedema is None:
         return []
     of_label = _by_label(meaning, traits)
-    found = []
+    if ENHANCING in of_label:
+        return _core_outside(task, oedema, of_label) + _not_enhancing(oedema, of_label)
+    value = brightest(traits)
+    if value is None or value not in meaning:
+        return []
+    gain, label = traits[value].gain, in_words(meaning[value])
+    return [f"{value}, {label}, gains {gain:.1f} σ from T1 to T1CE, as {in_words(ENHANCING)} does"]
+
+
+def _core_outside(task: Task, oedema: str, of_label: Mapping[str, Traits]) -> list[str]:
     # Paediatric tumours often have little oedema, and a core that reaches their surface.
     core = next((name for name in CORE if name in of_label and "cc" not in task.labels), None)
-    if core and oedema in of_label and ENHANCING in of_label:
-        outer, inner = of_label[oedema].surface, of_label[core].surface
-        if inner > LARGER * outer:
-            found.append(
-                f"{in_words(core)} has {inner:.0%} of the tumour's surface, "
-                f"{in_words(oedema)} {outer:.0%}"
-            )
-    if ENHANCING in of_label:
-        own, other = of_label[ENHANCING], of_label.get(oedema)
-        most = max(of_label, key=lambda name: of_label[name].gain)
-        if of_label[most].gain > own.gain:
-            found.append(
-                f"{in_words(ENHANCING)} gains {own.gain:.1f} σ from T1 to T1CE, "
-                f"{in_words(most)} {of_label[most].gain:.1f} σ"
-            )
-        elif other and other.t1ce > own.t1ce:
-            found.append(
-                f"{in_words(ENHANCING)} is darker in T1CE ({own.t1ce:.1f} σ) than "
-                f"{in_words(oedema)} ({other.t1ce:.1f} σ)"
-            )
-    return found
+    if core is None or oedema not in of_label:
+        return []
+    inner, outer = of_label[core].surface, of_label[oedema].surface
+    if inner <= LARGER * outer:
+        return []
+    found = f"{in_words(core)} has {inner:.0%} of the tumour's surface, {in_words(oedema)}"
+    return [f"{found} {outer:.0%}"]
+
+
+def _not_enhancing(oedema: str, of_label: Mapping[str, Traits]) -> list[str]:
+    own, other = of_label[ENHANCING], of_label.get(oedema)
+    most = max(of_label, key=lambda name: of_label[name].gain)
+    if of_label[most].gain > own.gain:
+        found = f"{in_words(ENHANCING)} gains {own.gain:.1f} σ from T1 to T1CE, {in_words(most)}"
+        return [f"{found} {of_label[most].gain:.1f} σ"]
+    if other and other.t1ce > own.t1ce:
+        found = f"{in_words(ENHANCING)} is darker in T1CE ({own.t1ce:.1f} σ) than"
+        return [f"{found} {in_words(oedema)} ({other.t1ce:.1f} σ)"]
+    return []
 
 
 def _by_label(meaning: Mapping[int, str], traits: Mapping[int, Traits]) -> dict[str, Traits]:

@@ -320,14 +320,16 @@ def _unlike_anatomy(
         return []
     expected = "oedema outermost, and enhancing tumour brightest in T1CE beside T1"
     fits = anatomy.fitting(task, meaning, traits)
-    enhancing = [value for value in traits if meaning.get(value) == ENHANCING]
-    if fits is None:
-        action = (
-            f"look at the label: if {enhancing[0]} is a resection cavity, set task or label_map: "
-            f"{{{enhancing[0]}: background}} in the manifest"
-        )
-    else:
+    if fits:
         action = f"look at the label; this would fit: {_as_setting(task, fits)}"
+    else:
+        value = next(value for value in traits if meaning.get(value) == ENHANCING)
+        other = "task: post-treatment or " if task.name == GLIOMA.name else ""
+        action = (
+            f"look at the label: no value looks like enhancing tumour; if {value} is a cavity, set "
+            f"{other}label_map: {{{value}: background}} in the manifest, if it is core, label_map: "
+            f"{{{value}: {next(name for name in task.labels if name in anatomy.CORE)}}}"
+        )
     return [warning(path, UNLIKE_ANATOMY + " and ".join(found), expected, action)]
 
 

@@ -308,6 +308,15 @@ def test_a_cavity_taken_for_enhancing_tumour_contradicts_anatomy(write: Write) -
     assert "label_map: {4: background}" in doubt.action
 
 
+@pytest.mark.parametrize("settings", [{"task": "post-treatment"}, {"label_map": {4: "background"}}])
+def test_enhancing_tumour_read_as_something_else_contradicts_anatomy(
+    settings: dict[str, Any], write: Write
+) -> None:
+    (doubt,) = loaded(written(write, V2021, "2021"), **settings).warnings
+    assert doubt.found.startswith(UNLIKE_ANATOMY + "4, ")
+    assert "4: et" in doubt.action or "brats2021" in doubt.action
+
+
 def test_small_labels_are_not_accused(write: Write) -> None:
     values = {CORE: 2, OEDEMA: 1, ENHANCING: 4}
     files = head(values)
