@@ -85,7 +85,7 @@ EDITS: dict[str, Edit] = {
     "stray": only("seg", with_value(CORNER, 2)),
     "beside": only("seg", with_value(BESIDE, 2)),
     "BraTS-GLI-00000-000": only("seg", lambda a: np.where(a == 4, 3, a)),
-    "no-et": only("seg", lambda a: np.where(a == 4, 1, a)),
+    "no-et": only("seg", lambda a: np.where(a == 4, 2, a)),
     "<img src=x onerror=alert(1)>": every(lambda a: a),
 }
 """Case id to what is done to its files."""
