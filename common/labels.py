@@ -131,9 +131,8 @@ def read_label(
     """
     path = files.label or Path()
     task, known = manifest.task, decide_without_values(files, manifest)
-    voxels = _rounded(voxels)
-    box = bounding_box(voxels) or Box((0, 0, 0), (0, 0, 0))
-    part = _narrow(extract(voxels, box))
+    box, part = _labelled(voxels)
+    part = _narrow(part)
     values, findings = _label_values(path, part)
     findings = findings or _brain_mask(path, voxels, values, images)
     if findings:
@@ -159,13 +158,18 @@ def read_label(
     return label, decided, findings
 
 
-def _rounded(voxels: Array) -> Array:
-    """The whole numbers that all values are within `ROUNDING` of; else the voxels as they are."""
+def _labelled(voxels: Array) -> tuple[Box, Array]:
+    """The box around all that is not 0 and its voxels: fewer to look at.
+
+    Where all values are within `ROUNDING` of whole numbers, they are those numbers.
+    """
+    box = bounding_box(voxels) or Box((0, 0, 0), (0, 0, 0))
+    part = extract(voxels, box)
     if np.issubdtype(voxels.dtype, np.integer):
-        return voxels
-    whole = np.rint(voxels)
+        return box, part
     with np.errstate(invalid="ignore"):
-        return whole if np.abs(voxels - whole).max() <= ROUNDING else voxels
+        off = np.abs(part - np.rint(part)).max(initial=0)
+    return _labelled(np.rint(voxels)) if 0 < off <= ROUNDING else (box, part)
 
 
 def _narrow(voxels: Array) -> Array:
