@@ -91,7 +91,7 @@ def check_image(
 ) -> tuple[Array, list[Finding]]:
     """The image with 0 for its background, and what is unusual about it.
 
-    NaN all around the brain is taken for 0; another value of the background only by `auto`.
+    NaN outside the brain is taken for 0; another value of the background only by `auto`.
 
     Raises:
         InputError: the image has no finite, varied, scalable intensities.
@@ -104,20 +104,21 @@ def check_image(
         if rule == "zero":  # all else would be measured on the background
             return voxels, findings
         voxels = np.where(background.covers(voxels), voxels.dtype.type(0), voxels)
+        _check_varied(path, voxels)
     return voxels, findings + _extent_warnings(path, voxels, voxel_mm3) + _clipped(path, voxels)
 
 
 def _finite(path: Path, voxels: Array) -> tuple[Array, list[Finding]]:
-    """The image with 0 for NaN around the brain, and a warning of it."""
+    """The image with 0 for NaN outside the brain, and a warning of it."""
     if np.issubdtype(voxels.dtype, np.integer):
         return voxels, []
-    findings = []
-    if np.isnan(voxels.min()) and (around := _nan_around(voxels)) is not None:
+    findings, (low, high) = [], _extremes(voxels)
+    if np.isnan(low) and (around := _nan_around(voxels)) is not None:
         share = np.count_nonzero(around) / voxels.size
         voxels = np.where(around, voxels.dtype.type(0), voxels)
         found = f"NaN in {share:.1%} of the voxels, outside the brain"
         findings.append(warning(path, found, "a background of 0", "nothing: they are taken for 0"))
-    low, high = float(voxels.min()), float(voxels.max())
+        low, high = _extremes(voxels)
     if not np.isfinite((low, high)).all():
         count = voxels.size - np.count_nonzero(np.isfinite(voxels))
         found = f"{count} voxels that are NaN or infinite"
@@ -127,6 +128,10 @@ def _finite(path: Path, voxels: Array) -> tuple[Array, list[Finding]]:
         found = f"intensities up to {top:g}"
         raise _unusable(path, found, f"intensities of {SMALLEST:g} to {LARGEST:g}")
     return voxels, findings
+
+
+def _extremes(voxels: Array) -> tuple[float, float]:
+    return float(voxels.min()), float(voxels.max())
 
 
 def _nan_around(voxels: Array) -> NDArray[np.bool_] | None:

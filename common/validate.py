@@ -168,13 +168,12 @@ def _to_one_grid(
         if volume.geometry.matches(onto):
             on_grid[role] = volume
             continue
-        offset = offset_voxels(volume.geometry, onto)
-        if offset is None or offset > NEARLY_VOXELS:
+        if not _is_one_place(volume.geometry, onto):
             findings.append(_another_grid(paths[role], volume, paths[first], onto, role))
             continue
         voxels = reorient(volume.voxels, volume.geometry, onto)
         on_grid[role] = volume._replace(voxels=voxels, geometry=onto)
-        findings += _nearly_one_grid(paths[role], volume.geometry, paths[first], onto, offset)
+        findings += _nearly_one_grid(paths[role], volume.geometry, paths[first], onto)
     return on_grid, findings
 
 
@@ -196,7 +195,8 @@ def _most_common_place(volumes: Mapping[str, Volume]) -> str:
 
 def _is_one_place(one: Geometry, other: Geometry) -> bool:
     offset = offset_voxels(one, other)
-    return offset is not None and offset <= NEARLY_VOXELS
+    # Rounded, because NIfTI keeps origins in float32.
+    return offset is not None and round(offset, 3) <= NEARLY_VOXELS
 
 
 def _another_grid(path: Path, volume: Volume, first: Path, onto: Geometry, role: str) -> Finding:
@@ -221,9 +221,7 @@ def _another_grid(path: Path, volume: Volume, first: Path, onto: Geometry, role:
     return Finding(str(path), found, expected, action)
 
 
-def _nearly_one_grid(
-    path: Path, geometry: Geometry, first: Path, onto: Geometry, offset: float
-) -> list[Finding]:
+def _nearly_one_grid(path: Path, geometry: Geometry, first: Path, onto: Geometry) -> list[Finding]:
     """Warnings of a file whose grid is the first one's, but for its axes or a small offset."""
     warnings = []
     if Orientation.of(geometry) != Orientation.of(onto):
@@ -231,6 +229,7 @@ def _nearly_one_grid(
         action = f"nothing: it is turned; masks are written as {first.name} is"
         warnings.append(warning(path, found, "one orientation for a case", action))
     if not Orientation.of(geometry).oriented(geometry).matches(Orientation.of(onto).oriented(onto)):
+        offset = offset_voxels(geometry, onto)
         found = f"a grid {offset:.2g} voxels off that of {first.name}, and else the same"
         action = f"nothing: its voxels are taken as those of {first.name}"
         warnings.append(warning(path, found, "one grid for a case", action))

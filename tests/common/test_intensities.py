@@ -86,6 +86,16 @@ def test_a_background_that_is_not_0_is_named_and_taken_for_0_on_demand(
     assert [note.found for note in case.record.warnings] == [warning.found]
 
 
+def test_an_image_of_two_values_is_none_once_one_is_its_background(
+    files: Files, write: Write
+) -> None:
+    files["t1"] = np.where(files["t1"], 700, -3).astype(np.int16)
+    folder = write(files)
+    prepared(folder)
+    with pytest.raises(InputError, match="the same value, 700, in all of the brain"):
+        prepared(folder, AUTO)
+
+
 def test_the_default_and_auto_are_the_same_where_0_is_the_background(
     files: Files, write: Write
 ) -> None:
