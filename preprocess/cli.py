@@ -113,6 +113,7 @@ def check(
     """Check a folder of cases: every problem of every case. Writes nothing."""
     from preprocess.check import check as check_folder
     from preprocess.check import cohort_findings, summarise
+    from preprocess.plan import refused_cases
     from preprocess.tables import finding_lines
 
     cohort = _load_manifest(manifest, overrides, data, quiet=as_json)
@@ -124,17 +125,18 @@ def check(
     findings = discovery.findings + [found for case in cases for found in case.findings]
     findings += cohort_findings(discovery, cases, cohort)
     summary = summarise(discovery, cases, cohort)
-    usable = summary.cases
+    usable, there = summary.cases, len(cases) + len(refused_cases(discovery))
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        answer = {"usable": usable, "findings": [asdict(f) for f in findings]}
+        answer = {"cases": there, "usable": usable, "findings": [asdict(f) for f in findings]}
         print(json.dumps(answer | {"summary": asdict(summary)}, indent=2))  # noqa: T201 - for programs to read
     else:
         _print_lines(finding_lines(findings))
         for line in summary.lines():
             out.print(line, soft_wrap=True, highlight=False)
         seconds = time.perf_counter() - began
-        out.print(f"{usable} usable case(s), {errors} error(s), {seconds:.1f} s")
+        of = f" of {there}" if usable < there else ""
+        out.print(f"{usable} usable case(s){of}, {errors} error(s), {seconds:.1f} s")
         if usable and not errors:
             store = cohort.store
             if Path(store).resolve().is_relative_to(data.resolve()):

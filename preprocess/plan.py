@@ -69,7 +69,7 @@ def plan(
     contents = store.contents() if store else None
     committed = contents.committed if contents else {}
     known = {*store.expected, *committed, *contents.failures} if store and contents else set()
-    usable, refused = {case.case_id for case in discovery.cases}, _refused_cases(discovery)
+    usable, refused = {case.case_id for case in discovery.cases}, refused_cases(discovery)
     lost = [] if drop_absent else _lost_labels(discovery.cases, committed)
     compared = [case for case in discovery.cases if case.case_id not in {f.case for f in lost}]
     kept, unreadable = _unchanged(data, compared, committed, manifest, on_case)
@@ -90,7 +90,7 @@ def plan(
     )
 
 
-def _refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
+def refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
     """Cases whose files make no usable case, by id."""
     reasons: dict[str, list[str]] = {}
     for finding in discovery.findings:

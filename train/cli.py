@@ -165,7 +165,8 @@ def predict(
     out.print(f"{len(done.written)} mask(s) in {out_path}{replaced}", soft_wrap=True)
     if done.written:
         mask = shlex.quote(str(next(iter(done.written.values()))))
-        out.print(f"next: look at it in a viewer, as in: itksnap -g IMAGE -s {mask}")
+        viewer = f"itksnap -g IMAGE -s {mask}"
+        out.print(f"next: look at it in a viewer, as in: {viewer}", soft_wrap=True)
     if not done.clean:
         raise typer.Exit(UNCLEAN)
 

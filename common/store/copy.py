@@ -20,9 +20,21 @@ FOLDERS = ("crops/", "crops/image/", "crops/label/", "cases/", "")
 
 
 def cache_folder() -> Path:
-    """The folder of copies of remote stores: `$FMNET_CACHE`, else the user's cache folder."""
-    named = os.environ.get("FMNET_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "fm-net"
+    """The folder of copies of remote stores: `$FMNET_CACHE`, else the user's cache folder.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    named, folder = os.environ.get("FMNET_CACHE"), Path("~/.cache/fm-net")
+    try:
+        folder = Path(named) if named else folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # the latter without a home
+        raise StoreError(
+            f"{folder}: no copy of a remote store can be kept there ({error}); name another folder "
+            "in the environment variable FMNET_CACHE"
+        ) from error
+    return folder
 
 
 def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None) -> Store:

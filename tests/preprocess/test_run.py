@@ -188,10 +188,14 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     flair.write_bytes(flair.read_bytes()[:2000])
     (data / "BraTS2021_00003" / "BraTS2021_00003_t1.nii.gz").unlink()
     (data / "notes.mha").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (data / "stray").mkdir()
+    (data / "stray" / "x.dcm").write_text("no case")
+    assert "3 usable case(s) of 5, 4 error(s)" in command("check", data).stdout
     done = run(data, "--store", path)
+    assert "3 of 5 case(s) are stored" in done.stderr
     assert done.returncode == 1
     assert "BraTS2021_00004_flair.nii.gz: damaged: incomplete or truncated stream" in done.stdout
-    assert "add t1, or move the files away" in done.stdout
+    assert "t1 is missing" in done.stdout
     assert "git-LFS pointer" in done.stdout
     store = Store.open(path)
     assert list(store.contents().records) == [

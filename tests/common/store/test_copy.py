@@ -10,6 +10,7 @@ from fsspec import AbstractFileSystem
 from common.case import PreparedCase
 from common.errors import StoreError
 from common.store import Store, StoreWriter, local_copy
+from common.store.copy import cache_folder
 
 Cases = dict[str, PreparedCase]
 MakeStore = Callable[..., StoreWriter]
@@ -106,3 +107,13 @@ def test_a_case_that_arrives_damaged_does_not_count(
 def test_no_remote_store(bucket: AbstractFileSystem) -> None:
     with pytest.raises(StoreError, match="no store is there"):
         copied()
+
+
+def test_where_no_copy_can_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FMNET_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "fm-net"
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="FMNET_CACHE"):
+        cache_folder()
