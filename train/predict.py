@@ -35,6 +35,7 @@ class Predictions:
     """What `predict` has done."""
 
     task: Task  # of the data
+    of_store: bool = False  # and not of files, whose labels are not read
     written: dict[str, Path] = field(default_factory=dict)  # case id to its mask's file
     records: dict[str, CaseRecord] = field(default_factory=dict)  # of the cases in `written`
     replaced: list[str] = field(default_factory=list)  # ids of cases that had a mask before
@@ -64,7 +65,8 @@ class Predictions:
         for case_id, record in self.records.items():
             groups.setdefault((record.convention, record.convention_from), []).append(case_id)
         return [
-            f"{_some(cases)}: {self.task.legend(convention)} ({convention}, by {decided_by})"
+            f"{_some(cases)}: {self.task.legend(convention)} ({convention}, by {decided_by}"
+            + (")" if self.of_store else "; labels are not read)")
             for (convention, decided_by), cases in groups.items()
         ]
 
@@ -114,6 +116,7 @@ def predict(
     source = _of_store(loaded, Store.open(data)) if is_store else _of_folder(loaded, Path(data))
     done = Predictions(
         source.task,
+        is_store,
         findings=source.findings,
         warnings=source.warnings,
         layout=source.layout,

@@ -462,8 +462,8 @@ def test_the_values_of_the_masks_are_explained(
     new, old = predict(copying(), data, tmp_path / "out").legend
     assert new.startswith("new: 1 ")
     assert old.startswith("old1, old2: 1 ")
-    assert "3 enhancing tumour (brats2023, by names)" in new
-    assert "4 enhancing tumour (brats2021, by names)" in old
+    assert "3 enhancing tumour (brats2023, by names; labels are not read)" in new
+    assert "4 enhancing tumour (brats2021, by names; labels are not read)" in old
 
 
 @pytest.mark.parametrize("case", ["BraTS-GLI-00000-000", "BraTS2021_01657"])
