@@ -134,7 +134,7 @@ def read_label(
     box, part = _labelled(voxels)
     part = _narrow(part)
     values, findings = _label_values(path, part)
-    findings = findings or _brain_mask(path, voxels, values, images)
+    findings = findings or _brain_mask(path, part, values, box, images)
     if findings:
         return None, known, findings
     told = values - set(manifest.label_map)
@@ -199,11 +199,13 @@ def _label_values(path: Path, voxels: Array) -> tuple[set[int], list[Finding]]:
     return {0} | {int(value) for value in values}, []
 
 
-def _brain_mask(path: Path, voxels: Array, values: set[int], images: Images) -> list[Finding]:
+def _brain_mask(
+    path: Path, part: Array, values: set[int], box: Box, images: Images
+) -> list[Finding]:
     if values != {0, 1} or not images:
         return []
     brain = foreground(images.values())
-    inside = int(np.count_nonzero(voxels[brain]))
+    inside = int(np.count_nonzero(part[extract(brain, box)]))
     covered = inside / max(1, int(np.count_nonzero(brain)))
     if covered <= BRAIN_SHARE:
         return []
@@ -234,8 +236,9 @@ def _decide(known: Decided, told: set[int], task: Task) -> Decided | None:
 def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> list[Finding]:
     """A case id of a release whose labels are another task's, unless the manifest decides."""
     task, known = manifest.task, _known_ids(case_id)
-    decided = manifest.label_convention != "auto" or manifest.label_map
-    if told == {0} or decided or known is None or task.name in {*known.tasks, *_own(task)}:
+    if told == {0} or manifest.label_convention != "auto" or known is None:
+        return []
+    if task.name in known.tasks or task.name not in TASKS:
         return []
     found = f"a case id of {known.cases} under task {task.name}"
     tasks = " or ".join(known.tasks)
@@ -244,11 +247,6 @@ def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> 
         f"{task.name}, label_convention: {' or '.join(task.by_values or task.conventions)}"
     )
     return [Finding(str(path), found, f"task {tasks}", action)]
-
-
-def _own(task: Task) -> set[str]:
-    """The name of a task that is not packaged: nobody knows which ids it has."""
-    return {task.name} - set(TASKS)
 
 
 def _disagreement(

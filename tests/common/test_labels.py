@@ -225,6 +225,9 @@ def test_ids_of_another_task_are_refused(
     assert f"task: {fitting}" in finding.action
     convention = next(iter(TASKS[task].conventions))
     assert loaded(folder, task=task, label_convention=convention).label is not None
+    assert refused(folder, task=task, label_map={2: "background"})  # what is 1?
+    every = {value: next(iter(TASKS[task].labels)) for value in (1, 2)}
+    assert loaded(folder, task=task, label_map=every).label is not None
     del (files := head(LOW))["seg"]
     assert loaded(write(files, f"{case_id}9"), task=task).label is None
 
