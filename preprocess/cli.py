@@ -236,7 +236,13 @@ def _execute(report: "Report", lock: "Lock", cluster: str, workers: int | None) 
 def _conclude(report: "Report") -> bool:
     """Print a run's results; returns whether every case is in the store, without errors."""
     from preprocess.cohort_labels import label_findings, labelled_cases
-    from preprocess.tables import absent_line, failure_lines, finding_lines, run_table
+    from preprocess.tables import (
+        absent_line,
+        failure_lines,
+        finding_lines,
+        run_table,
+        warning_lines,
+    )
 
     work = report.work
     _print_lines(finding_lines(work.findings))
@@ -245,6 +251,8 @@ def _conclude(report: "Report") -> bool:
         out.print(absent_line(work), soft_wrap=True)
     store = Store.open(work.store_path)
     contents = store.contents()
+    new = {outcome.case_id for outcome in report.outcomes if not outcome.failure}
+    _print_lines(warning_lines(r for c, r in contents.records.items() if c in new))
     refused = [failure.reason for failure in contents.failures.values()]
     labels = labelled_cases(contents.records.values())
     _print_lines(finding_lines(label_findings(store.task, labels, refused)))

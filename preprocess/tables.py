@@ -1,7 +1,7 @@
 """Lines and tables that the preprocessing commands print."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -32,6 +32,16 @@ def finding_lines(findings: list[Finding]) -> Iterator[Text]:
         case = (f"{finding.case}  ", "bold") if finding.case != "-" else ""
         what = f"{finding.file}: {finding.found}; expected {finding.expected}"
         yield Text.assemble(mark, case, what, (f" → {finding.action}", "cyan"))
+
+
+def warning_lines(records: Iterable[CaseRecord]) -> Iterator[Text]:
+    """One line for everything unusual in the files of stored cases, as `check` has it."""
+    for record in records:
+        for found in record.warnings:
+            case = (f"{record.case_id}  ", "bold")
+            what = f"{found.file}: {found.found}"
+            action = (f" → {found.action}", "cyan")
+            yield Text.assemble(("warning: ", "yellow"), case, what, action)
 
 
 def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:

@@ -213,6 +213,22 @@ def test_bad_cases_are_set_aside_and_the_others_stored(
     assert "3 done, 2 failed" in status.stdout
 
 
+def test_what_is_unusual_in_a_case_is_said_when_it_is_stored(
+    cohort: Cohort, tmp_path: Path, run: Command
+) -> None:
+    data, path = cohort(4), tmp_path / "s.zarr"
+    name = "BraTS2021_00001"
+    flair, t2 = (data / name / f"{name}_{ending}.nii.gz" for ending in ("flair", "t2"))
+    t2.write_bytes(flair.read_bytes())
+    said = f"warning: {name}  {t2.name}: the same voxels"
+    first = run(data, "--store", path)
+    assert first.returncode == 0, first.stderr
+    assert said in first.stdout
+    again = run(data, "--store", path)
+    assert said not in again.stdout
+    assert "on 1 case(s)" in again.stdout
+
+
 def test_an_image_in_two_splits_is_said(
     cohort: Cohort, tmp_path: Path, command: Command, run: Command
 ) -> None:
