@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from common.task import TASKS, Task
 from train import trainer
 from train.checkpoint import load
 from train.cli import app
+from train.config import load_config
 from train.evaluate import evaluate
 from train.loaded_run import load_run
 from train.loss import RegionLoss
 from train.precision import Compute
 from train.predict import predict
-from train.run import execute, reopen
+from train.run import assign_cases, execute, reopen
 from train.trainer import End, new_session, restore
 
 MakeStore = Callable[..., Store]
@@ -424,3 +426,17 @@ def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: P
     StoreWriter(store.path).remove(IDS[4])
     with pytest.raises(ConfigError, match=r"2 of 6 expected case\(s\) are not stored: preprocess"):
         begun(Store.open(store.path), tmp_path / "other")
+
+
+def test_a_rule_that_puts_one_image_into_two_splits_is_refused(store: Store) -> None:
+    contents = store.contents()
+    train, val = contents.splits["train"][0], contents.splits["val"][0]
+    same = {name: contents.attributes[train]["record"][name] for name in ("mean", "std")}
+    copy = {"record": contents.attributes[val]["record"] | same}
+    contents = replace(contents, attributes={**contents.attributes, val: copy})
+    with pytest.raises(ConfigError, match=rf"{train} \(train\) and {val} \(val\)"):
+        assign_cases(load_config("demo"), contents)
+    others = [case for case in contents.records if case not in {train, val}]
+    rule = {"kind": "lists", "train": [train, val, *others[1:]], "val": others[:1]}
+    found = assign_cases(load_config("demo", [f"splits={json.dumps(rule)}"]), contents)
+    assert {train, val} <= set(found.cases["train"])
