@@ -10,8 +10,17 @@ from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import Datasets
 from common.errors import Finding
 from common.folder import files_below
-from common.grouping import File, Group, Grouping, without_suffix
-from common.layouts import BY_NAME, BY_NAMES, CHANNEL, COMPANION, LABEL, STACKED, ids_like_sessions
+from common.grouping import File, Group, Grouping, fits, without_suffix
+from common.layouts import (
+    BY_NAME,
+    BY_NAMES,
+    CHANNEL,
+    COMPANION,
+    LABEL,
+    STACKED,
+    Layout,
+    ids_like_sessions,
+)
 from common.leftovers import other_format, stray_volume
 from common.manifest import Manifest
 
@@ -182,12 +191,13 @@ class _Builder:
         with_images = [draft for draft in self._drafts if draft.images]
         self._by_id = {draft.case_id: draft for draft in with_images}
         for draft in with_images:
-            self._in_folder.setdefault(draft.group.place, []).append(draft)
+            for folder in draft.group.folders:
+                self._in_folder.setdefault(folder, []).append(draft)
         alone = {draft.labels[0].path: draft for draft in self._drafts if not draft.images}
         for path in (*strays, *alone):
-            owner = self._owner(path)
+            owner = self._owner(path) or self._only_session(alone.get(path))
             case_id = owner.case_id if owner else "-"
-            if owner and not owner.labels and _is_mask(path, case_id):
+            if owner and not owner.labels and (path in alone or _is_mask(path, case_id)):
                 masks.setdefault(case_id, []).append(path)
                 if path in alone:
                     self._drafts.remove(alone[path])
@@ -210,7 +220,7 @@ class _Builder:
             self._found.unused.update(_unused_name(path, draft.case_id) for path in paths)
             return
         if len(paths) == 1:
-            draft.labels = [File(paths[0], LABEL, "")]
+            draft.labels = [File(paths[0], LABEL, paths[0].name)]
         else:
             names = " and ".join(path.name for path in paths)
             action = f"rename the right one to {draft.case_id}_seg, and move the others away"
@@ -299,6 +309,8 @@ class _Builder:
                 self._unread[_dataset_folder(draft)] += 1
                 label = None
         is_stated = layout is not None and layout.states_convention
+        if layout and is_stated and not _has_own_label(draft, layout):
+            convention, is_stated = "", False
         by_values = () if is_stated else self._task.by_values
         known = convention in (by_values or self._task.conventions)
         return CaseFiles(
@@ -398,6 +410,14 @@ class _Builder:
         there = self._in_folder.get(text.rpartition("/")[0], [])
         return there[0] if len(there) == 1 else None
 
+    def _only_session(self, alone: _Draft | None) -> _Draft | None:
+        """The case of a label whose id leaves out the session, if there is only one."""
+        if alone is None:
+            return None
+        start = alone.case_id + "_"
+        sessions = [draft for case_id, draft in self._by_id.items() if case_id.startswith(start)]
+        return sessions[0] if len(sessions) == 1 else None
+
     def _count(self, files: list[File], case_id: str) -> None:
         self._found.unused.update(_unused_name(file.path, case_id) for file in files)
 
@@ -413,8 +433,8 @@ def _name_bare_files(groups: list[Group]) -> None:
     """A bare `mask.nii.gz` or `seg.nii.gz` in a folder of one case belongs to that case."""
     cases: dict[str, set[str]] = {}
     for group in groups:
-        if group.images:
-            cases.setdefault(group.place, set()).add(group.case_id)
+        for folder in group.folders if group.images else ():
+            cases.setdefault(folder, set()).add(group.case_id)
     for group in groups:
         there = cases.get(group.place, set())
         if not group.images and group.case_id == Path(group.place).name and len(there) == 1:
@@ -442,6 +462,12 @@ def _check_id(draft: _Draft) -> list[Problem]:
 def _dataset_folder(draft: _Draft) -> Path:
     """The folder whose dataset.json describes a case: above that of its images."""
     return draft.images[0].path.parent.parent
+
+
+def _has_own_label(draft: _Draft, layout: Layout) -> bool:
+    """Whether a label, if there is one, is where the layout has it: another's values may differ."""
+    in_labels_folder = layout.has_dataset and all(file.part == "" for file in draft.labels)
+    return in_labels_folder or all(fits(layout, file) for file in draft.labels)
 
 
 def _is_near(draft: _Draft) -> bool:

@@ -65,17 +65,23 @@ class Group:
         channels = [file.part for file in self.files if file.role == CHANNEL]
         return bool(channels) and "0000" not in channels
 
+    @property
+    def folders(self) -> set[str]:
+        """The folders that its images are in, and its place."""
+        texts = [without_suffix(file.path) or "" for file in self.images]
+        return {self.place, *(text.rpartition("/")[0] for text in texts)}
+
     def layout(self) -> Layout | None:
         """The layout that has all the images, and best the label too; None for a mixture."""
         for files in (self.used, self.images):
             for layout in self.layouts:
-                if all(_fits(layout, file) for file in files):
+                if all(fits(layout, file) for file in files):
                     return layout
         return None
 
     def nearest(self) -> Layout:
         """The layout that has most of these files."""
-        return max(self.layouts, key=lambda layout: sum(_fits(layout, f) for f in self.used))
+        return max(self.layouts, key=lambda layout: sum(fits(layout, f) for f in self.used))
 
 
 class Kind:
@@ -155,7 +161,8 @@ def _roles(layouts: tuple[Layout, ...], manifest: Manifest) -> dict[str, tuple[s
     return {role: parts for role, parts in roles.items() if parts}
 
 
-def _fits(layout: Layout, file: File) -> bool:
+def fits(layout: Layout, file: File) -> bool:
+    """Whether a layout has a file of this role and part."""
     parts = layout.roles.get(file.role, ())
     return any(re.fullmatch(part, file.part, re.IGNORECASE) for part in parts)
 
@@ -192,7 +199,7 @@ class Grouping:
         """The groups, each file in the one that it makes most complete; some may be empty."""
         in_order = [self._groups[key] for key in sorted(self._groups)]
         in_order = [group for group in in_order if not group.is_numbered_by_case]
-        by_size = sorted(in_order, key=lambda group: -len(group.used))
+        by_size = sorted(in_order, key=lambda g: (len(g.images), len(g.used)), reverse=True)
         owner: dict[Path, Group] = {}
         pick: Callable[[Group], list[File]]
         for pick in (lambda group: group.used, lambda group: group.companions):

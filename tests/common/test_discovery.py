@@ -580,6 +580,20 @@ def test_bids_with_two_runs_or_two_copies_asks(tmp_path: Path) -> None:
     assert what["sub-2"] == "2 folders make this case id"
 
 
+def test_a_label_without_the_session_belongs_to_the_only_one(tmp_path: Path) -> None:
+    for case in ("sub-1_ses-1", "sub-2_ses-1", "sub-2_ses-2"):
+        bids(tmp_path, case, *BIDS)
+    for subject in ("sub-1", "sub-2"):
+        touch(tmp_path / "derivatives" / "masks" / subject, f"{subject}_dseg")
+    assert [*label_of(tmp_path).values()] == [
+        "derivatives/masks/sub-1/sub-1_dseg.nii.gz",
+        None,
+        None,
+    ]
+    what = {f.case: f.severity for f in discover(tmp_path, Manifest()).findings}
+    assert what == {"sub-1_ses-1": "warning", "sub-2": "error"}
+
+
 def test_releases_names_with_bids_ids_are_no_bids(tmp_path: Path) -> None:
     touch(tmp_path / "sub-1", "sub-1_FLAIR", "sub-1_T1", "sub-1_T1GD", "sub-1_T2")
     assert discover(tmp_path, Manifest()).layouts == {"upenn-gbm": 1}
@@ -588,6 +602,7 @@ def test_releases_names_with_bids_ids_are_no_bids(tmp_path: Path) -> None:
 def test_lumiere_takes_the_registered_images_where_they_are(tmp_path: Path) -> None:
     for week in ("week-000-1", "week-044"):
         touch(tmp_path / "Patient-001" / week, "CT1", "T1", "T2", "FLAIR")
+    touch(tmp_path / "Patient-001" / "week-000-1", "seg")
     atlas = tmp_path / "Patient-001" / "week-044" / "DeepBraTumIA-segmentation" / "atlas"
     touch(atlas / "skull_strip", *[f"{m}_skull_strip" for m in ("ct1", "t1", "t2", "flair")])
     touch(atlas / "skull_strip", "brain_mask")
@@ -600,7 +615,8 @@ def test_lumiere_takes_the_registered_images_where_they_are(tmp_path: Path) -> N
         "Patient-001_week-044": "lumiere",
     }
     native, registered = discovery.cases
-    assert native.label is None
+    assert native.label == tmp_path / "Patient-001" / "week-000-1" / "seg.nii.gz"
+    assert (native.names, native.states_convention) == (None, False)  # whoever made this label
     assert registered.label == atlas / "segmentation" / "seg_mask.nii.gz"
     assert registered.names == "deepbratumia"
     assert registered.states_convention
