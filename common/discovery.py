@@ -8,17 +8,26 @@ from pathlib import Path
 
 from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import Datasets
+from common.drafts import (
+    Draft,
+    Problem,
+    check_channels,
+    check_doubled,
+    check_id,
+    check_missing,
+    has_near_label,
+    has_own_label,
+)
 from common.errors import Finding
 from common.folder import files_below
-from common.grouping import File, Group, Grouping, fits, without_suffix
+from common.grouping import File, Group, Grouping, without_suffix
 from common.layouts import (
-    BY_NAME,
     BY_NAMES,
     CHANNEL,
     COMPANION,
     LABEL,
+    MASK,
     STACKED,
-    Layout,
     ids_like_sessions,
 )
 from common.leftovers import other_format, stray_volume
@@ -39,17 +48,6 @@ NO_CASE = (
     "name another folder, or describe its file names in a manifest",
 )
 """Found, expected and action of the finding about a folder without a case."""
-
-MASK = re.compile(
-    r"(?!.*(?:brain|head|skull|pred))(?:.*[-_. ])?"
-    r"(?:seg|mask|label|roi|truth|gt\b|annot|tumou?r|lesion)\w*",
-    re.IGNORECASE,
-)
-"""A name whose last part is that of a tumour's mask."""
-
-
-Problem = tuple[str, str, str]
-"""Found, expected and action of a finding about a case."""
 
 
 @dataclass(frozen=True)
@@ -120,37 +118,15 @@ def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discover
     return found
 
 
-@dataclass
-class _Draft:
-    """What a folder has of one case id."""
-
-    case_id: str
-    group: Group
-    """Its images and, with them, perhaps its label; its label alone if it has no images."""
-    images: list[File]
-    labels: list[File]
-    companions: list[File]
-
-    @property
-    def roles(self) -> set[str]:
-        """The roles of its images."""
-        return {file.role for file in self.images}
-
-    @property
-    def files(self) -> list[File]:
-        """Images and labels."""
-        return self.images + self.labels
-
-
 class _Builder:
     """Makes cases of groups of files, and findings of what does not fit."""
 
     def __init__(self, root: Path, manifest: Manifest, found: Discovery, *, labels: bool) -> None:
         self._root, self._manifest, self._found, self._takes_labels = root, manifest, found, labels
         self._task = manifest.task
-        self._drafts: list[_Draft] = []
-        self._by_id: dict[str, _Draft] = {}
-        self._in_folder: dict[str, list[_Draft]] = {}
+        self._drafts: list[Draft] = []
+        self._by_id: dict[str, Draft] = {}
+        self._in_folder: dict[str, list[Draft]] = {}
         self._datasets = Datasets()
         self._unread: Counter[Path] = Counter()
 
@@ -167,7 +143,7 @@ class _Builder:
             if roles and max(roles.values()) > 1:
                 self._report_repeated(case_id, owners)
                 continue
-            draft = _Draft(
+            draft = Draft(
                 case_id,
                 (owners or used)[0],
                 [file for group in owners for file in group.images],
@@ -193,7 +169,8 @@ class _Builder:
         for draft in with_images:
             for folder in draft.group.folders:
                 self._in_folder.setdefault(folder, []).append(draft)
-        alone = {draft.labels[0].path: draft for draft in self._drafts if not draft.images}
+        drafts = [draft for draft in self._drafts if not draft.images and len(draft.labels) == 1]
+        alone = {draft.labels[0].path: draft for draft in drafts}
         for path in (*strays, *alone):
             owner = self._owner(path) or self._only_session(alone.get(path))
             case_id = owner.case_id if owner else "-"
@@ -207,7 +184,7 @@ class _Builder:
             if paths := masks.get(draft.case_id):
                 self._adopt_mask(draft, paths)
 
-    def _adopt_mask(self, draft: _Draft, paths: list[Path]) -> None:
+    def _adopt_mask(self, draft: Draft, paths: list[Path]) -> None:
         finding = Finding(
             self._shown(paths[0]),
             "taken for the label of this case, which has no other",
@@ -232,8 +209,8 @@ class _Builder:
         """Make a case of every draft that has what a case needs."""
         for draft in self._drafts:
             self._explain_channels(draft)
-            problems = _check_id(draft) or self._check_doubled(draft)
-            problems = problems or self._check_missing(draft) or self._check_channels(draft)
+            problems = check_id(draft) or check_doubled(draft, self._shown)
+            problems = problems or check_missing(draft, self._task) or self._check_channels(draft)
             where = self._shown(min(file.path for file in draft.files).parent)
             case_id = draft.case_id if draft.case_id.strip("-_ ") else "-"
             for found, expected, action in problems:
@@ -286,7 +263,7 @@ class _Builder:
         far = [
             draft.labels[0].path
             for draft in self._drafts
-            if draft.labels and draft.images and not _is_near(draft)
+            if draft.labels and draft.images and not has_near_label(draft)
         ]
         if not far:
             return []
@@ -294,22 +271,22 @@ class _Builder:
         action = "nothing if these are reference labels; else move them out of the data"
         return [Finding(WHOLE, found, "labels beside the images", action, severity="warning")]
 
-    def _case(self, draft: _Draft) -> CaseFiles:
+    def _case(self, draft: Draft) -> CaseFiles:
         layout = draft.group.layout()
         images = {file.role: file.path for file in draft.images}
         stacked = images.get(STACKED)
         convention = layout.convention if layout else ""
         label = draft.labels[0].path if draft.labels else None
         if layout and layout.has_dataset:
-            dataset = self._datasets[_dataset_folder(draft)]
+            dataset = self._datasets[draft.dataset_folder]
             allowed = dataset.conventions(self._task)
             if allowed is not None and convention not in allowed:
-                convention = min(allowed, default="")
+                convention = next(iter(allowed)) if len(allowed) == 1 else ""
             if allowed == set() and label and self._manifest.label_convention == "auto":
-                self._unread[_dataset_folder(draft)] += 1
+                self._unread[draft.dataset_folder] += 1
                 label = None
         is_stated = layout is not None and layout.states_convention
-        if layout and is_stated and not _has_own_label(draft, layout):
+        if layout and is_stated and not has_own_label(draft, layout):
             convention, is_stated = "", False
         by_values = () if is_stated else self._task.by_values
         known = convention in (by_values or self._task.conventions)
@@ -324,72 +301,19 @@ class _Builder:
             stacked=stacked is not None,
         )
 
-    def _explain_channels(self, draft: _Draft) -> None:
+    def _explain_channels(self, draft: Draft) -> None:
         """Give channels the roles that their dataset.json states."""
         if CHANNEL not in draft.roles:
             return
-        dataset = self._datasets[_dataset_folder(draft)]
+        dataset = self._datasets[draft.dataset_folder]
         named = [replace(f, role=dataset.role(f.part, self._task)) for f in draft.images]
         draft.images = [file for file in named if file.role != COMPANION]
         self._count([file for file in named if file.role == COMPANION], draft.case_id)
 
-    def _check_doubled(self, draft: _Draft) -> list[Problem]:
-        by_role: dict[str, list[Path]] = {}
-        for file in draft.files:
-            by_role.setdefault(file.role, []).append(file.path)
-        problems = []
-        for role, paths in by_role.items():
-            if len(paths) > 1 and role != CHANNEL:
-                one_folder = len({path.parent for path in paths}) == 1
-                names = ", ".join(p.name if one_folder else self._shown(p) for p in paths)
-                what = "4-D image" if role == STACKED else role
-                action = "move the others away, or narrow the endings in the manifest"
-                problems.append(
-                    (f"{len(paths)} candidates for {what}: {names}", f"one {what} file", action)
-                )
-        return problems
-
-    def _check_missing(self, draft: _Draft) -> list[Problem]:
-        missing = [m for m in self._task.modalities if m not in draft.roles]
-        if STACKED in draft.roles:
-            others = ", ".join(sorted(draft.roles - {STACKED}))
-            action = "keep one of the two, or move the files away"
-            return [(f"a 4-D image and {others}", "one of the two", action)] if others else []
-        if not missing:
-            return []
-        found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        if CHANNEL in draft.roles:
-            numbers = ", ".join(f"_{file.part}" for file in draft.images if file.role == CHANNEL)
-            expected = f"{DATASET_JSON} beside the images' folder, with channel_names for {numbers}"
-            action = (
-                "write it, or list the endings: modalities: {flair: ['0003'], …} in the manifest"
-            )
-            return [(found, expected, action)]
-        layout = draft.group.nearest()
-        names = [Path(layout.file(draft.case_id, m)).name for m in missing if m in layout.roles]
-        expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
-        if len(names) < len(missing):
-            expected = f"an image for each of {', '.join(self._task.modalities)}"
-        there = ", ".join(f"{m}: []" for m in self._task.modalities if m in draft.roles)
-        action = "add it, or move the files away"
-        if there:
-            action = f"add it; where all cases lack it, set modalities: {{{there}}} in the manifest"
-        return [(found, expected, action)]
-
-    def _check_channels(self, draft: _Draft) -> list[Problem]:
-        """A dataset.json that orders the images of 4-D files otherwise than the manifest."""
+    def _check_channels(self, draft: Draft) -> list[Problem]:
         if STACKED not in draft.roles:
             return []
-        dataset = self._datasets[_dataset_folder(draft)]
-        roles = [dataset.role(str(n), self._task) for n in range(len(dataset.channels))]
-        ours = [
-            m if m in self._task.modalities else COMPANION for m in self._manifest.stacked.channels
-        ]
-        if not roles or roles == ours:
-            return []
-        found = f"{DATASET_JSON} orders the images {', '.join(dataset.channels)}"
-        action = "set stacked.channels in the manifest to their order in the files"
-        return [(found, f"stacked.channels, {', '.join(self._manifest.stacked.channels)}", action)]
+        return check_channels(draft, self._manifest, self._datasets[draft.dataset_folder])
 
     def _report_repeated(self, case_id: str, groups: list[Group]) -> None:
         folders = ", ".join(self._shown(group.images[0].path.parent) for group in groups)
@@ -399,7 +323,7 @@ class _Builder:
         )
         self._report(folders, found, "one folder for a case", action, case_id)
 
-    def _owner(self, path: Path) -> _Draft | None:
+    def _owner(self, path: Path) -> Draft | None:
         """The case of a stray volume: by the start of its name, else the only one in its folder."""
         text = without_suffix(path) or ""
         start = text.rpartition("/")[2]
@@ -410,7 +334,7 @@ class _Builder:
         there = self._in_folder.get(text.rpartition("/")[0], [])
         return there[0] if len(there) == 1 else None
 
-    def _only_session(self, alone: _Draft | None) -> _Draft | None:
+    def _only_session(self, alone: Draft | None) -> Draft | None:
         """The case of a label whose id leaves out the session, if there is only one."""
         if alone is None:
             return None
@@ -450,32 +374,6 @@ def _preferred(groups: list[Group]) -> list[Group]:
         for g, layout in zip(groups, layouts, strict=True)
         if not layout or layout.name not in behind
     ]
-
-
-def _check_id(draft: _Draft) -> list[Problem]:
-    if draft.case_id.strip("-_ "):
-        return []
-    found = f"no case id in {', '.join(sorted(file.path.name for file in draft.files))}"
-    return [(found, "names that start with the case's id", "rename the files, or move them away")]
-
-
-def _dataset_folder(draft: _Draft) -> Path:
-    """The folder whose dataset.json describes a case: above that of its images."""
-    return draft.images[0].path.parent.parent
-
-
-def _has_own_label(draft: _Draft, layout: Layout) -> bool:
-    """Whether a label, if there is one, is where the layout has it: another's values may differ."""
-    in_labels_folder = layout.has_dataset and all(file.part == "" for file in draft.labels)
-    return in_labels_folder or all(fits(layout, file) for file in draft.labels)
-
-
-def _is_near(draft: _Draft) -> bool:
-    """Whether a label is beside its images, where its layout has it, or in a folder of masks."""
-    layout = draft.group.layout()
-    label, image = (Path(without_suffix(f.path) or "") for f in (draft.labels[0], draft.images[0]))
-    is_known = layout is not None and (layout.label_example != "" or layout.path != BY_NAME)
-    return is_known or label.parent == image.parent or MASK.fullmatch(label.parent.name) is not None
 
 
 def _is_mask(path: Path, case_id: str) -> bool:

@@ -258,6 +258,13 @@ def ids_like_sessions(case_ids: Iterable[str]) -> dict[str, list[str]]:
     return {start: members for start, members in groups.items() if len(members) > 1}
 
 
+MASK = re.compile(
+    r"(?!.*(?:brain|head|skull|pred))(?:.*[-_. ])?"
+    r"(?:seg|mask|label|roi|truth|gt\b|annot|tumou?r|lesion)\w*",
+    re.IGNORECASE,
+)
+"""A name whose last part is that of a tumour's mask."""
+
 MODALITY_WORDS = {
     "flair": "flair t2f t2flair t2wflair",
     "t1": "t1 t1w t1n t1native t1weighted",

@@ -654,6 +654,7 @@ def nnunet(root: Path, dataset: object, channels: int = 4) -> None:
         ({"background": 0, "edema": 1, "necrosis": 2, "enhancing_tumor": 3}, "msd"),
         ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, "brats2023"),
         ({"0": "background", "1": "NCR", "2": "edema", "4": "enhancing tumor"}, "brats2021"),
+        ({"background": 0, "edema": 2}, None),
         ({"background": 0, "label 1": 1, "label 2": 2}, None),
         ({}, None),
     ],

@@ -1,0 +1,121 @@
+"""A case whose files may be incomplete, and what is wrong with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.dataset_json import NAME as DATASET_JSON
+from common.dataset_json import DatasetJson
+from common.grouping import File, Group, fits, without_suffix
+from common.layouts import BY_NAME, CHANNEL, COMPANION, MASK, STACKED, Layout
+from common.manifest import Manifest
+from common.task import Task
+
+Problem = tuple[str, str, str]
+"""Found, expected and action of a finding about a case."""
+
+
+@dataclass
+class Draft:
+    """What a folder has of one case id."""
+
+    case_id: str
+    group: Group
+    """Its images and, with them, perhaps its label; its label alone if it has no images."""
+    images: list[File]
+    labels: list[File]
+    companions: list[File]
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles of its images."""
+        return {file.role for file in self.images}
+
+    @property
+    def dataset_folder(self) -> Path:
+        """The folder whose dataset.json describes it: above that of its images."""
+        return self.images[0].path.parent.parent
+
+    @property
+    def files(self) -> list[File]:
+        """Images and labels."""
+        return self.images + self.labels
+
+
+def check_id(draft: Draft) -> list[Problem]:
+    """Names without a case id, as scripts write where a variable is not set."""
+    if draft.case_id.strip("-_ "):
+        return []
+    found = f"no case id in {', '.join(sorted(file.path.name for file in draft.files))}"
+    return [(found, "names that start with the case's id", "rename the files, or move them away")]
+
+
+def check_doubled(draft: Draft, shown: Callable[[Path], str]) -> list[Problem]:
+    """Several files for one image or for the label; `shown` makes a path that tells them apart."""
+    by_role: dict[str, list[Path]] = {}
+    for file in draft.files:
+        by_role.setdefault(file.role, []).append(file.path)
+    problems = []
+    for role, paths in by_role.items():
+        if len(paths) > 1 and role != CHANNEL:
+            one_folder = len({path.parent for path in paths}) == 1
+            names = ", ".join(p.name if one_folder else shown(p) for p in paths)
+            what = "4-D image" if role == STACKED else role
+            action = "move the others away, or narrow the endings in the manifest"
+            problems.append(
+                (f"{len(paths)} candidates for {what}: {names}", f"one {what} file", action)
+            )
+    return problems
+
+
+def check_missing(draft: Draft, task: Task) -> list[Problem]:
+    """Modalities without a file, and what the nearest layout calls it."""
+    missing = [m for m in task.modalities if m not in draft.roles]
+    if STACKED in draft.roles:
+        others = ", ".join(sorted(draft.roles - {STACKED}))
+        action = "keep one of the two, or move the files away"
+        return [(f"a 4-D image and {others}", "one of the two", action)] if others else []
+    if not missing:
+        return []
+    found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    if CHANNEL in draft.roles:
+        numbers = ", ".join(f"_{file.part}" for file in draft.images if file.role == CHANNEL)
+        expected = f"{DATASET_JSON} beside the images' folder, with channel_names for {numbers}"
+        action = "write it, or list the endings: modalities: {flair: ['0003'], …} in the manifest"
+        return [(found, expected, action)]
+    layout = draft.group.nearest()
+    names = [Path(layout.file(draft.case_id, m)).name for m in missing if m in layout.roles]
+    expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
+    if len(names) < len(missing):
+        expected = f"an image for each of {', '.join(task.modalities)}"
+    there = ", ".join(f"{m}: []" for m in task.modalities if m in draft.roles)
+    action = "add it, or move the files away"
+    if there:
+        action = f"add it; where all cases lack it, set modalities: {{{there}}} in the manifest"
+    return [(found, expected, action)]
+
+
+def check_channels(draft: Draft, manifest: Manifest, dataset: DatasetJson) -> list[Problem]:
+    """A dataset.json that orders the images of 4-D files otherwise than the manifest."""
+    task = manifest.task
+    roles = [dataset.role(str(n), task) for n in range(len(dataset.channels))]
+    ours = [m if m in task.modalities else COMPANION for m in manifest.stacked.channels]
+    if not roles or roles == ours:
+        return []
+    found = f"{DATASET_JSON} orders the images {', '.join(dataset.channels)}"
+    action = "set stacked.channels in the manifest to their order in the files"
+    return [(found, f"stacked.channels, {', '.join(manifest.stacked.channels)}", action)]
+
+
+def has_own_label(draft: Draft, layout: Layout) -> bool:
+    """Whether a label, if there is one, is where the layout has it: another's values may differ."""
+    in_labels_folder = layout.has_dataset and all(file.part == "" for file in draft.labels)
+    return in_labels_folder or all(fits(layout, file) for file in draft.labels)
+
+
+def has_near_label(draft: Draft) -> bool:
+    """Whether a label is beside its images, where its layout has it, or in a folder of masks."""
+    layout = draft.group.layout()
+    label, image = (Path(without_suffix(f.path) or "") for f in (draft.labels[0], draft.images[0]))
+    is_known = layout is not None and (layout.label_example != "" or layout.path != BY_NAME)
+    return is_known or label.parent == image.parent or MASK.fullmatch(label.parent.name) is not None
