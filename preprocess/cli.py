@@ -16,7 +16,13 @@ from common.console import err, out
 from common.errors import ConfigError
 from common.files import check_outside
 from common.interrupts import stop_requests
-from common.manifest import Manifest, load_manifest, manifest_path
+from common.manifest import (
+    DEFAULT_NAME,
+    ClusterSection,
+    Manifest,
+    load_manifest,
+    manifest_path,
+)
 from common.store import Store, StoreWriter
 
 if TYPE_CHECKING:
@@ -179,6 +185,8 @@ def run(
             "--set cluster.jobs=4"
         )
     cohort = _load_manifest(manifest, overrides, data)
+    if cluster == "slurm" and manifest is None:
+        _check_cluster_section(data)
     path = store or cohort.store
     check_outside(path, data)
     with _held(path) as lock:
@@ -373,6 +381,19 @@ def _load_manifest(
     if not quiet:
         out.print(f"manifest: {chosen or 'built-in values'}")
     return manifest
+
+
+def _check_cluster_section(data: Path) -> None:
+    """Refuse job settings from a manifest that lies in DATA, unless it is named.
+
+    Whoever may write there could run commands as the user, by lines of the job script.
+    """
+    found = data / DEFAULT_NAME
+    if found.is_file() and load_manifest(found).cluster != ClusterSection():
+        raise ConfigError(
+            f"--cluster slurm: {found} has a cluster section and lies among the data; if you trust "
+            f"it, name it with --manifest {found}"
+        )
 
 
 @contextmanager

@@ -338,3 +338,19 @@ def test_cases_are_stored_whatever_the_splits(
 def test_a_folder_without_a_case_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no usable case"):
         plan(tmp_path, str(tmp_path / "s.zarr"), load_manifest())
+
+
+def test_job_settings_among_the_data_count_only_if_named(tmp_path: Path, command: Command) -> None:
+    manifest = tmp_path / "data" / "data_manifest.yaml"
+    manifest.parent.mkdir()
+    manifest.write_text("cluster: {directives: ['--output=/etc/passwd']}")
+    slurm = ("run", manifest.parent, "--store", tmp_path / "s.zarr", "--cluster", "slurm")
+    refused = command(*slurm)
+    assert refused.returncode == 2
+    assert f"--manifest {manifest}" in refused.stderr
+    named = command(*slurm, "--manifest", manifest)
+    assert "--manifest" not in named.stderr
+    assert "no usable case" in named.stderr  # it was read
+    broken = command(*slurm, "--set", r'cluster.queue="a\n#SBATCH --wrap=x"')
+    assert broken.returncode == 2
+    assert "cluster.queue" in broken.stderr
