@@ -740,4 +740,5 @@ def test_a_layout_that_the_manifest_names_is_the_only_one(tmp_path: Path) -> Non
     touch(tmp_path / "p", *[f"p_{m}" for m in FOUR])
     bids(tmp_path, "sub-1", *BIDS)
     assert discover(tmp_path, Manifest()).layouts == {"brats2021": 1, "bids": 1}
+    assert discover(tmp_path, Manifest()).layout_line == "layout: brats2021 (1), bids (1)"
     assert discover(tmp_path, Manifest(layout="bids")).layouts == {"bids": 1}
