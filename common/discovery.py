@@ -30,8 +30,8 @@ from common.layouts import (
     STACKED,
     ids_like_sessions,
 )
-from common.leftovers import other_format, stray_volume
 from common.manifest import Manifest
+from common.unused_files import other_format, stray_volume
 
 STACKED_CONVENTION = BY_NAMES["msd"].convention
 """The label convention of 4-D files; only the layout identifies it, its values are not unique."""
