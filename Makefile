@@ -60,9 +60,10 @@ endif
 given = $(if $(filter command environment,$(firstword $(origin $(1)))),$($(1)))
 # The same as an option: $(call if-given,STORE,--store)
 if-given = $(if $(call given,$(1)),$(2) "$($(1))")
-# SET='a=1 b=[1, 2]' as --set 'a=1' --set 'b=[1, 2]': a word without = belongs to the one before.
+# SET='a=1 b=[1, 2]' as --set 'a=1' --set 'b=[1, 2]': a word without =, or with - in front, belongs to
+# the one before.
 settings = $(if $(strip $(SET)),$(subst ^',,^$(foreach word,$(SET),$(if \
-  $(findstring =,$(word)),' --set '$(word),$(word))))')
+  $(findstring =,$(filter-out -%,$(word))),' --set '$(word),$(word))))')
 
 .DEFAULT_GOAL := help
 .PHONY: $(TARGETS)

@@ -366,7 +366,19 @@ def _itk_error(path: Path, error: RuntimeError) -> InputError:
     return _damaged(path, f"no readable image ({reason})")
 
 
-def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
+def description_of(path: Path) -> str:
+    """What a file's header says of itself.
+
+    Raises:
+        InputError: it is no NIfTI file, or cannot be read.
+    """
+    content, _ = _read_content(path, HEADER_READ)
+    return bytes(_nifti_fields(path, content)["descrip"].item()).decode("latin-1")
+
+
+def write(
+    path: Path, array: NDArray[np.generic], geometry: Geometry, description: str = ""
+) -> None:
     """Write (D, H, W) or (C, D, H, W) voxels as NIfTI; a `.gz` name compresses.
 
     A geometry that was read from a file is written as that file has it: sform, qform, their codes
@@ -389,6 +401,7 @@ def write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
     for name, value in geometry.header.items():
         header[name] = value
     header["magic"], header["vox_offset"] = b"n+1", WRITTEN_START
+    header["descrip"] = description
     voxels = array.astype(array.dtype.newbyteorder("="), copy=False).tobytes()
     content = header.binaryblock.ljust(WRITTEN_START, b"\0") + voxels
     if path.suffix.lower() == ".gz":

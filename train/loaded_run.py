@@ -173,7 +173,7 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
         listed = assign(rule, patients) if isinstance(rule, ListSplits) else {}
         if any(listed.values()):
             return contents.split(split, listed)
-    patient_of = loaded.manifest.patient_of
+    patient_of = contents.manifest.patient_of
     home = {patient_of(case): name for name, cases in recorded.items() for case in cases}
     divided = assign(loaded.config.splits_of(contents.manifest), patients)
     found = {name: list[str]() for name in divided}
@@ -186,25 +186,21 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
 def store_warnings(
     loaded: LoadedRun, store: Store, contents: Contents, case_ids: Sequence[str]
 ) -> list[str]:
-    """Why results on these cases may mislead; empty if the store is the run's own.
+    """Why results on these cases may mislead.
 
-    The reasons are other preprocessing parameters, and cases of patients that the run was trained
-    on, which another store may have in another split.
+    The reasons are another store, with its other preprocessing parameters, and cases of patients
+    that the run was trained on, which another store or patient rule may have in another split.
     """
     run = read_run_file(loaded.run_dir)
-    if run["store_fingerprint"] == contents.fingerprint:
-        return []
-    warnings = [f"{store.path} is not the store that the run was trained on, {run['store']}"]
-    theirs, ours = parameters(store.manifest), parameters(loaded.manifest)
-    warnings += [
-        f"{store.path} was preprocessed with {name} {theirs[name]}, the run's store with "
-        f"{ours[name]}"
-        for name in ours
-        if theirs[name] != ours[name]
+    is_own, trained_on = run["store_fingerprint"] == contents.fingerprint, run["cases"]["train"]
+    warnings = [] if is_own else _differences(loaded, store, run["store"])
+    patient_of = contents.manifest.patient_of  # may have been corrected since
+    patients = {patient_of(case_id) for case_id in trained_on}
+    seen = [
+        case_id
+        for case_id in case_ids
+        if patient_of(case_id) in patients and not (is_own and case_id in trained_on)
     ]
-    patient_of = loaded.manifest.patient_of
-    trained_on = {patient_of(case_id) for case_id in run["cases"]["train"]}
-    seen = [case_id for case_id in case_ids if patient_of(case_id) in trained_on]
     if seen:
         shown = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
         warnings.append(
@@ -212,6 +208,17 @@ def store_warnings(
             f"on: {shown}"
         )
     return warnings
+
+
+def _differences(loaded: LoadedRun, store: Store, trained_on: str) -> list[str]:
+    """How a store differs from that which a run was trained on."""
+    theirs, ours = parameters(store.manifest), parameters(loaded.manifest)
+    return [f"{store.path} is not the store that the run was trained on, {trained_on}"] + [
+        f"{store.path} was preprocessed with {name} {theirs[name]}, the run's store with "
+        f"{ours[name]}"
+        for name in ours
+        if theirs[name] != ours[name]
+    ]
 
 
 def read_run_file(run_dir: Path) -> dict[str, Any]:

@@ -29,6 +29,9 @@ NAMING = (
 ENDINGS = (".nii.gz", ".nii")
 """Of the name of a mask's file."""
 
+PREDICTED = "predicted by FM-Net"
+"""The description in a mask's header: only files that have it are replaced."""
+
 
 @dataclass
 class Predictions:
@@ -147,7 +150,25 @@ def _paths(out: Path, source: Source) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror}); name another") from error
-    return {case: out if names_a_file else out / f"{case}{ENDINGS[0]}" for case in source.cases}
+    paths = {
+        case_id: out if names_a_file else out / f"{case_id}{ENDINGS[0]}" for case_id in source.cases
+    }
+    for path in filter(Path.exists, paths.values()):
+        _check_predicted(path)
+    return paths
+
+
+def _check_predicted(path: Path) -> None:
+    """Refuse to replace what may be a reference label, or anything but an earlier mask."""
+    try:
+        is_mask = path.is_file() and nifti.description_of(path) == PREDICTED
+    except InputError:
+        is_mask = False
+    if not is_mask:
+        raise RunError(
+            f"{path}: is there, and is no mask that this program predicted; name another folder, "
+            "or move it away"
+        )
 
 
 def _write_mask(
@@ -158,8 +179,8 @@ def _write_mask(
     was_there = path.exists()
     ending = next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
     via = path.with_name(f".{case_id}.partial{ending}")  # its ending decides how it is written
-    with replacing(path, via=via) as unfinished:
-        nifti.write(unfinished, *restore(label, record, source.task))
+    with replacing(path, via=via, sync=True) as unfinished:
+        nifti.write(unfinished, *restore(label, record, source.task), PREDICTED)
     done.written[case_id], done.records[case_id] = path, record
     if was_there:
         done.replaced.append(case_id)

@@ -132,7 +132,7 @@ def test_a_case_is_scored_as_its_written_mask_against_its_label_file(
     store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": label}, grid)
     loaded = replace(copying(), run_dir=tmp_path / "run")
     loaded.run_dir.mkdir()
-    run = {"store": "", "store_fingerprint": store.contents().fingerprint, "cases": {}}
+    run = {"store": "", "store_fingerprint": store.contents().fingerprint, "cases": {"train": []}}
     (loaded.run_dir / "run.json").write_text(json.dumps(run))
     predict(loaded, store.path, tmp_path / "out")
     written = nifti.read(tmp_path / "out" / "case.nii.gz").voxels

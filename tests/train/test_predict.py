@@ -483,3 +483,17 @@ def test_a_perfect_prediction_of_a_real_case(
     loaded = copying(crop=(128, 128, 128), label_convention=convention)
     predict(loaded, folder, tmp_path / "out")
     same_file(tmp_path / "out" / f"{case}.nii.gz", files.label)
+
+
+def test_only_earlier_masks_are_replaced(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data, out, loaded = tmp_path / "data", tmp_path / "out", copying()
+    write_coded_case(data / "case", *head(), geometry())
+    predict(loaded, data, out)
+    assert predict(loaded, data, out).replaced == ["case"]
+    reference = (data / "case" / "case_seg.nii.gz").read_bytes()
+    (out / "case.nii.gz").write_bytes(reference)
+    with pytest.raises(RunError, match=r"case\.nii\.gz: is there"):
+        predict(loaded, data, out)
+    assert (out / "case.nii.gz").read_bytes() == reference
