@@ -42,6 +42,9 @@ MIXED = "mixed"
 WHOLE = "(the cohort)"
 """In place of a file, in findings about several cases."""
 
+MANY_CASES = 4
+"""Of one patient, from which it is said if they are most of a cohort."""
+
 NO_CASE = (
     "no usable case",
     f"cases in one of the layouts {', '.join(BY_NAMES)}",
@@ -113,8 +116,7 @@ def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discover
     builder.sort_others(grouping.others)
     if labels:
         found.findings += builder.missing_labels() + builder.far_labels()
-    if manifest.patient_pattern == "auto":
-        found.findings += _like_sessions(found.cases)
+    found.findings += _doubtful_patients(found.cases, manifest.patient_pattern)
     return found
 
 
@@ -387,15 +389,30 @@ def _unused_name(path: Path, case_id: str) -> str:
     return "*" + path.name.removeprefix(case_id) if path.name.startswith(case_id) else path.name
 
 
-def _like_sessions(cases: Sequence[CaseFiles]) -> list[Finding]:
-    """A warning if ids look like sessions of the same patients and are taken for patients."""
-    groups = ids_like_sessions(case.case_id for case in cases)
-    if not groups:
-        return []
-    first, second, *_ = next(iter(groups.values()))
-    count = sum(map(len, groups.values()))
-    found = f"{count} case ids that differ in their last part alone, such as {first} and {second}, "
-    found += "each taken for a patient"
-    action = r"for sessions set patient_pattern: '(?P<patient>.+)[-_.].+' in the manifest; for "
-    action += "patients '(?P<patient>.+)'"
-    return [Finding(WHOLE, found, "one patient for all sessions", action, severity="warning")]
+def _doubtful_patients(cases: Sequence[CaseFiles], pattern: str) -> list[Finding]:
+    """Warnings if ids may be divided among patients in another way than it is done."""
+    findings = []
+    ids = [case.case_id for case in cases]
+    others = "for patients of one case each set patient_pattern: '(?P<patient>.+)'"
+    expected = "all sessions of a patient, and nobody else's, under one patient"
+
+    def warn(found: str, action: str) -> None:
+        findings.append(Finding(WHOLE, found, expected, action, severity="warning"))
+
+    if pattern == "auto":
+        if like := ids_like_sessions(ids):
+            fitting, groups = like
+            first, second, *_ = groups[0]
+            count = sum(map(len, groups))
+            found = f"{count} case ids that may be sessions, such as {first} and {second}, "
+            action = f"for sessions set patient_pattern: '{fitting}' in the manifest; {others}"
+            warn(f"{found}each taken for a patient", action)
+    elif unfit := [case_id for case_id in ids if not re.match(pattern, case_id)]:
+        found = f"patient_pattern fits {len(ids) - len(unfit)} of {len(ids)} case ids, "
+        found += f"not {unfit[0]}; one that it does not fit is taken for a patient"
+        warn(found, "correct patient_pattern in the manifest; nothing if these are patients")
+    for patient, count in Counter(case.patient for case in cases).most_common(1):
+        if count >= MANY_CASES and count > len(ids) / 2:
+            found = f"{count} of {len(ids)} cases are taken for one patient, {patient}"
+            warn(found, f"nothing if that is right; {others}")
+    return findings

@@ -217,6 +217,12 @@ IMAGE_ENDINGS = {
 }
 """Modality to the endings of its files' names in all releases that have the form `BY_NAME`."""
 
+_SESSION = (
+    r"(?:ses|session|visit|week|wk|timepoint|tp|time|scan|fu|followup|day|month|pre|post|baseline)"
+    r"(?:[-_]?\d.*|op|treatment)?"
+)
+_DATE = r"(?:19|20)\d\d[-._]?(?:0[1-9]|1[0-2])[-._]?(?:0[1-9]|[12]\d|3[01])(?!\d)(?:[-_.].*)?"
+
 PATIENTS = (
     r"(?P<patient>BraTS-[a-z-]+-\d+)-\d+",  # 2023 to 2025: -000, -001, -100
     r"(?P<patient>brats1[789]_\w+)_\d+",  # 2017 to 2019: Brats18_CBICA_AAB_1
@@ -225,16 +231,27 @@ PATIENTS = (
     r"(?P<patient>UPENN-GBM-\d+)_\d+",  # _11 before treatment, _21 at recurrence
     r"(?P<patient>UCSF-PDGM-\d+)(?:_FU\d+d)?",
     r"(?P<patient>UCSD-PTGBM-\d+)_\d+",
-    r"(?P<patient>BraTS20_(?:training|validation|testing)_\d+|BraTS2021_\w+|BraTS-PHANTOM\w+)",
+    r"(?P<patient>BraTS20_(?:training|validation|testing)_\d+|BraTS-PHANTOM\w+)",
+    r"(?P<patient>(?:BraTS2021|FeTS\d{4})_[a-z_]*\d+)",
+    r"(?P<patient>TCGA-[a-z0-9]{2}-[a-z0-9]{4})(?:[-_.].+)?",
     r"(?P<patient>BRATS_\d+)",  # Decathlon
     # Any id that names a session or a date: Patient-001_week-000-1, PatientID_0003_Timepoint_1.
-    r"(?P<patient>.*\d.*?)[-_](?:ses|session|visit|week|wk|timepoint|tp|time|scan|fu|followup|day"
-    r"|month|pre|post|baseline)(?:[-_]?\d.*|op|treatment)?",
-    r"(?P<patient>.*\d.*?)[-_](?:19|20)\d\d[-.]?\d\d[-.]?\d\d(?:[-_.].*)?",
+    # In site1_scan_001 it is the scan that numbers patients.
+    rf"(?!(?:site|cent(?:er|re)|hospital)[-_]?\d+[-_]scan)(?P<patient>.*\d.*?)[-_]{_SESSION}",
+    rf"(?P<patient>.*\d.*?)[-_.]{_DATE}",
 )
 """Case ids whose patient is known, by release; the first that fits the whole id, in any case."""
 
-_LAST_PART = re.compile(r"(.*\d.*?)(?:[-_.][^-_.]+|(?<=\d)[a-z])", re.IGNORECASE)
+SESSIONS = (
+    rf"(?i)(?P<patient>.+?)[-_.](?:{_SESSION}|{_DATE})$",  # brain_scan_1, smith_2019-01-02
+    r"(?P<patient>.*?\d+)[-_.]?[VvTtSs]\d+(?:[-_.].*)?$",  # P01V1, P01_s1_r1
+    r"(?P<patient>.*\d)[A-Za-z]?$",  # 001, 001b
+    r"(?P<patient>.*\d.*)[-_.][^-_.]+$",  # P01_a; in case_1 the last part numbers patients
+)
+"""Values of `patient_pattern` for ids that fit none of `PATIENTS` and may tell of sessions."""
+
+MOST_SESSIONS = 20
+"""Of one patient; more ids that begin alike are those of a study or a site."""
 
 
 def patient_of(case_id: str) -> str | None:
@@ -245,17 +262,20 @@ def patient_of(case_id: str) -> str | None:
     return None
 
 
-def ids_like_sessions(case_ids: Iterable[str]) -> dict[str, list[str]]:
-    """Ids that fit no pattern and differ in their last part alone, by what they have in common.
+def ids_like_sessions(case_ids: Iterable[str]) -> tuple[str, list[list[str]]] | None:
+    """The first of `SESSIONS` by which ids of no known patient share one, and those ids by patient.
 
-    What they have in common must hold a number, as `P01` of `P01_a` and `P01_b`: in `case_1` and
-    `case_2` it is the last part that numbers patients.
+    None if they seem to be patients.
     """
-    groups: dict[str, list[str]] = {}
-    for case_id in case_ids:
-        if patient_of(case_id) is None and (match := _LAST_PART.fullmatch(case_id)):
-            groups.setdefault(match[1], []).append(case_id)
-    return {start: members for start, members in groups.items() if len(members) > 1}
+    unknown = [case_id for case_id in case_ids if patient_of(case_id) is None]
+    for pattern in SESSIONS:
+        groups: dict[str, list[str]] = {}
+        for case_id in unknown:
+            if match := re.match(pattern, case_id):
+                groups.setdefault(match["patient"], []).append(case_id)
+        if alike := [ids for ids in groups.values() if 1 < len(ids) <= MOST_SESSIONS]:
+            return pattern, alike
+    return None
 
 
 MASK = re.compile(

@@ -201,7 +201,7 @@ class Manifest(Section):
         if self.patient_pattern == "auto":
             return patient_of(case_id) or case_id
         match = re.match(self.patient_pattern, case_id)
-        return match["patient"] if match else case_id
+        return (match and match["patient"]) or case_id
 
     def with_modalities(self, modalities: tuple[str, ...]) -> Self:
         """The same cohort, of whose images these are used, in this order; others may be there."""

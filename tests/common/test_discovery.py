@@ -13,7 +13,7 @@ from folders import too_deep
 
 from common import nifti
 from common.discovery import discover
-from common.errors import InputError
+from common.errors import Finding, InputError
 from common.geometry import Geometry
 from common.manifest import Manifest
 from common.task import MODALITIES
@@ -714,26 +714,68 @@ def test_a_dataset_with_other_channels_than_the_manifest(tmp_path: Path) -> None
     assert len(discover(tmp_path, Manifest.model_validate(order)).cases) == 1
 
 
+PATIENT_EACH = r"(?P<patient>.+)"
+
+
+def doubts(root: Path, ids: list[str], pattern: str = "auto") -> list[Finding]:
+    """Findings about cases with these ids."""
+    for case in ids:
+        touch(root / case, *[f"{case}_{m}" for m in FOUR])
+    return discover(root, Manifest(patient_pattern=pattern)).findings
+
+
 @pytest.mark.parametrize(
-    ("ids", "warns"),
+    "ids",
     [
-        (["P01_a", "P01_b", "P02_a"], True),
-        (["P01a", "P01b"], True),
-        (["12-1", "12-2"], True),
-        ([f"BraTS20_Training_{n:03d}" for n in range(1, 4)], False),
-        ([f"BraTS2021_{n:05d}" for n in range(3)], False),
-        ([f"UCSF-PDGM-{n:04d}" for n in range(4, 7)], False),
-        (["sub-1_ses-1", "sub-1_ses-2"], False),
-        (["case_1", "case_2"], False),
+        ["P01_a", "P01_b", "P02_a"],
+        ["P01a", "P01b"],
+        ["001", "001b"],
+        ["12-1", "12-2"],
+        ["P01V1", "P01V2"],
+        ["P01T0", "P01T1"],
+        ["P01_s1_r1", "P01_s2_r1"],
+        ["BraTS2021_00001_1", "BraTS2021_00001_2"],
+        ["site1_scan_001", "site1_scan_002"],
+        ["smith_20190102", "smith_20200304"],
     ],
 )
-def test_ids_that_may_be_sessions(ids: list[str], warns: bool, tmp_path: Path) -> None:
-    for case in ids:
-        touch(tmp_path / case, *[f"{case}_{m}" for m in FOUR])
-    findings = discover(tmp_path, Manifest()).findings
-    assert [(f.file, f.severity) for f in findings] == [("(the cohort)", "warning")] * warns
-    said = Manifest(patient_pattern=r"(?P<patient>\w+)[-_]\w")
-    assert discover(tmp_path, said).findings == []
+def test_ids_that_may_be_sessions_ask_for_a_pattern_that_fits(
+    ids: list[str], tmp_path: Path
+) -> None:
+    (finding,) = doubts(tmp_path, ids)
+    assert (finding.file, finding.severity) == ("(the cohort)", "warning")
+    advised = finding.action.split("'")[1]
+    manifest = Manifest(patient_pattern=advised)
+    assert len({manifest.patient_of(case_id) for case_id in ids[:2]}) == 1
+    assert doubts(tmp_path, ids, PATIENT_EACH) == []
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [f"BraTS20_Training_{n:03d}" for n in range(1, 4)],
+        [f"BraTS2021_{n:05d}" for n in range(3)],
+        [f"FeTS2022_{n:05d}" for n in range(3)],
+        [f"UCSF-PDGM-{n:04d}" for n in range(4, 7)],
+        ["TCGA-02-0003", "TCGA-02-0006"],
+        ["sub-1_ses-1", "sub-1_ses-2"],
+        ["case_1", "case_2"],
+        [f"study7_{n:03d}" for n in range(21)],
+    ],
+)
+def test_ids_of_patients_raise_no_doubt(ids: list[str], tmp_path: Path) -> None:
+    assert doubts(tmp_path, ids) == []
+
+
+def test_a_pattern_that_does_not_fit_all_ids_is_remarked_on(tmp_path: Path) -> None:
+    (finding,) = doubts(tmp_path, ["P01_a", "P01_b", "P02a"], r"(?P<patient>\w+)[-_]\w")
+    assert finding.severity == "warning"
+    assert "fits 2 of 3 case ids, not P02a" in finding.found
+
+
+def test_a_cohort_of_one_patient_is_remarked_on(tmp_path: Path) -> None:
+    (finding,) = doubts(tmp_path, [f"p7_scan_{n}" for n in range(4)])
+    assert "4 of 4 cases are taken for one patient, p7" in finding.found
 
 
 def test_a_layout_that_the_manifest_names_is_the_only_one(tmp_path: Path) -> None:

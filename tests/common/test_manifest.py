@@ -160,6 +160,7 @@ def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("P07-tp1", "P07"),
         ("P07_pre", "P07"),
         ("TCGA-02-0003_1997.06.08", "TCGA-02-0003"),
+        ("P01_2019_01_02", "P01"),
         ("brain_scan_2", "brain_scan_2"),
         ("BRATS_001", "BRATS_001"),
     ],
