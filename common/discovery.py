@@ -363,7 +363,8 @@ def _name_bare_files(groups: list[Group]) -> None:
             cases.setdefault(folder, set()).add(group.case_id)
     for group in groups:
         there = cases.get(group.place, set())
-        if not group.images and group.case_id == Path(group.place).name and len(there) == 1:
+        is_bare = group.case_id.endswith(Path(group.place).name)
+        if not group.images and is_bare and len(there) == 1:
             group.case_id = next(iter(there))
 
 

@@ -14,6 +14,7 @@ from common.layouts import (
     LABEL,
     LABELS_FOLDER,
     LAYOUTS,
+    SESSION_ALONE,
     STACKED,
     Layout,
 )
@@ -111,8 +112,20 @@ class Kind:
             case_id = place.rpartition("/")[2]
         else:
             place = path[: match.start("case")].rstrip("/")
+        if self.layouts[0].path == BY_NAME:
+            case_id = _with_patient(case_id, place)
         role_used = role if role in self._used else COMPANION
         return place, case_id.replace("/", "_"), role_used, match[role]
+
+
+def _with_patient(case_id: str, place: str) -> str:
+    """The id, with the folders before it that tell whose it is if it names a session alone."""
+    *folders, last = place.split("/")
+    folders += [last] * (last != case_id)
+    parts = [case_id]
+    while folders and SESSION_ALONE.fullmatch(parts[0]):
+        parts.insert(0, folders.pop())
+    return "_".join(parts)
 
 
 _NO_MODALITIES = frozenset({LABEL, STACKED, CHANNEL})

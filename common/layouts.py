@@ -66,7 +66,12 @@ def _four(flair: str, t1: str, t1ce: str, t2: str) -> dict[str, tuple[str, ...]]
 
 
 _ENTITIES = r"(?:[a-z]+-[a-z0-9]+_)*"
-_CONTRAST = r"(?:.*_)?(?:ce-|acq-(?:ce|gd|gad|post|contrast))"
+_SEQUENCE = r"(?:mpr|mprage|bravo|f?spgr|tfe|vibe|space|se|tse|[23]d|t1w?|iso|ax|sag|cor)*"
+_AGENT = r"(?:ce|gd|gad|gado|gadolinium|post|postgd|postgad|postcontrast|contrast|t1c|t1ce)"
+_CONTRAST = (
+    r"(?:.*_)?(?:ce-(?!(?:none|no|non|without|pre|native|0+)_)[a-z0-9]+"
+    rf"|(?:acq|rec|desc)-{_SEQUENCE}{_AGENT}{_SEQUENCE})_"
+)
 _TISSUE = r".*(?:brain|aseg|aparc|label-(?:gm|wm|csf))"
 _WEEK = r"(?P<case>Patient-\d+/week-\d+(?:-\d+)?)/"
 
@@ -222,6 +227,9 @@ _SESSION = (
     r"(?:[-_]?\d.*|op|treatment)?"
 )
 _DATE = r"(?:19|20)\d\d[-._]?(?:0[1-9]|1[0-2])[-._]?(?:0[1-9]|[12]\d|3[01])(?!\d)(?:[-_.].*)?"
+
+SESSION_ALONE = re.compile(rf"{_SESSION}|{_DATE}|[vt]\d", re.IGNORECASE)
+"""An id that tells no patient, as that of `P01/2019-01-02/flair`."""
 
 PATIENTS = (
     r"(?P<patient>BraTS-[a-z-]+-\d+)-\d+",  # 2023 to 2025: -000, -001, -100

@@ -571,6 +571,25 @@ def test_bids(case: str, images: list[str], tmp_path: Path) -> None:
     assert discover(tmp_path, Manifest()).findings == []
 
 
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("acq-postop_T1w", "t1"),
+        ("acq-center_T1w", "t1"),
+        ("acq-space_T1w", "t1"),
+        ("acq-precontrast_T1w", "t1"),
+        ("ce-none_T1w", "t1"),
+        ("acq-mpragegd_T1w", "t1ce"),
+        ("acq-gdmprage_run-1_T1w", "t1ce"),
+        ("rec-gd_T1w", "t1ce"),
+        ("acq-mprage_ce-gadovist_T1w", "t1ce"),
+    ],
+)
+def test_bids_names_of_contrast_are_whole_words(name: str, modality: str, tmp_path: Path) -> None:
+    bids(tmp_path, "sub-1", "FLAIR", "T2w", name, "T1w" if modality == "t1ce" else "ce-gd_T1w")
+    assert images_of(tmp_path)["sub-1"][modality] == f"sub-1/anat/sub-1_{name}.nii.gz"
+
+
 def test_bids_with_two_runs_or_two_copies_asks(tmp_path: Path) -> None:
     bids(tmp_path, "sub-1", *BIDS, "run-2_T2w")
     bids(tmp_path, "sub-2", *BIDS)
@@ -765,6 +784,22 @@ def test_ids_that_may_be_sessions_ask_for_a_pattern_that_fits(
 )
 def test_ids_of_patients_raise_no_doubt(ids: list[str], tmp_path: Path) -> None:
     assert doubts(tmp_path, ids) == []
+
+
+@pytest.mark.parametrize("sessions", [("20190101", "2020-03-04"), ("ses1", "ses2"), ("V1", "V2")])
+@pytest.mark.parametrize("name", ["{}", "{session}_{}"])
+def test_folders_of_sessions_tell_the_patient(
+    name: str, sessions: tuple[str, str], tmp_path: Path
+) -> None:
+    for patient in ("P01", "P02"):
+        for session in sessions:
+            names = [name.format(m, session=session) for m in (*FOUR, "seg")]
+            touch(tmp_path / patient / session, *names)
+    cases = discover(tmp_path, Manifest()).cases
+    assert [c.case_id for c in cases] == [f"{p}_{s}" for p in ("P01", "P02") for s in sessions]
+    assert all(case.label for case in cases)
+    if sessions[0] != "V1":  # which asks for a pattern
+        assert {case.patient for case in cases} == {"P01", "P02"}
 
 
 def test_a_pattern_that_does_not_fit_all_ids_is_remarked_on(tmp_path: Path) -> None:

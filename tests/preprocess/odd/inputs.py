@@ -218,7 +218,7 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     ),
     "like sessions": (
         several(("P1_a", 1, 4), ("P1_b", 2, 4)),
-        "2 case ids that differ in their last part alone, such as P1_a and P1_b",
+        "2 case ids that may be sessions, such as P1_a and P1_b",
     ),
     "link back": (
         lambda data: (written(data, arrays()) / "loop").symlink_to(".."),
