@@ -17,6 +17,7 @@ from common.drafts import (
     check_missing,
     has_near_label,
     has_own_label,
+    is_prediction,
 )
 from common.errors import Finding
 from common.folder import files_below
@@ -27,6 +28,7 @@ from common.layouts import (
     COMPANION,
     LABEL,
     MASK,
+    OTHER_MASK,
     STACKED,
     ids_like_sessions,
 )
@@ -157,8 +159,28 @@ class _Builder:
             if not self._takes_labels:
                 self._count(draft.labels, case_id)
                 draft.labels = []
+            self._check_predictions(draft)
             if draft.files:
                 self._drafts.append(draft)
+
+    def _check_predictions(self, draft: Draft) -> None:
+        """Labels in folders of predictions count only without any other, and with a warning."""
+        if not draft.images:
+            return
+        predicted = [file for file in draft.labels if is_prediction(file.path, draft.images)]
+        others = [file for file in draft.labels if file not in predicted]
+        for file in predicted:
+            found = "a label in a folder of predictions, "
+            if others:
+                what, action = "not used", "nothing if that is right; else move the other away"
+            else:
+                what, action = "taken for this case's", "move it out of the data if it is predicted"
+            self._warn(file.path, found + what, action, draft.case_id)
+        draft.labels = others or draft.labels
+
+    def _warn(self, path: Path, found: str, action: str, case: str) -> None:
+        finding = Finding(self._shown(path), found, "a reference label", action, case, "warning")
+        self._found.findings.append(finding)
 
     def adopt(self, strays: list[Path]) -> None:
         """Take masks of unknown names as labels, where there is no doubt whose they are.
@@ -173,15 +195,25 @@ class _Builder:
                 self._in_folder.setdefault(folder, []).append(draft)
         drafts = [draft for draft in self._drafts if not draft.images and len(draft.labels) == 1]
         alone = {draft.labels[0].path: draft for draft in drafts}
-        for path in (*strays, *alone):
-            owner = self._owner(path) or self._only_session(alone.get(path))
+        for path in strays:
+            owner = self._owner(path)
             case_id = owner.case_id if owner else "-"
-            if owner and not owner.labels and (path in alone or _is_mask(path, case_id)):
+            if owner and not owner.labels and _is_mask(path, case_id):
                 masks.setdefault(case_id, []).append(path)
-                if path in alone:
-                    self._drafts.remove(alone[path])
-            elif path not in alone:
+            else:
                 self._found.findings.append(stray_volume(path, self._shown(path), case_id))
+        for path, lone in alone.items():
+            owner = self._owner(path) or self._only_session(lone)
+            if owner is None:
+                continue
+            other = OTHER_MASK.search(path.name.removeprefix(owner.case_id))
+            if other or owner.labels:
+                found = f"a mask called '{other[0]}'" if other else "a second label of this case"
+                action = f"nothing if that is right; else call it {owner.case_id}_seg, and no other"
+                self._warn(path, f"{found}, not used", action, owner.case_id)
+            else:
+                masks.setdefault(owner.case_id, []).append(path)
+            self._drafts.remove(lone)
         for draft in with_images:
             if paths := masks.get(draft.case_id):
                 self._adopt_mask(draft, paths)
@@ -265,7 +297,10 @@ class _Builder:
         far = [
             draft.labels[0].path
             for draft in self._drafts
-            if draft.labels and draft.images and not has_near_label(draft)
+            if draft.labels
+            and draft.images
+            and not has_near_label(draft)
+            and not is_prediction(draft.labels[0].path, draft.images)
         ]
         if not far:
             return []

@@ -1,13 +1,13 @@
 """A case whose files may be incomplete, and what is wrong with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import DatasetJson
 from common.grouping import File, Group, fits, without_suffix
-from common.layouts import BY_NAME, CHANNEL, COMPANION, MASK, STACKED, Layout
+from common.layouts import BY_NAME, CHANNEL, COMPANION, MASK, PREDICTED, STACKED, Layout
 from common.manifest import Manifest
 from common.task import Task
 
@@ -111,6 +111,12 @@ def has_own_label(draft: Draft, layout: Layout) -> bool:
     """Whether a label, if there is one, is where the layout has it: another's values may differ."""
     in_labels_folder = layout.has_dataset and all(file.part == "" for file in draft.labels)
     return in_labels_folder or all(fits(layout, file) for file in draft.labels)
+
+
+def is_prediction(label: Path, images: Sequence[File]) -> bool:
+    """Whether a label is in a folder of predictions, which its images are not in."""
+    shared = {folder for file in images for folder in file.path.parent.parts}
+    return any(PREDICTED.search(folder) for folder in label.parent.parts if folder not in shared)
 
 
 def has_near_label(draft: Draft) -> bool:

@@ -72,7 +72,9 @@ _CONTRAST = (
     r"(?:.*_)?(?:ce-(?!(?:none|no|non|without|pre|native|0+)_)[a-z0-9]+"
     rf"|(?:acq|rec|desc)-{_SEQUENCE}{_AGENT}{_SEQUENCE})_"
 )
-_TISSUE = r".*(?:brain|aseg|aparc|label-(?:gm|wm|csf))"
+_TISSUE = (
+    r".*(?:brain|aseg|aparc|wmh|prob|tissue|vessel|ventric|-(?:gm|wm|csf|fast|pred|auto)(?![a-z]))"
+)
 _WEEK = r"(?P<case>Patient-\d+/week-\d+(?:-\d+)?)/"
 
 LAYOUTS = (
@@ -286,8 +288,20 @@ def ids_like_sessions(case_ids: Iterable[str]) -> tuple[str, list[list[str]]] | 
     return None
 
 
+_OTHER_MASK = (
+    r"brain|head|skull|masked|prob|uncert|overlay|tissue|vessel|ventric|atlas|parc|aseg|wmh"
+    r"|(?<![a-z0-9])(?:wm|gm|csf|fast)(?![a-z0-9])"
+)
+_PREDICTED = r"pred|output|result|infer(?!io)|u-?net|submission|(?<![a-z])auto(?:mat|seg|(?![a-z]))"
+
+OTHER_MASK = re.compile(rf"{_OTHER_MASK}|{_PREDICTED}", re.IGNORECASE)
+"""What is in the name of a mask that is no reference label of a tumour."""
+
+PREDICTED = re.compile(_PREDICTED, re.IGNORECASE)
+"""What is in the name of a folder of predictions."""
+
 MASK = re.compile(
-    r"(?!.*(?:brain|head|skull|pred))(?:.*[-_. ])?"
+    rf"(?!.*(?:{_OTHER_MASK}|pred))(?:.*[-_. ])?"
     r"(?:seg|mask|label|roi|truth|gt\b|annot|tumou?r|lesion)\w*",
     re.IGNORECASE,
 )

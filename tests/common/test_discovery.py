@@ -442,7 +442,13 @@ def test_a_label_of_any_name_or_place_is_joined_to_its_case(label: str, tmp_path
     assert [f.severity for f in said] == ([] if label == "masks/p_seg" else ["warning"])
 
 
-@pytest.mark.parametrize("name", ["p_pred", "p_seg_pred", "p_brain_mask2", "notes_of_p"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("p_pred", "p_seg_pred", "p_brain_mask2", "notes_of_p", "p_T1_masked", "p_lesion_prob"),
+        *("p_seg_uncertainty", "p_gm_mask2"),
+    ],
+)
 def test_other_volumes_are_no_labels(name: str, tmp_path: Path) -> None:
     touch(tmp_path / "p", *[f"p_{m}" for m in FOUR], name)
     assert label_of(tmp_path) == {"p": None}
@@ -465,6 +471,46 @@ def test_labels_where_predictions_may_be_are_remarked_on(tmp_path: Path) -> None
     (finding,) = discover(tmp_path, Manifest()).findings
     assert (finding.file, finding.severity) == ("(the cohort)", "warning")
     assert "out/p_seg.nii.gz" in finding.found
+
+
+@pytest.mark.parametrize(
+    "folder", ["predictions", "seg_results", "derivatives/nnunet", "HD-GLIO-AUTO", "autoseg"]
+)
+def test_predictions_are_the_label_only_without_another(folder: str, tmp_path: Path) -> None:
+    for case in ("sub-1", "sub-2"):
+        bids(tmp_path, case, *BIDS)
+        touch(tmp_path / folder / case, f"{case}_dseg")
+    touch(tmp_path / "derivatives" / "masks" / "sub-2", "sub-2_dseg")
+    assert label_of(tmp_path) == {
+        "sub-1": f"{folder}/sub-1/sub-1_dseg.nii.gz",
+        "sub-2": "derivatives/masks/sub-2/sub-2_dseg.nii.gz",
+    }
+    said = {f.case: (f.file, f.severity) for f in discover(tmp_path, Manifest()).findings}
+    assert said == {
+        case: (f"{folder}/{case}/{case}_dseg.nii.gz", "warning") for case in ("sub-1", "sub-2")
+    }
+
+
+def test_data_in_a_folder_of_results_are_no_predictions(tmp_path: Path) -> None:
+    touch(tmp_path / "nnunet_results" / "p", *[f"p_{m}" for m in (*FOUR, "seg")])
+    assert discover(tmp_path, Manifest()).findings == []
+
+
+@pytest.mark.parametrize("name", ["p_nnunet_seg", "p_wmh_seg", "p_other_seg"])
+def test_a_second_label_beside_a_labelled_case_is_not_used(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in (*FOUR, "seg")], name)
+    assert label_of(tmp_path) == {"p": "p/p_seg.nii.gz"}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.case) == (f"p/{name}.nii.gz", "p")
+    assert finding.severity == "warning"
+
+
+@pytest.mark.parametrize("name", ["p_fast_seg", "p_wm_seg", "p_ventricles_seg", "p_auto_seg"])
+def test_labels_called_otherwise_are_not_the_tumours(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[f"p_{m}" for m in FOUR], name)
+    assert label_of(tmp_path) == {"p": None}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.severity) == (f"p/{name}.nii.gz", "warning")
 
 
 def test_grades_with_the_same_numbers_are_different_cases(tmp_path: Path) -> None:
