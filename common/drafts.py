@@ -84,7 +84,8 @@ def check_missing(draft: Draft, task: Task) -> list[Problem]:
         action = "write it, or list the endings: modalities: {flair: ['0003'], …} in the manifest"
         return [(found, expected, action)]
     layout = draft.group.nearest()
-    names = [Path(layout.file(draft.case_id, m)).name for m in missing if m in layout.roles]
+    files = [Path(layout.file(draft.case_id, m)) for m in missing if m in layout.roles]
+    names = [str(file) if file.name == draft.case_id else file.name for file in files]
     expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
     if len(names) < len(missing):
         expected = f"an image for each of {', '.join(task.modalities)}"

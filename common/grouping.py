@@ -104,9 +104,11 @@ class Kind:
     def match(self, path: str) -> tuple[str, str, str, str] | None:
         """Place, case id, role and part of the path of a volume without its suffix."""
         match = self._expression.fullmatch(path)
-        if match is None or match.lastgroup is None:
+        if match is None:
             return None
-        role, case_id = match.lastgroup, match["case"]
+        parts = match.groupdict()
+        case_id = parts.pop("case")
+        role = next(role for role, part in parts.items() if part is not None)
         if case_id is None:
             place = path.rpartition("/")[0]
             case_id = place.rpartition("/")[2]

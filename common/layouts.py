@@ -191,6 +191,14 @@ LAYOUTS = (
         states_convention=True,
     ),
     Layout(
+        "folders",
+        _four("flair t2f", "t1 t1n t1w", "t1ce t1gd t1c ct1", "t2 t2w")
+        | {LABEL: ("seg", "segmentations?")},
+        path="{role}/(?P<case>[^/]+)",
+        example="{role}/{case}",
+        case_id="PHANTOM-9{:03d}",
+    ),
+    Layout(
         "nnunet",
         {CHANNEL: (r"\d{4}",)},
         path="(?:{images})/(?P<case>[^/]+)_{role}",

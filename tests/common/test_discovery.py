@@ -513,6 +513,21 @@ def test_labels_called_otherwise_are_not_the_tumours(name: str, tmp_path: Path) 
     assert (finding.file, finding.severity) == (f"p/{name}.nii.gz", "warning")
 
 
+def test_a_folder_for_each_modality(tmp_path: Path) -> None:
+    for folder in ("FLAIR", "t1", "t1gd", "T2", "seg"):
+        touch(tmp_path / folder, "A1", "A2")
+    discovery = discover(tmp_path, Manifest())
+    assert (discovery.layouts, discovery.findings) == ({"folders": 2}, [])
+    assert label_of(tmp_path) == {"A1": "seg/A1.nii.gz", "A2": "seg/A2.nii.gz"}
+    assert images_of(tmp_path)["A2"]["t1ce"] == "t1gd/A2.nii.gz"
+
+
+def test_folders_of_modalities_whose_files_say_so_too(tmp_path: Path) -> None:
+    for modality in (*FOUR, "seg"):
+        touch(tmp_path / modality, f"A1_{modality}")
+    assert label_of(tmp_path) == {"A1": "seg/A1_seg.nii.gz"}
+
+
 def test_grades_with_the_same_numbers_are_different_cases(tmp_path: Path) -> None:
     """As in BraTS 2012; its files are .mha, which have to be converted."""
     for grade in ("HG", "LG"):

@@ -208,6 +208,7 @@ PATIENT = {
     "bids": "sub-900{}",
     "lumiere": "Patient-90{}",
     "lumiere-native": "Patient-90{}",
+    "folders": "PHANTOM-900{}",
     "nnunet": "BraTS2021_9000{}",
     "msd": "BRATS_90{}",
 }
