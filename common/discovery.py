@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.dataset_json import NAME as DATASET_JSON
-from common.dataset_json import Datasets
+from common.dataset_json import DatasetJson, Datasets
 from common.drafts import (
     Draft,
     Problem,
@@ -244,7 +244,7 @@ class _Builder:
         for draft in self._drafts:
             self._explain_channels(draft)
             problems = check_id(draft) or check_doubled(draft, self._shown)
-            problems = problems or check_missing(draft, self._task) or self._check_channels(draft)
+            problems = problems or self._check_missing(draft) or self._check_channels(draft)
             where = self._shown(min(file.path for file in draft.files).parent)
             case_id = draft.case_id if draft.case_id.strip("-_ ") else "-"
             for found, expected, action in problems:
@@ -344,8 +344,15 @@ class _Builder:
             return
         dataset = self._datasets[draft.dataset_folder]
         named = [replace(f, role=dataset.role(f.part, self._task)) for f in draft.images]
+        if {*self._task.modalities} - {file.role for file in named}:
+            # One of the others may be what is missing.
+            named = [replace(f, role=CHANNEL) if f.role == COMPANION else f for f in named]
         draft.images = [file for file in named if file.role != COMPANION]
         self._count([file for file in named if file.role == COMPANION], draft.case_id)
+
+    def _check_missing(self, draft: Draft) -> list[Problem]:
+        folder = draft.dataset_folder if CHANNEL in draft.roles else None
+        return check_missing(draft, self._task, self._datasets[folder] if folder else DatasetJson())
 
     def _check_channels(self, draft: Draft) -> list[Problem]:
         if STACKED not in draft.roles:

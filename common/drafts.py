@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import DatasetJson
 from common.grouping import File, Group, fits, without_suffix
-from common.layouts import BY_NAME, CHANNEL, COMPANION, MASK, PREDICTED, STACKED, Layout
+from common.layouts import (
+    BY_NAME,
+    CHANNEL,
+    MASK,
+    MODALITY_WORDS,
+    PREDICTED,
+    STACKED,
+    Layout,
+    modality_named,
+)
 from common.manifest import Manifest
 from common.task import Task
 
@@ -68,8 +78,8 @@ def check_doubled(draft: Draft, shown: Callable[[Path], str]) -> list[Problem]:
     return problems
 
 
-def check_missing(draft: Draft, task: Task) -> list[Problem]:
-    """Modalities without a file, and what the nearest layout calls it."""
+def check_missing(draft: Draft, task: Task, dataset: DatasetJson) -> list[Problem]:
+    """Modalities without a file, and what the nearest layout or dataset.json calls it."""
     missing = [m for m in task.modalities if m not in draft.roles]
     if STACKED in draft.roles:
         others = ", ".join(sorted(draft.roles - {STACKED}))
@@ -79,9 +89,13 @@ def check_missing(draft: Draft, task: Task) -> list[Problem]:
         return []
     found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     if CHANNEL in draft.roles:
-        numbers = ", ".join(f"_{file.part}" for file in draft.images if file.role == CHANNEL)
-        expected = f"{DATASET_JSON} beside the images' folder, with channel_names for {numbers}"
-        action = "write it, or list the endings: modalities: {flair: ['0003'], …} in the manifest"
+        names = dict(enumerate(dataset.channels))
+        numbers = [file.part for file in draft.images if file.role == CHANNEL]
+        listed = ", ".join(f"_{n} ('{names.get(int(n), '')}')" for n in numbers)
+        expected = f"{DATASET_JSON} beside the images' folder, which names each image in its "
+        expected += f"channel_names, as t1 or t1ce; not so for {listed}"
+        action = "correct the names, list the endings (modalities: {flair: ['0003'], …} in the "
+        action += "manifest), or add what is missing"
         return [(found, expected, action)]
     layout = draft.group.nearest()
     files = [Path(layout.file(draft.case_id, m)) for m in missing if m in layout.roles]
@@ -97,15 +111,18 @@ def check_missing(draft: Draft, task: Task) -> list[Problem]:
 
 
 def check_channels(draft: Draft, manifest: Manifest, dataset: DatasetJson) -> list[Problem]:
-    """A dataset.json that orders the images of 4-D files otherwise than the manifest."""
-    task = manifest.task
-    roles = [dataset.role(str(n), task) for n in range(len(dataset.channels))]
-    ours = [m if m in task.modalities else COMPANION for m in manifest.stacked.channels]
-    if not roles or roles == ours:
+    """A dataset.json that orders the images of 4-D files otherwise than the manifest.
+
+    Names that are not understood, such as `MR0`, say nothing.
+    """
+    ours = manifest.stacked.channels
+    known = {*MODALITY_WORDS, *manifest.task.modalities}
+    named = [modality_named(name, known) for name in dataset.channels]
+    if all(name in (None, our) for name, our in zip_longest(named, ours)):
         return []
     found = f"{DATASET_JSON} orders the images {', '.join(dataset.channels)}"
     action = "set stacked.channels in the manifest to their order in the files"
-    return [(found, f"stacked.channels, {', '.join(manifest.stacked.channels)}", action)]
+    return [(found, f"stacked.channels, {', '.join(ours)}", action)]
 
 
 def has_own_label(draft: Draft, layout: Layout) -> bool:

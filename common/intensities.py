@@ -1,6 +1,5 @@
 """Checks of a case's images: finite and varied intensities, a background of 0, one image each."""
 
-import itertools
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -247,10 +246,19 @@ def _rows(depth: int, height: int, count: int) -> tuple[NDArray[np.intp], NDArra
 
 def check_different(paths: Mapping[str, Path], images: Mapping[str, Array]) -> list[Finding]:
     """Warnings of modalities with the same image."""
-    warnings, samples = [], {name: _sample(voxels) for name, voxels in images.items()}
-    for one, other in itertools.combinations(images, 2):
-        alike = np.array_equal(samples[one], samples[other])
-        if alike and np.array_equal(images[one], images[other]):
-            found, expected = f"the same voxels for {other} as for {one}", "different images"
-            warnings.append(warning(paths[other], found, expected, "replace the wrong one"))
+    samples = {name: _sample(voxels) for name, voxels in images.items()}
+    warnings, known = list[Finding](), set[str]()
+    for one in images:
+        others = [
+            other
+            for other in images
+            if other not in known | {one}
+            and np.array_equal(samples[one], samples[other])
+            and np.array_equal(images[one], images[other])
+        ]
+        known |= {one, *others}
+        if others:
+            found = f"the same voxels for {' and '.join(others)} as for {one}"
+            expected, action = "different images", "replace the wrong ones"
+            warnings.append(warning(paths[others[0]], found, expected, action))
     return warnings

@@ -317,11 +317,15 @@ MASK = re.compile(
 
 MODALITY_WORDS = {
     "flair": "flair t2f t2flair t2wflair",
-    "t1": "t1 t1w t1n t1native t1weighted",
-    "t1ce": "t1ce t1c t1gd t1cew t1wce t1wgd cet1 cet1w ct1 t1post t1contrast t1cw",
-    "t2": "t2 t2w t2weighted",
+    "t1": "t1 t1w t1n t1native t1pre t1precontrast precontrastt1 t1noncontrast t1withoutcontrast",
+    "t1ce": "t1ce t1c t1gd t1cew t1wce t1wgd cet1 cet1w ct1 gdt1 t1post t1contrast t1cw "
+    "t1contrastenhanced contrastenhancedt1 t1postcontrast postcontrastt1 t1withcontrast "
+    "t1gadolinium t1postgd",
+    "t2": "t2 t2w",
 }
-"""Modality to what `dataset.json` may call it, without case and marks."""
+"""Modality to what `dataset.json` may call it, without case, marks and `_NO_MODALITY`."""
+
+_NO_MODALITY = r"[^a-z0-9]|weighted|mri|\bmr\b|images?\b"
 
 LABEL_WORDS = (
     ("background", r"back"),
@@ -339,7 +343,7 @@ LABEL_WORDS = (
 
 def modality_named(text: str, modalities: Iterable[str]) -> str | None:
     """The modality that `dataset.json` calls so; None if none is."""
-    word = re.sub(r"[^a-z0-9]", "", text.lower())
+    word = re.sub(_NO_MODALITY, "", text.lower().replace("_", " "))
     return next((m for m in modalities if word in (m, *MODALITY_WORDS.get(m, "").split())), None)
 
 

@@ -8,6 +8,13 @@ from common.nifti import LFS_POINTER, check_header
 
 IMAGE_SUFFIXES = (".nii", ".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz")
 
+CONVERTERS = {
+    ".dcm": "dcm2niix, all files of a series together",
+    ".mgz": "FreeSurfer: mri_convert x.mgz x.nii.gz",
+    ".gz": "unpack it and see what it is",
+}
+"""What converts files that SimpleITK does not read, or not one by one."""
+
 
 def stray_volume(path: Path, shown: str, case_id: str) -> Finding:
     """A volume whose name tells no modality; if it is damaged too, that is said first.
@@ -44,5 +51,8 @@ def other_format(path: Path) -> tuple[str, str] | None:
         return "git-LFS pointer, the image was not fetched", "`git lfs pull`, or move it away"
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return None
-    action = "convert it to .nii.gz (SimpleITK: WriteImage(ReadImage('x.mha'), 'x.nii.gz'))"
+    suffix = path.suffix.lower()
+    tool = f"SimpleITK: WriteImage(ReadImage('x{suffix}'), 'x.nii.gz')"
+    tool = CONVERTERS.get(suffix, tool)
+    action = f"convert it to .nii.gz ({tool})"
     return f"file of type '{path.suffix}'", f"{action}, or move it away"

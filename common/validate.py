@@ -34,6 +34,9 @@ Array = NDArray[np.generic]
 LEAST_MM, MOST_MM = 8, 600
 """Sides of a head's volume; others come from headers in metres or in pixels."""
 
+USUAL_MM, NEAR_MM = 1, 0.001
+"""Voxels' sides in the releases: that a coarser grid is made of them is the manifest's doing."""
+
 OBLIQUE_DEGREES = 3
 """Smallest angle to the body's axes that is reported; nothing is rotated."""
 
@@ -285,7 +288,7 @@ def _placement_warnings(
         found = f"an oblique grid, {degrees:.0f}° off the body's axes"
         action = "nothing: masks return to this grid; resample to straight axes if scores are low"
         warnings.append(warning(paths[role], found, "axes along the body's", action))
-    if to_lps.resamples:
+    if to_lps.resamples and any(abs(mm - USUAL_MM) > NEAR_MM for mm in geometry.spacing_mm):
         found = f"voxels of {' × '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)"
         action = "nothing: it is resampled, and masks return to this grid"
         expected = f"{to_lps.spacing_mm:g} mm a side, as the stored grid has"

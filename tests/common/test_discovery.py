@@ -171,6 +171,7 @@ def test_an_image_of_another_kind_is_an_error(suffix: str, tmp_path: Path) -> No
     (finding,) = discover(tmp_path, Manifest()).findings
     assert finding.file == f"p/p_t1{suffix}"
     assert finding.severity == "error"
+    assert ".mha" not in finding.action or suffix == ".mha"
 
 
 @pytest.mark.parametrize("name", ["survival.csv", "README", "notes.txt", "sheet.xlsx", "x.json"])
@@ -777,6 +778,24 @@ def test_channels_without_names_are_asked_for(dataset: str, tmp_path: Path) -> N
     listed = {"t1": ["0000"], "t1ce": ["0001"], "t2": ["0002"], "flair": ["0003"]}
     manifest = Manifest.model_validate({"modalities": listed})
     assert label_of(tmp_path, manifest) == {"X_01": "labelsTr/X_01.nii.gz"}
+
+
+def test_channels_whose_names_are_not_understood_are_named(tmp_path: Path) -> None:
+    names = {"0": "T1 MRI", "1": "T1 contrast enhanced", "2": "T2-weighted", "3": "Dark fluid"}
+    nnunet(tmp_path, {"channel_names": names})
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.case, finding.found) == ("X_01", "flair is missing")
+    assert "_0003 ('Dark fluid')" in finding.expected
+    assert "[]" not in finding.action
+    nnunet(tmp_path, {"channel_names": names | {"3": "FLAIR image"}})
+    assert discover(tmp_path, Manifest()).layouts == {"nnunet": 1}
+
+
+def test_channel_names_that_say_nothing_do_not_contradict(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr", "BRATS_001")
+    channels = {str(n): f"MR{n}" for n in range(4)}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": channels}))
+    assert discover(tmp_path, Manifest()).layouts == {"msd": 1}
 
 
 def test_4d_files_with_four_digits_are_no_channels(tmp_path: Path) -> None:

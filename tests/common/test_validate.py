@@ -320,3 +320,16 @@ def test_sources_are_the_files(files: Files, write: Write) -> None:
         assert source.sha256 == nifti.read(path).file.sha256
         assert source.size_bytes == path.stat().st_size
         assert source.modified_ns == path.stat().st_mtime_ns
+
+
+def test_three_images_that_are_one_are_one_warning(files: Files, write: Write) -> None:
+    folder = write(files | {"t1ce": files["t1"], "t2": files["t1"]})
+    alike = [f for f in loaded(folder).warnings if "t1ce and t2" in f.found]
+    assert [Path(f.file).name for f in alike] == ["case_t1ce.nii.gz"]
+
+
+def test_a_coarser_grid_is_remarked_on_only_for_unusual_files(files: Files, write: Write) -> None:
+    usual = write(files, "usual")
+    thick = write(files, "thick", geometry=replace(GRID, spacing_mm=(2.0, 1.0, 1.0)))
+    assert not [f for f in loaded(usual, spacing_mm=2).warnings if "mm (z, y, x)" in f.found]
+    assert [f for f in loaded(thick, spacing_mm=2).warnings if "2 × 1 × 1 mm" in f.found]
