@@ -89,9 +89,9 @@ def check_missing(draft: Draft, task: Task, dataset: DatasetJson) -> list[Proble
         return []
     found = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     if CHANNEL in draft.roles:
-        names = dict(enumerate(dataset.channels))
+        stated = dict(enumerate(dataset.channels))
         numbers = [file.part for file in draft.images if file.role == CHANNEL]
-        listed = ", ".join(f"_{n} ('{names.get(int(n), '')}')" for n in numbers)
+        listed = ", ".join(f"_{n} ('{stated.get(int(n), '')}')" for n in numbers)
         expected = f"{DATASET_JSON} beside the images' folder, which names each image in its "
         expected += f"channel_names, as t1 or t1ce; not so for {listed}"
         action = "correct the names, list the endings (modalities: {flair: ['0003'], …} in the "

@@ -232,13 +232,19 @@ IMAGE_ENDINGS = {
 }
 """Modality to the endings of its files' names in all releases that have the form `BY_NAME`."""
 
-_SESSION = (
+_WORD = (
     r"(?:ses|session|visit|week|wk|timepoint|tp|time|scan|fu|followup|day|month|pre|post|baseline)"
-    r"(?:[-_]?\d.*|op|treatment)?"
 )
-_DATE = r"(?:19|20)\d\d[-._]?(?:0[1-9]|1[0-2])[-._]?(?:0[1-9]|[12]\d|3[01])(?!\d)(?:[-_.].*)?"
+_SESSION = rf"{_WORD}(?:[-_]?\d.*|op|treatment)?"
+_DAY_ALONE = (
+    r"(?:(?:19|20)\d\d(?:[-._]?(?:0[1-9]|1[0-2])[-._]?(?:0[1-9]|[12]\d|3[01])|-(?:0[1-9]|1[0-2]))"
+    r"|\d\d[-.]\d\d[-.](?:19|20)\d\d)"
+)
+_DATE = rf"{_DAY_ALONE}(?:[-_.].*)?"
 
-SESSION_ALONE = re.compile(rf"{_SESSION}|{_DATE}|[vt]\d", re.IGNORECASE)
+SESSION_ALONE = re.compile(
+    rf"{_WORD}(?:[-_]?\d+(?:-\d+)?|op|treatment)?|{_DAY_ALONE}|[vt]\d", re.IGNORECASE
+)
 """An id that tells no patient, as that of `P01/2019-01-02/flair`."""
 
 PATIENTS = (
@@ -262,7 +268,8 @@ PATIENTS = (
 
 SESSIONS = (
     rf"(?i)(?P<patient>.+?)[-_.](?:{_SESSION}|{_DATE})$",  # brain_scan_1, smith_2019-01-02
-    r"(?P<patient>.*?\d+)[-_.]?[VvTtSs]\d+(?:[-_.].*)?$",  # P01V1, P01_s1_r1
+    rf"(?i)(?:{_WORD}[-_]?\d+|{_DAY_ALONE})[-_.](?P<patient>.+)$",  # ses1_P01
+    r"(?P<patient>.*?\d+)[-_.]?[VTSMRWDvtsmrwd]\d+(?:[-_.].*)?$",  # P01V1, P01_s1_r1
     r"(?P<patient>.*\d)[A-Za-z]?$",  # 001, 001b
     r"(?P<patient>.*\d.*)[-_.][^-_.]+$",  # P01_a; in case_1 the last part numbers patients
 )

@@ -832,6 +832,8 @@ def doubts(root: Path, ids: list[str], pattern: str = "auto") -> list[Finding]:
         ["12-1", "12-2"],
         ["P01V1", "P01V2"],
         ["P01T0", "P01T1"],
+        ["P01M0", "P01M6"],
+        ["ses1_P01", "ses2_P01"],
         ["P01_s1_r1", "P01_s2_r1"],
         ["BraTS2021_00001_1", "BraTS2021_00001_2"],
         ["site1_scan_001", "site1_scan_002"],
@@ -866,7 +868,10 @@ def test_ids_of_patients_raise_no_doubt(ids: list[str], tmp_path: Path) -> None:
     assert doubts(tmp_path, ids) == []
 
 
-@pytest.mark.parametrize("sessions", [("20190101", "2020-03-04"), ("ses1", "ses2"), ("V1", "V2")])
+@pytest.mark.parametrize(
+    "sessions",
+    [("01-02-2020", "20190101"), ("2019-01", "2020-03-04"), ("ses1", "ses2"), ("V1", "V2")],
+)
 @pytest.mark.parametrize("name", ["{}", "{session}_{}"])
 def test_folders_of_sessions_tell_the_patient(
     name: str, sessions: tuple[str, str], tmp_path: Path
