@@ -216,6 +216,18 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         ],
         "1 label(s) in another folder than their images, as out/odd_seg.nii.gz",
     ),
+    "a prediction": (
+        copied("odd_seg.nii.gz", "predictions/odd_seg.nii.gz"),
+        "a label in a folder of predictions, not used",
+    ),
+    "a second label": (
+        copied("odd_seg.nii.gz", "odd/odd_wmh_seg.nii.gz"),
+        "a mask called 'wmh', not used",
+    ),
+    "one patient": (
+        several(*[(f"P1_ses-{n}", n, 4) for n in range(1, 5)]),
+        "4 of 4 cases are taken for one patient, P1",
+    ),
     "like sessions": (
         several(("P1_a", 1, 4), ("P1_b", 2, 4)),
         "2 case ids that may be sessions, such as P1_a and P1_b",
