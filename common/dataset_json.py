@@ -43,10 +43,15 @@ class DatasetJson:
         return modality_named(self.channels[number], task.modalities) or COMPANION
 
     def conventions(self, task: Task) -> set[str] | None:
-        """The task's conventions that have all stated labels; None if none is stated."""
+        """The task's conventions that have all stated labels; None if none is stated.
+
+        Several names of one label have its values together, as 1 and 3 of BraTS 2015's core.
+        """
         known = {*task.labels, *task.regions}
-        stated = {label_named(text, known): values for text, values in self.labels.items()}
-        named = {name: v for name, v in stated.items() if name and name != "background"}
+        named: dict[str, frozenset[int]] = {}
+        for text, values in self.labels.items():
+            if (name := label_named(text, known)) and name != "background":
+                named[name] = named.get(name, frozenset()) | values
         if not named:
             return None
         return {

@@ -15,8 +15,8 @@ from common.drafts import (
     check_doubled,
     check_id,
     check_missing,
+    convention_of,
     has_near_label,
-    has_own_label,
     is_prediction,
 )
 from common.errors import Finding
@@ -72,6 +72,8 @@ class CaseFiles:
     """Label convention that the layout or its dataset.json suggests, if the task has it."""
     states_convention: bool = False
     """Whether that is certain, so that label values do not overrule it."""
+    lacks_statement: bool = False
+    """Whether its label's dataset.json should say what the values mean, and does not."""
     stacked: bool = False
     """Whether the images are one 4-D file."""
 
@@ -147,11 +149,13 @@ class _Builder:
             if roles and max(roles.values()) > 1:
                 self._report_repeated(case_id, owners)
                 continue
+            images = [file for group in owners for file in group.images]
+            labels = [file for group in used for file in group.used if file.role == LABEL]
             draft = Draft(
                 case_id,
                 (owners or used)[0],
-                [file for group in owners for file in group.images],
-                [file for group in used for file in group.used if file.role == LABEL],
+                images,
+                self._of_one_dataset(labels, images, case_id),
                 [file for group in used for file in group.companions]
                 + [file for group in members if group not in used for file in group.files],
             )
@@ -205,6 +209,9 @@ class _Builder:
         for path, lone in alone.items():
             owner = self._owner(path) or self._only_session(lone)
             if owner is None:
+                continue
+            if not self._of_one_dataset(lone.labels, owner.images, owner.case_id):
+                self._drafts.remove(lone)
                 continue
             other = OTHER_MASK.search(path.name.removeprefix(owner.case_id))
             if other or owner.labels:
@@ -312,31 +319,47 @@ class _Builder:
         layout = draft.group.layout()
         images = {file.role: file.path for file in draft.images}
         stacked = images.get(STACKED)
-        convention = layout.convention if layout else ""
         label = draft.labels[0].path if draft.labels else None
-        if layout and layout.has_dataset:
-            dataset = self._datasets[draft.dataset_folder]
-            allowed = dataset.conventions(self._task)
-            if allowed is not None and convention not in allowed:
-                convention = next(iter(allowed)) if len(allowed) == 1 else ""
-            if allowed == set() and label and self._manifest.label_convention == "auto":
-                self._unread[draft.dataset_folder] += 1
-                label = None
-        is_stated = layout is not None and layout.states_convention
-        if layout and is_stated and not has_own_label(draft, layout):
-            convention, is_stated = "", False
-        by_values = () if is_stated else self._task.by_values
-        known = convention in (by_values or self._task.conventions)
+        folder = self._dataset_of(label) if label else None
+        if label is None and layout and layout.has_dataset:
+            folder = draft.dataset_folder
+        dataset = self._datasets[folder] if folder else None
+        convention, is_certain = convention_of(draft, dataset, self._task)
+        is_other = dataset is not None and dataset.conventions(self._task) == set()
+        if folder and is_other and label and self._manifest.label_convention == "auto":
+            self._unread[folder] += 1
+            label = None
         return CaseFiles(
             case_id=draft.case_id,
             patient=self._manifest.patient_of(draft.case_id),
             images={m: stacked or images[m] for m in self._task.modalities},
             label=label,
             layout=layout.name if layout else MIXED,
-            names=convention if known else None,
-            states_convention=known and is_stated,
+            names=convention,
+            states_convention=is_certain,
+            lacks_statement=dataset is not None and convention is None,
             stacked=stacked is not None,
         )
+
+    def _dataset_of(self, label: Path) -> Path | None:
+        """The folder whose dataset.json says what a label's values mean; None if none does."""
+        folder = Path(without_suffix(label) or "").parent
+        known = [name.lower() for name in self._manifest.stacked.labels]
+        return folder.parent if folder.name.lower() in known else None
+
+    def _of_one_dataset(self, labels: list[File], images: list[File], case_id: str) -> list[File]:
+        """The labels without those of another dataset than the images', which are reported."""
+        kept = []
+        for label in labels:
+            folder = self._dataset_of(label.path)
+            if folder is None or all(image.path.is_relative_to(folder) for image in images):
+                kept.append(label)
+                continue
+            found, expected = "a label of another dataset, not used", "labels beside the images"
+            action = "nothing if that is right; else move it to the folder of labels beside them"
+            where = self._shown(label.path)
+            self._found.findings.append(Finding(where, found, expected, action, case_id, "warning"))
+        return kept
 
     def _explain_channels(self, draft: Draft) -> None:
         """Give channels the roles that their dataset.json states."""

@@ -15,7 +15,6 @@ from common.layouts import (
     MODALITY_WORDS,
     PREDICTED,
     STACKED,
-    Layout,
     modality_named,
 )
 from common.manifest import Manifest
@@ -125,10 +124,23 @@ def check_channels(draft: Draft, manifest: Manifest, dataset: DatasetJson) -> li
     return [(found, f"stacked.channels, {', '.join(ours)}", action)]
 
 
-def has_own_label(draft: Draft, layout: Layout) -> bool:
-    """Whether a label, if there is one, is where the layout has it: another's values may differ."""
-    in_labels_folder = layout.has_dataset and all(file.part == "" for file in draft.labels)
-    return in_labels_folder or all(fits(layout, file) for file in draft.labels)
+def convention_of(draft: Draft, dataset: DatasetJson | None, task: Task) -> tuple[str | None, bool]:
+    """The label convention that names and places suggest, and whether it is certain.
+
+    `dataset` is the label's, None for labels that need none: its statement is all that counts.
+    """
+    layout = draft.group.layout()
+    convention = layout.convention if layout else ""
+    is_certain = layout is not None and layout.states_convention
+    if dataset is not None:
+        convention, is_certain = (convention if layout and layout.has_dataset else ""), True
+        stated = dataset.conventions(task)
+        if stated is not None and convention not in stated:
+            convention = next(iter(stated)) if len(stated) == 1 else ""
+    elif layout and is_certain and not all(fits(layout, file) for file in draft.labels):
+        convention, is_certain = "", False  # the values of another's label may differ
+    known = task.conventions if is_certain else task.by_values or task.conventions
+    return (convention, is_certain) if convention in known else (None, False)
 
 
 def is_prediction(label: Path, images: Sequence[File]) -> bool:

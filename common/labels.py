@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import anatomy
+from common.dataset_json import NAME as DATASET_JSON
 from common.discovery import CaseFiles
 from common.errors import Finding, warning
 from common.manifest import Manifest
@@ -141,6 +142,7 @@ def read_label(
     traits = _traits(part, values, box, task, images)
     decided = _decide(known, told, task)
     findings = _check_ids(files.case_id, path, told, manifest)
+    findings = findings or _check_stated(files, path, told, manifest)
     if decided is None:
         findings = findings or [_disagreement(path, told, known, task, traits)]
     else:
@@ -247,6 +249,29 @@ def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> 
         f"{task.name}, label_convention: {' or '.join(task.by_values or task.conventions)}"
     )
     return [Finding(str(path), found, f"task {tasks}", action)]
+
+
+def _check_stated(
+    files: CaseFiles, path: Path, told: set[int], manifest: Manifest
+) -> list[Finding]:
+    """Values of several meanings beside a `dataset.json` that should say theirs, and does not.
+
+    nnU-Net numbers labels as each user likes, so neither ids nor values tell what they mean.
+    """
+    task, having = manifest.task, sorted(manifest.task.conventions_of(told))
+    meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in having}
+    is_stated = not files.lacks_statement or manifest.label_convention != "auto"
+    if is_stated or len(meanings) < 2 or told == {0, 1}:
+        return []
+    action = " or ".join(f"{name} ({task.legend(name)})" for name in having)
+    return [
+        Finding(
+            str(path),
+            f"label values {sorted(told)}, and no {DATASET_JSON} says what all of them mean",
+            f"{DATASET_JSON} beside the folder of labels, with a name that is known for each value",
+            f"write it, or set in the manifest label_convention: {action}",
+        )
+    ]
 
 
 def _disagreement(

@@ -337,10 +337,10 @@ _NO_MODALITY = r"[^a-z0-9]|weighted|mri|\bmr\b|images?\b"
 LABEL_WORDS = (
     ("background", r"back"),
     ("wt", r"whole|^wt"),
-    ("ncr netc", r"non.?enh|necro|^ncr|^net|^nec"),
-    ("tc", r"core|^tc$"),
+    ("ed snfh", r"ede?ma|^ed$|snfh|hyperint|infiltrat|invad"),
+    ("ncr netc", r"\b(?:non|not|un).*enh|necro|^ncr|^net|^nec"),
     ("et", r"enh|^et$|gd|active"),
-    ("ed snfh", r"ede?ma|oedema|^ed$|snfh|hyperint|infiltrat"),
+    ("tc", r"core|^tc$"),
     ("rc", r"resect|cavity|^rc$"),
     ("cc", r"cyst|^cc$"),
     ("gtv", r"gtv|gross"),

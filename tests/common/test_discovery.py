@@ -722,6 +722,9 @@ def test_other_images_of_ucsf_and_upenn_are_counted(tmp_path: Path) -> None:
     assert label_of(tmp_path, automated)[case] is not None
 
 
+CHANNELS = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
+
+
 def nnunet(root: Path, dataset: object, channels: int = 4) -> None:
     touch(root / "imagesTr", *[f"X_01_{number:04d}" for number in range(channels)])
     touch(root / "labelsTr", "X_01")
@@ -735,6 +738,19 @@ def nnunet(root: Path, dataset: object, channels: int = 4) -> None:
         ({"background": 0, "edema": 1, "necrosis": 2, "enhancing_tumor": 3}, "msd"),
         ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, "brats2023"),
         ({"0": "background", "1": "NCR", "2": "edema", "4": "enhancing tumor"}, "brats2021"),
+        (
+            {"1": "NCR", "2": "peritumoral edema", "3": "non-enhancing core", "4": "Enhancing"},
+            "brats2015",
+        ),
+        (
+            {
+                "Non-enhancing tumor core": 1,
+                "Surrounding non-enhancing FLAIR hyperintensity": 2,
+                "Enhancing tumor core": 3,
+            },
+            "brats2023",
+        ),
+        ({"enhancing": 1, "non contrast-enhancing": 2, "edema": 3}, "deepbratumia"),
         ({"background": 0, "edema": 2}, None),
         ({"background": 0, "label 1": 1, "label 2": 2}, None),
         ({}, None),
@@ -766,6 +782,31 @@ def test_labels_of_another_task_are_not_read(tmp_path: Path) -> None:
     treated = Manifest.model_validate({"task": "post-treatment"})
     assert label_of(tmp_path, treated)["X_01"] == "labelsTr/X_01.nii.gz"
     assert label_of(tmp_path, Manifest(label_convention="brats2023"))["X_01"] is not None
+
+
+def test_two_names_of_one_label_are_no_convention(tmp_path: Path) -> None:
+    labels = {"contrast-enhancing": 1, "necrosis": 2, "non contrast-enhancing": 3}
+    nnunet(tmp_path, {"channel_names": CHANNELS, "labels": labels})
+    assert label_of(tmp_path) == {"X_01": None}
+
+
+def test_a_dataset_is_read_for_labels_whatever_finds_the_images(tmp_path: Path) -> None:
+    labels = {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3}
+    nnunet(tmp_path, {"channel_names": CHANNELS, "labels": labels})
+    listed = {"t1": ["0000"], "t1ce": ["0001"], "t2": ["0002"], "flair": ["0003"]}
+    (files,) = discover(tmp_path, Manifest.model_validate({"modalities": listed})).cases
+    assert (files.names, files.states_convention) == ("msd", True)
+
+
+@pytest.mark.parametrize("other", ["X_01", "X"])
+def test_labels_of_another_dataset_are_not_joined(other: str, tmp_path: Path) -> None:
+    touch(tmp_path / "one" / "imagesTr", *[f"X_01_{number:04d}" for number in range(4)])
+    (tmp_path / "one" / "dataset.json").write_text(json.dumps({"channel_names": CHANNELS}))
+    touch(tmp_path / "two" / "labelsTr", other)
+    assert label_of(tmp_path) == {"X_01": None}
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert finding.file == f"two/labelsTr/{other}.nii.gz"
+    assert (finding.case, finding.severity) == ("X_01", "warning")
 
 
 @pytest.mark.parametrize("dataset", ["", "{", "[]", '{"channel_names": {"0": "T1"}}'])

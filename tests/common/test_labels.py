@@ -1,5 +1,6 @@
 """What the values of a label file mean: by task, case id, file names, values and anatomy."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -474,3 +475,22 @@ def test_a_task_of_several_conventions_without_known_names(files: Files, write: 
     assumed = loaded(write(with_enhancing(files, 1), "assumed"), task=task)
     assert (assumed.convention, assumed.convention_from) == ("ours", "task")
     assert "ours and theirs share" in assumed.warnings[0].found
+
+
+@pytest.mark.parametrize("labels", [{}, {"label 1": 1}, {"edema": 2}])
+def test_values_that_dataset_json_does_not_explain_are_refused(
+    labels: dict[str, int], write: Write
+) -> None:
+    files = head(V2023)
+    order = ("t1", "t1ce", "t2", "flair")
+    images = write({f"{n:04d}": files[name] for n, name in enumerate(order)}, "imagesTr")
+    mask = write({"seg": files["seg"]}, "labelsTr")
+    for path in images.iterdir():
+        path.rename(path.with_name(path.name.replace("imagesTr", "X")))
+    (mask / "labelsTr_seg.nii.gz").rename(mask / "X.nii.gz")
+    stated = {"channel_names": dict(enumerate(order)), "labels": labels}
+    (mask.parent / "dataset.json").write_text(json.dumps(stated))
+    (finding,) = refused(mask.parent)
+    assert "label_convention: brats2015" in finding.action
+    case = loaded(mask.parent, label_convention="brats2023")
+    assert np.array_equal(case.label, canonical(GLIOMA_LABELS))
