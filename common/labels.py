@@ -142,11 +142,14 @@ def read_label(
     traits = _traits(part, values, box, task, images)
     decided = _decide(known, told, task)
     findings = _check_ids(files.case_id, path, told, manifest)
-    findings = findings or _check_stated(files, path, told, manifest)
+    if values != {0, 1}:  # there `_one_value` says more
+        findings = findings or _check_stated(files, path, told, manifest)
     if decided is None:
         findings = findings or [_disagreement(path, told, known, task, traits)]
     else:
-        findings = findings or _doubtful_values(path, told, decided, task)
+        one_value = values == told == {0, 1}  # not where label_map explains others
+        doubts = _one_value(path, task, decided) if one_value else []
+        findings = findings or doubts or _doubtful_values(path, told, decided, task)
     if decided is None or any(finding.severity == "error" for finding in findings):
         return None, known, findings
     findings += _unlike_anatomy(path, decided, manifest, traits)
@@ -261,7 +264,7 @@ def _check_stated(
     task, having = manifest.task, sorted(manifest.task.conventions_of(told))
     meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in having}
     is_stated = not files.lacks_statement or manifest.label_convention != "auto"
-    if is_stated or len(meanings) < 2 or told == {0, 1}:
+    if is_stated or len(meanings) < 2:
         return []
     action = " or ".join(f"{name} ({task.legend(name)})" for name in having)
     return [
@@ -306,8 +309,6 @@ def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
 
 def _doubtful_values(path: Path, told: set[int], decided: Decided, task: Task) -> list[Finding]:
     """Values that may mean something else than the convention that was taken says."""
-    if told == {0, 1}:
-        return _one_value(path, task, decided)
     possible = _possible(told, task)
     meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in possible}
     if decided.by != "task" or len(meanings) < 2:

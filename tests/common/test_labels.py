@@ -494,3 +494,10 @@ def test_values_that_dataset_json_does_not_explain_are_refused(
     assert "label_convention: brats2015" in finding.action
     case = loaded(mask.parent, label_convention="brats2023")
     assert np.array_equal(case.label, canonical(GLIOMA_LABELS))
+
+
+@pytest.mark.parametrize("four", ["et", "background"])
+def test_a_1_beside_values_that_label_map_explains_is_no_mask_of_1(four: str, write: Write) -> None:
+    case = loaded(written(write, {CORE: 1, ENHANCING: 4}, "2021"), label_map={4: four})
+    of_tissue = {CORE: "ncr"} | ({ENHANCING: "et"} if four == "et" else {})
+    assert np.array_equal(case.label, canonical(of_tissue))
