@@ -115,12 +115,27 @@ def oedema_of(task: Task) -> str | None:
 
 def brightest(traits: Mapping[int, Traits]) -> int | None:
     """The value that gains from T1 to T1CE as enhancing tumour does; None if none does."""
-    if len(traits) < 2:
+    if not has_gains(traits):
         return None
     outermost = max(traits, key=lambda value: traits[value].surface)
     best = max(traits, key=lambda value: traits[value].gain)
     gains = traits[best].gain > traits[outermost].gain + CLEAR
     return best if gains and traits[best].t1ce > traits[outermost].t1ce else None
+
+
+def exchanged(traits: Mapping[int, Traits]) -> int | None:
+    """The value that would look like enhancing tumour if T1 and T1CE were exchanged, if one does.
+
+    None too where a value looks so as they are.
+    """
+    if brightest(traits) is not None:
+        return None
+    return brightest({v: t._replace(t1ce=t.t1ce - t.gain, gain=-t.gain) for v, t in traits.items()})
+
+
+def has_gains(traits: Mapping[int, Traits]) -> bool:
+    """Whether there are two values to compare, and both T1 and T1CE."""
+    return len(traits) > 1 and not any(math.isnan(one.gain) for one in traits.values())
 
 
 def contradictions(

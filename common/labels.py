@@ -36,6 +36,8 @@ FEW_VALUES = 9
 UNLIKE_ANATOMY = "labels that contradict anatomy: "
 """How the finding about `common.anatomy` begins, by which a cohort's are counted."""
 
+EXCHANGED = "t1 and t1ce look exchanged"
+
 DECIDED_BY = {
     "names": "its file names",
     "layout": "its layout",
@@ -300,8 +302,10 @@ def _disagreement(
 
 
 def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
-    if len(traits) < 2:
+    if not anatomy.has_gains(traits):
         return ""
+    if anatomy.exchanged(traits) is not None:
+        return f". In this case {EXCHANGED}"
     brightest = anatomy.brightest(traits)
     which = "no value" if brightest is None else str(brightest)
     return f". In this case {which} gains from T1 to T1CE as enhancing tumour does"
@@ -357,8 +361,13 @@ def _unlike_anatomy(
         return []
     expected = "oedema outermost, and enhancing tumour brightest in T1CE beside T1"
     fits = anatomy.fitting(task, meaning, traits)
-    if fits:
+    if (bright := anatomy.exchanged(traits)) is not None:
+        found.append(f"{bright} loses from T1 to T1CE what enhancing tumour gains")
+        action = f"look at the images: {EXCHANGED}; if they are, exchange the files' names"
+    elif fits:
         action = f"look at the label; this would fit: {_as_setting(task, fits)}"
+    elif not anatomy.has_gains(traits):
+        action = "look at the label; set label_map or label_convention in the manifest"
     else:
         value = next(value for value in traits if meaning.get(value) == ENHANCING)
         other = "task: post-treatment or " if task.name == GLIOMA.name else ""

@@ -501,3 +501,20 @@ def test_a_1_beside_values_that_label_map_explains_is_no_mask_of_1(four: str, wr
     case = loaded(written(write, {CORE: 1, ENHANCING: 4}, "2021"), label_map={4: four})
     of_tissue = {CORE: "ncr"} | ({ENHANCING: "et"} if four == "et" else {})
     assert np.array_equal(case.label, canonical(of_tissue))
+
+
+def test_exchanged_images_are_not_blamed_on_the_label(write: Write) -> None:
+    files = head(V2021)
+    folder = write(files | {"t1": files["t1ce"], "t1ce": files["t1"]})
+    (doubt,) = loaded(folder).warnings
+    assert "t1 and t1ce look exchanged" in doubt.action
+    assert "label_map" not in doubt.action
+
+
+def test_without_t1_there_is_no_advice_about_gains(write: Write) -> None:
+    values = {CORE: 2, OEDEMA: 1, ENHANCING: 3}
+    files = {ENDINGS_2023[name]: head(values)[name] for name in ("flair", "t1ce", "seg")}
+    folder = write(files, joint="-")
+    (doubt,) = loaded(folder, modalities={"flair": [], "t1ce": []}).warnings
+    assert "background" not in doubt.action
+    assert "gain" not in doubt.action
