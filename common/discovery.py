@@ -35,9 +35,6 @@ from common.layouts import (
 from common.manifest import Manifest
 from common.unused_files import other_format, stray_volume
 
-STACKED_CONVENTION = BY_NAMES["msd"].convention
-"""The label convention of 4-D files; only the layout identifies it, its values are not unique."""
-
 MIXED = "mixed"
 """The layout of a case whose files are named as in several releases."""
 

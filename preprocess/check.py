@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from common.discovery import NO_CASE, STACKED_CONVENTION, WHOLE, CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, WHOLE, CaseFiles, Discovery, discover
 from common.duplicates import doubles, identities
 from common.errors import ConfigError, Finding, InputError
 from common.manifest import Manifest
@@ -184,14 +184,15 @@ def _shared(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
 
 def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     labels = [case.label for case in cases if case.label and case.files.stacked]
-    count = sum(label.decided_by == "layout" for label in labels)
+    count = Counter(label.convention for label in labels if label.decided_by == "layout")
     if not count:
         return []
     order = ", ".join(manifest.stacked.channels)
-    values = manifest.task.legend(STACKED_CONVENTION)
-    found = f"{count} case(s) of one 4-D file, read as {order}, and their labels as {values}"
+    values = " or ".join(map(manifest.task.legend, count))
+    found = f"{count.total()} case(s) of one 4-D file, read as {order}, and their labels as "
+    found += values
     action = "nothing if that is right; otherwise set stacked.channels or label_convention"
-    return [_warning(found, "the Decathlon's channels and values", action)]
+    return [_warning(found, "channels and values in this order", action)]
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:

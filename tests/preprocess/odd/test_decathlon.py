@@ -11,8 +11,10 @@ import pytest
 
 from common import nifti
 from common.case import restore
+from common.manifest import Manifest
 from common.store import Store
 from common.task import GLIOMA, MODALITIES
+from preprocess.check import check, cohort_findings
 from preprocess.phantom.image import Phantom, synthesise
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -78,3 +80,21 @@ def test_a_cohort_is_preprocessed_and_its_labels_come_back(
         assert geometry.matches(original.geometry)
     again = command("run", data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout
+
+
+def dataset(root: Path, labels: dict[str, int]) -> Path:
+    """One labelled case, and the `dataset.json` that states its labels."""
+    data = root / "data"
+    for folder in ("imagesTr", "labelsTr"):
+        (data / folder).mkdir(parents=True)
+    write(data, 0, labelled=True)
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return data
+
+
+def test_the_stated_values_of_4d_files_are_told(tmp_path: Path) -> None:
+    data = dataset(tmp_path, {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4})
+    manifest = Manifest.model_validate({"task": "post-treatment"})
+    discovery, cases = check(data, manifest, 1)
+    found = [finding.found for finding in cohort_findings(discovery, list(cases), manifest)]
+    assert any(manifest.task.legend("brats2024") in text for text in found)
