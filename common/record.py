@@ -161,6 +161,7 @@ def parameters(manifest: Manifest) -> dict[str, object]:
         "modalities": list(task.modalities),
         "labels": task.labels,
         "conventions": task.conventions,
+        "by_values": list(task.by_values),
         "label_convention": manifest.label_convention,
         "label_map": manifest.label_map,
         "channels": list(manifest.stacked.channels),

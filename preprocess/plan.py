@@ -10,6 +10,7 @@ from pathlib import Path
 from common import hints
 from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
+from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
@@ -146,21 +147,28 @@ def _unchanged(
         compare = partial(_hashes, data, records)
         results = zip(compared, pool.map(compare, compared), strict=True)
         for count, (case, (hashes, findings)) in enumerate(results, 1):
-            if is_current(records[case.case_id], hashes, manifest):
+            record = records[case.case_id]
+            if is_current(record, hashes, manifest) and _means_the_same(record, case, manifest):
                 kept.add(case.case_id)
                 unreadable += findings
             on_case(count, len(compared))
     return kept, unreadable
 
 
+def _means_the_same(record: CaseRecord, case: CaseFiles, manifest: Manifest) -> bool:
+    """Whether a layout or a dataset.json says of the label's values what it said of the stored."""
+    old, new = (record.convention, record.convention_from), decide_without_values(case, manifest)
+    return old == new or "layout" not in (old[1], new.by)
+
+
 def _lost_labels(cases: list[CaseFiles], records: dict[str, CaseRecord]) -> list[Finding]:
-    """A finding for each case that is stored with a label, and whose label file is gone."""
+    """A finding for each case that is stored with a label, and for which none is found now."""
     return [
         Finding(
             source.file,
-            "its label file is gone",
+            "no label to use; the case is stored with one",
             "the file that the stored label was made from",
-            "restore it; the stored case is kept as it is, with its label. "
+            "restore it, or mend what is said of it; the stored case is kept with its label. "
             f"{hints.option('--drop-absent')} stores the case again without one",
             case.case_id,
         )

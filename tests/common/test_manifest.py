@@ -8,6 +8,7 @@ from common.errors import ConfigError
 from common.manifest import DEFAULT_NAME, Manifest, StackedSection, load_manifest, manifest_path
 from common.record import hash_of, parameters
 from common.splits import FoldSplits, ListSplits
+from common.task import GLIOMA
 
 ROOT = Path(__file__).parents[2]
 OWN_TASK = """
@@ -186,6 +187,7 @@ def test_what_the_arrays_depend_on() -> None:
         Manifest(crop=(96, 128, 128)),
         Manifest(dtype="float32"),
         Manifest(margin=3),
+        Manifest(task=GLIOMA.model_copy(update={"by_values": ("brats2023",)})),
         Manifest(label_convention="brats2021"),
         Manifest(stacked=StackedSection(channels=("t1", "flair", "t1ce", "t2"))),
     ]

@@ -133,7 +133,7 @@ def test_a_stored_label_whose_file_is_gone_is_said_and_dropped_when_asked(
     rerun = command("run", data, "--store", path)
     assert rerun.returncode == 1, rerun.stderr
     assert "0 case(s) to do, 5 done before" in rerun.stdout
-    assert f"{TWO}  {label.name}: its label file is gone" in rerun.stdout
+    assert f"{TWO}  {label.name}: no label to use" in rerun.stdout
     assert Store.open(path).record(TWO) == before
     manifest = load_manifest(data / "data_manifest.yaml")
     dropping = plan(data, str(path), manifest, drop_absent=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from storing import preprocess
 
 from common import nifti
 from common.case import restore
@@ -16,6 +17,7 @@ from common.store import Store
 from common.task import GLIOMA, MODALITIES
 from preprocess.check import check, cohort_findings
 from preprocess.phantom.image import Phantom, synthesise
+from preprocess.plan import plan
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -98,3 +100,13 @@ def test_the_stated_values_of_4d_files_are_told(tmp_path: Path) -> None:
     discovery, cases = check(data, manifest, 1)
     found = [finding.found for finding in cohort_findings(discovery, list(cases), manifest)]
     assert any(manifest.task.legend("brats2024") in text for text in found)
+
+
+def test_a_corrected_dataset_json_makes_its_cases_again(tmp_path: Path) -> None:
+    data, path = dataset(tmp_path, {}), tmp_path / "s.zarr"
+    (data / "data_manifest.yaml").write_text("crop: [32, 32, 32]")
+    manifest = preprocess(data, path).manifest
+    assert plan(data, str(path), manifest).kept == ["BRATS_000"]
+    stated = {"labels": {"necrosis": 1, "edema": 2, "enhancing": 3}}
+    (data / "dataset.json").write_text(json.dumps(stated))
+    assert [case.case_id for case in plan(data, str(path), manifest).todo] == ["BRATS_000"]
