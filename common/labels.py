@@ -24,6 +24,9 @@ Images = Mapping[str, Array]
 BRAIN_SHARE = 0.8
 """A mask that covers more of the brain than this is a brain mask."""
 
+OUTSIDE_SHARE = 0.01
+"""A larger share of a tumour outside the brain is a warning; in eleven real cases it is 0."""
+
 ROUNDING = 1e-3
 """Values this near to whole numbers are those, as after a scale factor in float32."""
 
@@ -158,6 +161,7 @@ def read_label(
     canonical = _canonical(part, decided.convention, manifest)
     label = np.zeros(voxels.shape, np.uint8)
     extract(label, box)[...] = canonical
+    findings += _outside_brain(path, canonical, box, images)
     if not canonical.any():
         found, action = "no tumour, only zeros", "nothing if this patient has none"
         found = found if values == {0} else "no tumour: label_map makes all of it background"
@@ -219,6 +223,22 @@ def _brain_mask(
     found = f"looks like a brain mask: 1 in {covered:.0%} of the brain"
     action = "name the tumour's mask; list this one's ending under companions in the manifest"
     return [Finding(str(path), found, "the tumour's labels", action)]
+
+
+def _outside_brain(
+    path: Path, canonical: NDArray[np.uint8], box: Box, images: Images
+) -> list[Finding]:
+    """A tumour that is partly where no image has anything, as one that is mirrored or shifted."""
+    if not images:
+        return []
+    tumour = canonical != 0
+    brain = foreground(extract(image, box) for image in images.values())
+    share = int(np.count_nonzero(tumour & ~brain)) / max(1, int(np.count_nonzero(tumour)))
+    if share <= OUTSIDE_SHARE:
+        return []
+    found = f"{share:.0%} of the tumour is where all images are 0"
+    action = "look at the label over the images: it may be mirrored, shifted or another case's"
+    return [warning(path, found, "a tumour inside the brain", action)]
 
 
 def _possible(told: set[int], task: Task) -> list[str]:

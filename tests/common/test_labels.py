@@ -518,3 +518,10 @@ def test_without_t1_there_is_no_advice_about_gains(write: Write) -> None:
     (doubt,) = loaded(folder, modalities={"flair": [], "t1ce": []}).warnings
     assert "background" not in doubt.action
     assert "gain" not in doubt.action
+
+
+def test_a_tumour_outside_the_brain_is_doubted(write: Write) -> None:
+    files = head(V2021)
+    folder = write(files | {"seg": np.roll(files["seg"], -6, axis=1)})
+    (doubt,) = (w for w in loaded(folder).warnings if "where all images are 0" in w.found)
+    assert doubt.file.endswith("seg.nii.gz")

@@ -268,7 +268,7 @@ def another_order(files: dict[str, Array]) -> Array:
     label = np.zeros_like(files["seg"])
     for value, margin in ((1, 5), (4, 6), (2, 8)):
         label[margin:-margin, margin:-margin, margin:-margin] = value
-    return label
+    return np.where(files["flair"] != 0, label, 0)
 
 
 def as_float(name: str, value: float) -> Callable[[dict[str, Array]], Array]:

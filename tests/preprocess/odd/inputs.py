@@ -146,6 +146,10 @@ ERRORS: dict[str, tuple[Build, str]] = {
     "five channels": (stacked(5), "5 channel(s), 4 axes of (5, 20, 26, 24)"),
     "three channels": (stacked(3), "3 channel(s), 4 axes of (3, 20, 26, 24)"),
     "no channels": (stacked(None), "1 channel(s), 3 axes of (20, 26, 24)"),
+    "unexplained values": (
+        with_dataset(labels={"edema": 2}),
+        "label values [0, 1, 2, 3], and no dataset.json says what all of them mean",
+    ),
 }
 """What keeps a case out when its files are read."""
 
@@ -260,7 +264,15 @@ WARNINGS: dict[str, tuple[Build, str]] = {
     "no rotation": (with_header(QFORM, "f", 2.0, 2.0, 2.0), "a qform that is no rotation"),
     "another order": (
         with_arrays(seg=another_order),
-        "labels that contradict anatomy: necrotic core has 100% of the tumour's surface, oedema 0%",
+        "labels that contradict anatomy: necrotic core has 98% of the tumour's surface, oedema 0%",
+    ),
+    "shifted label": (
+        with_arrays(seg=lambda f: np.roll(f["seg"], -6, axis=1)),
+        "33% of the tumour is where all images are 0",
+    ),
+    "label of another dataset": (
+        copied("odd_seg.nii.gz", "other/labelsTr/odd.nii.gz"),
+        "a label of another dataset, not used",
     ),
     "no tumour": (with_arrays(seg=lambda f: np.zeros_like(f["seg"])), "no tumour, only zeros"),
     "twice": (with_arrays(t2=lambda f: f["t1"]), "the same voxels for t2 as for t1"),
