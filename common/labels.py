@@ -36,6 +36,9 @@ INTERPOLATED = 0.1
 FEW_VALUES = 9
 """Values up to this are looked for one by one."""
 
+SHOWN_VALUES = 10
+"""So many values of a label at most are shown."""
+
 UNLIKE_ANATOMY = "labels that contradict anatomy: "
 """How the finding about `common.anatomy` begins, by which a cohort's are counted."""
 
@@ -292,11 +295,18 @@ def _check_stated(
     return [
         Finding(
             str(path),
-            f"label values {sorted(told)}, and no {DATASET_JSON} says what all of them mean",
+            f"label values {_shown(told)}, and no {DATASET_JSON} says what all of them mean",
             f"{DATASET_JSON} beside the folder of labels, with a name that is known for each value",
             f"write it, or set in the manifest label_convention: {action}",
         )
     ]
+
+
+def _shown(values: set[int]) -> str:
+    """Values in words: all of a few, the first of many, as those of an atlas."""
+    first = ", ".join(map(str, sorted(values)[:SHOWN_VALUES]))
+    more = f" … {max(values)}: {len(values)} values" if len(values) > SHOWN_VALUES else ""
+    return f"[{first}{more}]"
 
 
 def _disagreement(
@@ -318,7 +328,7 @@ def _disagreement(
         action = UNDECIDED[frozenset(told & {3, 4})] + _gain_in_words(traits)
     else:
         action = f"set label_convention: {' or '.join(having)} in the manifest"
-    return Finding(str(path), f"label values {sorted(told)}", expected, action)
+    return Finding(str(path), f"label values {_shown(told)}", expected, action)
 
 
 def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
@@ -338,7 +348,7 @@ def _doubtful_values(path: Path, told: set[int], decided: Decided, task: Task) -
     if decided.by != "task" or len(meanings) < 2:
         return []
     found = (
-        f"label values {sorted(told)}, which {' and '.join(sorted(possible))} share; taken as "
+        f"label values {_shown(told)}, which {' and '.join(sorted(possible))} share; taken as "
         f"{decided.convention} by {DECIDED_BY[decided.by]}"
     )
     action = "nothing if that is right; else set label_convention in the manifest"

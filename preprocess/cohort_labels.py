@@ -129,7 +129,7 @@ def _both_three_and_four(
     """Files with 3 and 4 beside some whose 4 was taken for enhancing tumour."""
     if ENHANCING not in task.labels:
         return []
-    both = sum(bool(re.search(r"label values \[[^]]*3, 4", text)) for text in refused)
+    both = sum(bool(re.search(r"label values \[[^]]*\b3, 4\b", text)) for text in refused)
     of_four = {name for name in task.conventions if 4 in task.file_values(name, ENHANCING)}
     fours = [case for case in cases if case.convention in of_four and case.voxels[ENHANCING]]
     if not both or not fours:

@@ -525,3 +525,10 @@ def test_a_tumour_outside_the_brain_is_doubted(write: Write) -> None:
     folder = write(files | {"seg": np.roll(files["seg"], -6, axis=1)})
     (doubt,) = (w for w in loaded(folder).warnings if "where all images are 0" in w.found)
     assert doubt.file.endswith("seg.nii.gz")
+
+
+def test_of_many_values_a_few_are_shown(files: Files, write: Write) -> None:
+    atlas = np.arange(files["seg"].size).reshape(files["seg"].shape) % 300
+    (finding,) = refused(write(files | {"seg": atlas.astype(np.int16)}))
+    assert "300 values" in finding.found
+    assert len(finding.found) < 100
