@@ -1,5 +1,6 @@
 """Check a folder of cases: each case, and the cohort as a whole. Writes nothing."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from preprocess.cohort_labels import (
     ConventionCount,
     LabelledCase,
     count_conventions,
+    in_ml,
     label_findings,
 )
 from preprocess.pool import available_cores, map_in_processes
@@ -71,7 +73,7 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
             files.case_id,
             loaded.convention,
             loaded.convention_from,
-            manifest.task.label_voxels(loaded.label),
+            in_ml(manifest.task.label_voxels(loaded.label), math.prod(loaded.geometry.spacing_mm)),
             tuple(warning.found for warning in loaded.warnings),
         )
     return CheckedCase(files, loaded.warnings, images, label)

@@ -25,8 +25,8 @@ class LabelledCase:
     case_id: str
     convention: str
     decided_by: DecidedBy
-    voxels: Mapping[str, int]
-    """Of each label, in the file's grid or the stored one."""
+    ml: Mapping[str, float]
+    """Of each label; voxels would count differently in the file's grid and the stored one."""
     warnings: tuple[str, ...]
     """What its warnings found."""
 
@@ -40,7 +40,7 @@ class LabelCount:
     label: str
     cases: int
     """How many have it."""
-    voxels: int
+    ml: float
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,15 @@ class ConventionCount:
         by = " and ".join(self.decided_by)
         labels = ", ".join(
             f"{' and '.join(map(str, one.values))} {in_words(one.label)} in {one.cases:,} "
-            f"({one.voxels:,} voxels)"
+            f"({one.ml:,.1f} ml)"
             for one in self.labels
         )
         return f"{self.convention}, {self.cases:,} case(s) by {by}: {labels}"
+
+
+def in_ml(voxels: Mapping[str, int], mm3: float) -> dict[str, float]:
+    """The volume of each label, of voxels of this size."""
+    return {label: count * mm3 / 1000 for label, count in voxels.items()}
 
 
 def labelled_cases(records: Iterable[CaseRecord]) -> list[LabelledCase]:
@@ -69,7 +74,7 @@ def labelled_cases(records: Iterable[CaseRecord]) -> list[LabelledCase]:
             record.case_id,
             record.convention,
             record.convention_from,
-            record.tumour_voxels.native,
+            in_ml(record.tumour_voxels.native, record.spacing_mm**3),
             tuple(warning.found for warning in record.warnings),
         )
         for record in records
@@ -91,8 +96,8 @@ def count_conventions(task: Task, cases: Sequence[LabelledCase]) -> list[Convent
                 LabelCount(
                     task.file_values(convention, label),
                     label,
-                    sum(case.voxels[label] > 0 for case in members),
-                    sum(case.voxels[label] for case in members),
+                    sum(case.ml[label] > 0 for case in members),
+                    sum(case.ml[label] for case in members),
                 )
                 for label in dict.fromkeys(task.labels_of(convention).values())
             ],
@@ -131,7 +136,7 @@ def _both_three_and_four(
         return []
     both = sum(bool(re.search(r"label values \[[^]]*\b3, 4\b", text)) for text in refused)
     of_four = {name for name in task.conventions if 4 in task.file_values(name, ENHANCING)}
-    fours = [case for case in cases if case.convention in of_four and case.voxels[ENHANCING]]
+    fours = [case for case in cases if case.convention in of_four and case.ml[ENHANCING]]
     if not both or not fours:
         return []
     found = (

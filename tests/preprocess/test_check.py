@@ -12,7 +12,9 @@ import pytest
 
 from common import nifti
 from common.manifest import load_manifest
+from common.task import GLIOMA
 from preprocess.check import check as check_folder
+from preprocess.cohort_labels import LabelledCase, label_findings
 
 Cohort = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -127,14 +129,15 @@ def test_the_end_says_what_was_understood(cohort: Cohort, check: Command) -> Non
     said = check(data).stdout
     assert "3 case(s) of 3 patient(s); layout: brats2021 (3)" in said
     assert "labels in 2 of 3 cases" in said
-    assert f"4 enhancing tumour in 1 ({voxels[4]:,} voxels)" in said
+    assert f"4 enhancing tumour in 1 ({voxels[4] / 1000:,.1f} ml)" in said
     assert "1 × *_mask.nii.gz" in said
     summary = json.loads(check(data, "--json").stdout)["summary"]
     assert (summary["cases"], summary["patients"], summary["labelled"]) == (3, 3, 2)
     assert summary["unused"] == {"*_mask.nii.gz": 1}
     (convention,) = summary["conventions"]
-    found = {label["label"]: (label["cases"], label["voxels"]) for label in convention["labels"]}
-    assert found == {"ncr": (2, voxels[1]), "ed": (2, voxels[2]), "et": (1, voxels[4])}
+    found = {label["label"]: (label["cases"], label["ml"]) for label in convention["labels"]}
+    ml = [pytest.approx(count / 1000) for count in voxels]
+    assert found == {"ncr": (2, ml[1]), "ed": (2, ml[2]), "et": (1, ml[4])}
 
 
 def test_a_cohort_without_labels_is_said_to_have_none(cohort: Cohort, check: Command) -> None:
@@ -184,3 +187,10 @@ def test_ids_of_other_tasks_and_labels_against_anatomy_are_counted(
     for words in ("1 case(s) with ids of metastases", "1 case(s) with ids of post-treatment"):
         assert words in cohort_wide
     assert "labels of 1 of 3 labelled case(s) contradict anatomy" in cohort_wide
+
+
+@pytest.mark.parametrize(("values", "warns"), [("[0, 3, 4]", True), ("[0, 3, 40]", False)])
+def test_40_is_no_4(values: str, *, warns: bool) -> None:
+    case = LabelledCase("a", "brats2021", "values", {"ncr": 1, "ed": 1, "et": 1}, ())
+    found = label_findings(GLIOMA, [case], [f"label values {values}"])
+    assert bool(found) == warns
