@@ -65,7 +65,7 @@ class CaseFiles:
     """The reference label, if there is one."""
     layout: str
     """The layout that it was recognised by; `manifest` for endings that the manifest lists."""
-    names: str | None
+    suggested_convention: str | None
     """Label convention that the layout or its dataset.json suggests, if the task has it."""
     states_convention: bool = False
     """Whether that is certain, so that label values do not overrule it."""
@@ -332,7 +332,7 @@ class _Builder:
             images={m: stacked or images[m] for m in self._task.modalities},
             label=label,
             layout=layout.name if layout else MIXED,
-            names=convention,
+            suggested_convention=convention,
             states_convention=is_certain,
             lacks_statement=dataset is not None and convention is None,
             stacked=stacked is not None,

@@ -120,10 +120,12 @@ def decide_without_values(files: CaseFiles, manifest: Manifest) -> Decided:
     task = manifest.task
     if manifest.label_convention != "auto":
         return Decided(manifest.label_convention, "manifest")
-    if files.names and files.states_convention:
-        return Decided(files.names, "layout")
+    if files.suggested_convention and files.states_convention:
+        return Decided(files.suggested_convention, "layout")
     known = _known_ids(files.case_id)
-    named = known.convention if known and known.convention in task.conventions else files.names
+    named = files.suggested_convention
+    if known and known.convention in task.conventions:
+        named = known.convention
     return Decided(named, "names") if named else Decided(next(iter(task.conventions)), "task")
 
 
@@ -139,37 +141,33 @@ def read_label(
     `images` are the case's, on the same grid; none if some cannot be used.
     """
     path = files.label or Path()
-    task, known = manifest.task, decide_without_values(files, manifest)
+    task, suggested = manifest.task, decide_without_values(files, manifest)
     box, part = _labelled(voxels)
     part = _narrow(part)
     values, findings = _label_values(path, part)
     findings = findings or _brain_mask(path, part, values, box, images)
     if findings:
-        return None, known, findings
-    told = values - set(manifest.label_map)
+        return None, suggested, findings
+    unmapped = values - set(manifest.label_map)
     traits = _traits(part, values, box, task, images)
-    decided = _decide(known, told, task)
-    findings = _check_ids(files.case_id, path, told, manifest)
+    decided = _decide(suggested, unmapped, task)
+    findings = _check_ids(files.case_id, path, unmapped, manifest)
     if values != {0, 1}:  # there `_one_value` says more
-        findings = findings or _check_stated(files, path, told, manifest)
+        findings = findings or _check_stated(files, path, unmapped, manifest)
     if decided is None:
-        findings = findings or [_disagreement(path, told, known, task, traits)]
+        findings = findings or [_disagreement(path, unmapped, suggested, task, traits)]
     else:
-        one_value = values == told == {0, 1}  # not where label_map explains others
+        one_value = values == unmapped == {0, 1}  # not where label_map explains others
         doubts = _one_value(path, task, decided) if one_value else []
-        findings = findings or doubts or _doubtful_values(path, told, decided, task)
+        findings = findings or doubts or _doubtful_values(path, unmapped, decided, task)
     if decided is None or any(finding.severity == "error" for finding in findings):
-        return None, known, findings
+        return None, suggested, findings
     findings += _unlike_anatomy(path, decided, manifest, traits)
     canonical = _canonical(part, decided.convention, manifest)
     label = np.zeros(voxels.shape, np.uint8)
     extract(label, box)[...] = canonical
     findings += _outside_brain(path, canonical, box, images)
-    if not canonical.any():
-        found, action = "no tumour, only zeros", "nothing if this patient has none"
-        found = found if values == {0} else "no tumour: label_map makes all of it background"
-        findings.append(warning(path, found, "a tumour", action))
-    return label, decided, findings
+    return label, decided, findings + _no_tumour(path, canonical, values)
 
 
 def _labelled(voxels: Array) -> tuple[Box, Array]:
@@ -244,29 +242,37 @@ def _outside_brain(
     return [warning(path, found, "a tumour inside the brain", action)]
 
 
-def _possible(told: set[int], task: Task) -> list[str]:
+def _no_tumour(path: Path, canonical: NDArray[np.uint8], values: set[int]) -> list[Finding]:
+    if canonical.any():
+        return []
+    found, action = "no tumour, only zeros", "nothing if this patient has none"
+    found = found if values == {0} else "no tumour: label_map makes all of it background"
+    return [warning(path, found, "a tumour", action)]
+
+
+def _possible(unmapped: set[int], task: Task) -> list[str]:
     """Conventions that values may decide for, and that have all of these."""
-    having = task.conventions_of(told)
+    having = task.conventions_of(unmapped)
     return [name for name in task.by_values or task.conventions if name in having]
 
 
-def _decide(known: Decided, told: set[int], task: Task) -> Decided | None:
+def _decide(suggested: Decided, unmapped: set[int], task: Task) -> Decided | None:
     """The convention of a file with these values; None if names and values disagree."""
-    possible = _possible(told, task)
-    if known.by == "task" and possible:
+    possible = _possible(unmapped, task)
+    if suggested.by == "task" and possible:
         several = len(task.by_values or task.conventions) > 1
         return Decided(possible[0], "values" if several and len(possible) == 1 else "task")
-    if not told <= task.values_of(known.convention):
+    if not unmapped <= task.values_of(suggested.convention):
         return None
-    if known.by == "names" and possible == [known.convention]:
-        return Decided(known.convention, "values")
-    return known
+    if suggested.by == "names" and possible == [suggested.convention]:
+        return Decided(suggested.convention, "values")
+    return suggested
 
 
-def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> list[Finding]:
+def _check_ids(case_id: str, path: Path, unmapped: set[int], manifest: Manifest) -> list[Finding]:
     """A case id of a release whose labels are another task's, unless the manifest decides."""
     task, known = manifest.task, _known_ids(case_id)
-    if told == {0} or manifest.label_convention != "auto" or known is None:
+    if unmapped == {0} or manifest.label_convention != "auto" or known is None:
         return []
     if task.name in known.tasks or task.name not in TASKS:
         return []
@@ -280,14 +286,14 @@ def _check_ids(case_id: str, path: Path, told: set[int], manifest: Manifest) -> 
 
 
 def _check_stated(
-    files: CaseFiles, path: Path, told: set[int], manifest: Manifest
+    files: CaseFiles, path: Path, unmapped: set[int], manifest: Manifest
 ) -> list[Finding]:
     """Values of several meanings beside a `dataset.json` that should say theirs, and does not.
 
     nnU-Net numbers labels as each user likes, so neither ids nor values tell what they mean.
     """
-    task, having = manifest.task, sorted(manifest.task.conventions_of(told))
-    meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in having}
+    task, having = manifest.task, sorted(manifest.task.conventions_of(unmapped))
+    meanings = {tuple(task.labels_of(name)[v] for v in sorted(unmapped - {0})) for name in having}
     is_stated = not files.lacks_statement or manifest.label_convention != "auto"
     if is_stated or len(meanings) < 2:
         return []
@@ -295,7 +301,7 @@ def _check_stated(
     return [
         Finding(
             str(path),
-            f"label values {_shown(told)}, and no {DATASET_JSON} says what all of them mean",
+            f"label values {_shown(unmapped)}, and no {DATASET_JSON} says what all of them mean",
             f"{DATASET_JSON} beside the folder of labels, with a name that is known for each value",
             f"write it, or set in the manifest label_convention: {action}",
         )
@@ -310,25 +316,29 @@ def _shown(values: set[int]) -> str:
 
 
 def _disagreement(
-    path: Path, told: set[int], known: Decided, task: Task, traits: Mapping[int, anatomy.Traits]
+    path: Path,
+    unmapped: set[int],
+    suggested: Decided,
+    task: Task,
+    traits: Mapping[int, anatomy.Traits],
 ) -> Finding:
     """Values that are not of the convention that all else suggests."""
-    own = f"{known.convention} {sorted(task.values_of(known.convention))}"
-    expected = f"{own}, decided by {DECIDED_BY[known.by]}"
-    if known.by == "task" and len(task.by_values) > 1:
+    values = f"{suggested.convention} {sorted(task.values_of(suggested.convention))}"
+    expected = f"{values}, decided by {DECIDED_BY[suggested.by]}"
+    if suggested.by == "task" and len(task.by_values) > 1:
         expected = " or ".join(f"{name} {sorted(task.values_of(name))}" for name in task.by_values)
-    having = sorted(task.conventions_of(told))
-    unknown = sorted(told - task.values_of(known.convention))
+    having = sorted(task.conventions_of(unmapped))
+    unknown = sorted(unmapped - task.values_of(suggested.convention))
     if not having:
         action = (
             f"set label_map in the manifest, as in label_map: {{{unknown[0]}: background}}, with "
             f"background or one of {', '.join(task.labels)}; or set task or label_convention"
         )
-    elif task.name == GLIOMA.name and known.by in {"names", "task"}:
-        action = UNDECIDED[frozenset(told & {3, 4})] + _gain_in_words(traits)
+    elif task.name == GLIOMA.name and suggested.by in {"names", "task"}:
+        action = UNDECIDED[frozenset(unmapped & {3, 4})] + _gain_in_words(traits)
     else:
         action = f"set label_convention: {' or '.join(having)} in the manifest"
-    return Finding(str(path), f"label values {_shown(told)}", expected, action)
+    return Finding(str(path), f"label values {_shown(unmapped)}", expected, action)
 
 
 def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
@@ -341,14 +351,14 @@ def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
     return f". In this case {which} gains from T1 to T1CE as enhancing tumour does"
 
 
-def _doubtful_values(path: Path, told: set[int], decided: Decided, task: Task) -> list[Finding]:
+def _doubtful_values(path: Path, unmapped: set[int], decided: Decided, task: Task) -> list[Finding]:
     """Values that may mean something else than the convention that was taken says."""
-    possible = _possible(told, task)
-    meanings = {tuple(task.labels_of(name)[v] for v in sorted(told - {0})) for name in possible}
+    possible = _possible(unmapped, task)
+    meanings = {tuple(task.labels_of(name)[v] for v in sorted(unmapped - {0})) for name in possible}
     if decided.by != "task" or len(meanings) < 2:
         return []
     found = (
-        f"label values {_shown(told)}, which {' and '.join(sorted(possible))} share; taken as "
+        f"label values {_shown(unmapped)}, which {' and '.join(sorted(possible))} share; taken as "
         f"{decided.convention} by {DECIDED_BY[decided.by]}"
     )
     action = "nothing if that is right; else set label_convention in the manifest"

@@ -58,7 +58,7 @@ def test_each_releases_names_make_a_case(release: str, suffix: str, tmp_path: Pa
     assert files.label is not None
     assert files.label.name == f"{names[4]}{suffix}"
     is_recent = any(ending in names[0].lower() for ending in ("t2f",))
-    assert files.names == ("brats2023" if is_recent else "brats2021")
+    assert files.suggested_convention == ("brats2023" if is_recent else "brats2021")
 
 
 def test_all_releases_at_once_and_a_folder_of_many_cases(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_names_since_2023_are_known_in_any_folder(folder: str, tmp_path: Path) -
     names = [name.format("BraTS-GLI-00001-000") for name in NAMES["2023"]]
     touch(tmp_path / folder, *names)
     (case,) = discover(tmp_path, Manifest()).cases
-    assert case.names == "brats2023"
+    assert case.suggested_convention == "brats2023"
     assert case.patient == "BraTS-GLI-00001"
 
 
@@ -89,7 +89,7 @@ def test_a_task_of_one_convention_takes_the_newer_names(task: str, tmp_path: Pat
     case = "BraTS-PED-00012-000"
     touch(tmp_path / case, *[name.format(case) for name in NAMES["2023"]])
     (files,) = discover(tmp_path, Manifest.model_validate({"task": task})).cases
-    assert (files.patient, files.names) == ("BraTS-PED-00012", None)
+    assert (files.patient, files.suggested_convention) == ("BraTS-PED-00012", None)
 
 
 def test_a_task_of_one_modality(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_decathlons_layout(tmp_path: Path) -> None:
     assert first.images == dict.fromkeys(MODALITIES, tmp_path / "imagesTr" / "BRATS_001.nii.gz")
     assert first.label == tmp_path / "labelsTr" / "BRATS_001.nii.gz"
     assert second.label is test.label is None
-    assert all(case.stacked and case.names == "msd" for case in discovery.cases)
+    assert all(case.stacked and case.suggested_convention == "msd" for case in discovery.cases)
 
 
 def test_a_folder_of_4d_images_alone_is_a_cohort(
@@ -539,7 +539,7 @@ def test_grades_with_the_same_numbers_are_different_cases(tmp_path: Path) -> Non
         touch(tmp_path / grade / "0002", "VSD.Brain.XX.O.MR_T1.7", suffix=".mha")
     discovery = discover(tmp_path, Manifest())
     assert [case.case_id for case in discovery.cases] == ["HG_0001", "LG_0001"]
-    assert all(case.label and case.names == "brats2015" for case in discovery.cases)
+    assert all(case.label and case.suggested_convention == "brats2015" for case in discovery.cases)
     (finding,) = discovery.findings
     assert finding.found == "file of type '.mha' (and 1 more)"
 
@@ -625,7 +625,7 @@ def test_bids(case: str, images: list[str], tmp_path: Path) -> None:
         case.split("_", maxsplit=1)[0],
         "bids",
     )
-    assert files.names is None
+    assert files.suggested_convention is None
     contrast = next(name for name in images if name.startswith("ce-") or "post_" in name)
     assert files.images["t1ce"].name == f"{case}_{contrast}.nii.gz"
     assert files.label is not None
@@ -697,9 +697,12 @@ def test_lumiere_takes_the_registered_images_where_they_are(tmp_path: Path) -> N
     }
     native, registered = discovery.cases
     assert native.label == tmp_path / "Patient-001" / "week-000-1" / "seg.nii.gz"
-    assert (native.names, native.states_convention) == (None, False)  # whoever made this label
+    assert (native.suggested_convention, native.states_convention) == (
+        None,
+        False,
+    )  # whoever made this label
     assert registered.label == atlas / "segmentation" / "seg_mask.nii.gz"
-    assert registered.names == "deepbratumia"
+    assert registered.suggested_convention == "deepbratumia"
     assert registered.states_convention
     assert {case.patient for case in discovery.cases} == {"Patient-001"}
 
@@ -768,7 +771,10 @@ def test_nnunets_layout_and_what_its_dataset_says(
     numbers = {m: path.name[-11:-7] for m, path in files.images.items()}
     assert numbers == {"flair": "0004", "t1": "0000", "t1ce": "0001", "t2": "0003"}
     assert files.label == tmp_path / "labelsTr" / "X_01.nii.gz"
-    assert (files.names, files.states_convention) == (convention, convention is not None)
+    assert (files.suggested_convention, files.states_convention) == (
+        convention,
+        convention is not None,
+    )
     assert discovery.unused == {"*_0002.nii.gz": 1}
 
 
@@ -795,7 +801,7 @@ def test_a_dataset_is_read_for_labels_whatever_finds_the_images(tmp_path: Path) 
     nnunet(tmp_path, {"channel_names": CHANNELS, "labels": labels})
     listed = {"t1": ["0000"], "t1ce": ["0001"], "t2": ["0002"], "flair": ["0003"]}
     (files,) = discover(tmp_path, Manifest.model_validate({"modalities": listed})).cases
-    assert (files.names, files.states_convention) == ("msd", True)
+    assert (files.suggested_convention, files.states_convention) == ("msd", True)
 
 
 @pytest.mark.parametrize("other", ["X_01", "X"])

@@ -69,7 +69,7 @@ def loaded(folder: Path, *, names: str | None = "", **settings: Any) -> LoadedCa
     """The case in a folder; `names` in place of what its file names suggest."""
     manifest = Manifest(**settings)
     (case,) = discover(folder, manifest).cases
-    return load_case(case if names == "" else replace(case, names=names), manifest)
+    return load_case(case if names == "" else replace(case, suggested_convention=names), manifest)
 
 
 def refused(folder: Path, **settings: Any) -> tuple[Finding, ...]:
