@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,9 @@ def read_label(
     unmapped = values - set(manifest.label_map)
     traits = _traits(part, values, box, task, images)
     decided = _decide(suggested, unmapped, task)
-    findings = _check_ids(files.case_id, path, unmapped, manifest)
+    findings = []
+    if unmapped != {0} or values == {0}:  # else label_map says it all
+        findings = check_ids(files.case_id, path, manifest, certain=unmapped != {0})
     if values != {0, 1}:  # there `_one_value` says more
         findings = findings or _check_stated(files, path, unmapped, manifest)
     if decided is None:
@@ -269,10 +271,16 @@ def _decide(suggested: Decided, unmapped: set[int], task: Task) -> Decided | Non
     return suggested
 
 
-def _check_ids(case_id: str, path: Path, unmapped: set[int], manifest: Manifest) -> list[Finding]:
-    """A case id of a release whose labels are another task's, unless the manifest decides."""
+def check_ids(
+    case_id: str, path: Path, manifest: Manifest, *, certain: bool = False
+) -> list[Finding]:
+    """A case id of a release whose labels are another task's, unless the manifest decides.
+
+    A warning, as of a case whose label is empty or not read; an error if a label is `certain` to be
+    misread.
+    """
     task, known = manifest.task, _known_ids(case_id)
-    if unmapped == {0} or manifest.label_convention != "auto" or known is None:
+    if manifest.label_convention != "auto" or known is None:
         return []
     if task.name in known.tasks or task.name not in TASKS:
         return []
@@ -282,7 +290,8 @@ def _check_ids(case_id: str, path: Path, unmapped: set[int], manifest: Manifest)
         f"set task: {tasks} in the manifest{known.advice}, or, if its values are those of "
         f"{task.name}, label_convention: {' or '.join(task.by_values or task.conventions)}"
     )
-    return [Finding(str(path), found, f"task {tasks}", action)]
+    severity: Literal["error", "warning"] = "error" if certain else "warning"
+    return [Finding(str(path), found, f"task {tasks}", action, severity=severity)]
 
 
 def _check_stated(
@@ -331,8 +340,8 @@ def _disagreement(
     unknown = sorted(unmapped - task.values_of(suggested.convention))
     if not having:
         action = (
-            f"set label_map in the manifest, as in label_map: {{{unknown[0]}: background}}, with "
-            f"background or one of {', '.join(task.labels)}; or set task or label_convention"
+            f"say what {unknown[0]} is in the manifest, as label_map: {{{unknown[0]}: …}} with one "
+            f"of {', '.join(task.labels)} or background; or set task or label_convention"
         )
     elif task.name == GLIOMA.name and suggested.by in {"names", "task"}:
         action = UNDECIDED[frozenset(unmapped & {3, 4})] + _gain_in_words(traits)

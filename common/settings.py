@@ -140,7 +140,8 @@ def _explained(
     wrong, found = dict[str, list[str]](), dict[str, str]()
     for item in error.errors():
         key = _written_key(item["loc"], model)
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+        reason = reason.replace("a valid tuple", "a list, as in [a, b]")
         if item["type"] == "extra_forbidden":
             reason = "no such key here, take it out"
         if earlier := wrong.setdefault(key, []):
@@ -168,7 +169,10 @@ def _written_key(location: Sequence[int | str], model: type[BaseModel] | None) -
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` with the nearest name: the same last part, else a similar spelling."""
+    """`; did you mean …?` with the nearest name: beside it, of the same last part, or similar."""
+    beside = [key for key in known if key.rpartition(".")[0] == name.rpartition(".")[0]]
+    if near := difflib.get_close_matches(name, beside, n=1, cutoff=0.8):
+        return f"; did you mean {near[0]}?"
     same_end = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
     near = difflib.get_close_matches(name, same_end or known, n=1, cutoff=0 if same_end else 0.6)
     return f"; did you mean {near[0]}?" if near else ""

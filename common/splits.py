@@ -228,6 +228,10 @@ def with_fold(splits: Splits, fold: int) -> FoldSplits:
 
 
 def _check_enough(splits: Splits, count: int) -> None:
+    if not count:
+        raise ConfigError(
+            "splits: there are 0 labelled patients; `check` says which files it takes for labels"
+        )
     if isinstance(splits, ListSplits):
         return
     if isinstance(splits, FoldSplits):

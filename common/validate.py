@@ -21,7 +21,7 @@ from common.geometry import (
     reorient,
 )
 from common.intensities import check_different, check_image
-from common.labels import decide_without_values, read_label
+from common.labels import check_ids, decide_without_values, read_label
 from common.layouts import LABEL
 from common.manifest import Manifest
 from common.nifti import Volume
@@ -74,6 +74,8 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     images, found = _check_images(paths, volumes, manifest)
     findings += found
     label, decided = None, decide_without_values(files, manifest)
+    if files.label is None:  # nothing is misread yet, but masks would have this task's values
+        findings += check_ids(files.case_id, paths[modalities[0]], manifest)
     if LABEL in volumes:
         usable = {} if _errors(findings) else images
         label, decided, found = read_label(files, volumes[LABEL].voxels, manifest, usable)

@@ -199,6 +199,8 @@ def run(
             work = plan(data, path, cohort, on_case, drop_absent=drop_absent)
         out.print(f"{len(work.todo)} case(s) to do, {len(work.kept)} done before → {path}")
         out.print(work.layout, soft_wrap=True)
+        for change in work.changes:
+            err.print(f"warning: all stored cases are made again: {change}", soft_wrap=True)
         report = Report(work)
         if work.todo:
             _execute(report, lock, cluster, workers)

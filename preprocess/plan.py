@@ -42,6 +42,8 @@ class Plan:
     """About the data's files."""
     layout: str
     """In which layout the cases were found, in words."""
+    changes: tuple[str, ...]
+    """Parameters of the store that are others now, in words: its cases are made again."""
 
 
 def plan(
@@ -88,6 +90,7 @@ def plan(
         refused=[refused[case_id] for case_id in sorted(refused.keys() - committed.keys())],
         findings=discovery.findings + unreadable + lost,
         layout=discovery.layout_line,
+        changes=_changes(store, manifest) if store and committed else (),
     )
 
 
@@ -105,6 +108,11 @@ def refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
         )
         for case_id, found in reasons.items()
     }
+
+
+def _changes(store: Store, manifest: Manifest) -> tuple[str, ...]:
+    old, new = parameters(store.manifest), parameters(manifest)
+    return tuple(f"{name} {old[name]} → {new[name]}" for name in new if old[name] != new[name])
 
 
 def done(work: Plan) -> set[str]:

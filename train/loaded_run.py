@@ -213,7 +213,10 @@ def store_warnings(
 def _differences(loaded: LoadedRun, store: Store, trained_on: str) -> list[str]:
     """How a store differs from that which a run was trained on."""
     theirs, ours = parameters(store.manifest), parameters(loaded.manifest)
-    return [f"{store.path} is not the store that the run was trained on, {trained_on}"] + [
+    other = f"{store.path} is not the store that the run was trained on, {trained_on}"
+    if store.path == trained_on:
+        other = f"{store.path} holds other cases or parameters than when the run was trained"
+    return [other] + [
         f"{store.path} was preprocessed with {name} {theirs[name]}, the run's store with "
         f"{ours[name]}"
         for name in ours

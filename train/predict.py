@@ -29,6 +29,9 @@ NAMING = (
 ENDINGS = (".nii.gz", ".nii")
 """Of the name of a mask's file."""
 
+OTHER_FORMATS = {".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".npy"}
+"""Endings that no folder of masks has."""
+
 PREDICTED = "predicted by FM-Net"
 """The description in a mask's header: only files that have it are replaced."""
 
@@ -140,6 +143,8 @@ def predict(
 def _paths(out: Path, source: Source) -> dict[str, Path]:
     """Case id to the file of its mask; makes the folder."""
     names_a_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
+    if not names_a_file and out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
+        raise RunError(f"{out}: masks are .nii.gz or .nii; name such a file, or a folder")
     if names_a_file and len(source.cases) > 1:
         raise RunError(
             f"{out}: the name of one mask, and {source.folder} has {len(source.cases)} cases; name "

@@ -177,7 +177,10 @@ def assign_cases(config: TrainConfig, contents: Contents) -> SplitAssignment:
         ) from error
     if leaks := contents.leaks(found.cases):
         raise ConfigError(f"{contents.path}: " + "\n".join(leaks))
-    return SplitAssignment(found.cases, (*found.messages, *filter(None, [contents.absence])))
+    messages = [*found.messages, *filter(None, [contents.absence])]
+    if left_out := sorted(set(contents.patients).difference(*found.cases.values())):
+        messages.append(f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}")
+    return SplitAssignment(found.cases, tuple(messages))
 
 
 def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssignment) -> Session:
