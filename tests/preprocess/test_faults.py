@@ -422,19 +422,18 @@ def test_damage_is_named_dropped_and_made_again(
     assert f"fmnet-preprocess verify --repair {path}" in verified.stderr.replace("\n", "")
     assert "7.0123.partial" in verified.stdout
     assert re.search(r"intact +1 case", verified.stdout)
-    stuck = command("run", data, "--store", path)
-    assert stuck.returncode == 2
-    assert f"verify --repair {path}" in stuck.stderr
-    assert "Traceback" not in stuck.stderr
+    run = command("run", data, "--store", path)  # makes those without a readable record again
+    assert run.returncode == 0, run.stderr
+    assert "2 case(s) to do, 4 done before" in run.stdout
     repaired = command("verify", path, "--repair")
     assert repaired.returncode == 1
-    for case_id in expected:
+    for case_id in list(expected)[:3]:
         assert f"removed case {case_id}" in repaired.stdout
     assert f"fmnet-preprocess run /path/to/brats --store {path}" in repaired.stderr
     assert not Path(f"{path}.lock").exists()
     again = command("run", data, "--store", path)
     assert again.returncode == 0, again.stdout
-    assert "5 case(s) to do, 1 done before" in again.stdout
+    assert "3 case(s) to do, 3 done before" in again.stdout
     verified = command("verify", path)
     assert verified.returncode == 0, verified.stdout
     assert re.search(r"6/6.*cases/s", verified.stdout)

@@ -133,7 +133,7 @@ def test_one_run_at_a_time_takes_the_lock_and_takes_it_over(
     }
     filesystem.pipe_file(path, json.dumps(left).encode())
     second = remote("run", data, "--store", URL)
-    assert_one_line(second, f"{URL}: ada on node7, process {os.getpid()} has been writing this")
+    assert_one_line(second, f"{URL}: ada on node7, process {os.getpid()} has been writing it")
     file = LockFile(filesystem, path)
     with pytest.raises(FileExistsError):
         file.create(Owner(**left | {"token": "third"}))
