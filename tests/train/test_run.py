@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from cli import invoke
+from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 from waiting import wait_until
 
 from common import nifti
@@ -27,7 +28,6 @@ from common.manifest import Manifest
 from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter
 from common.task import TASKS, Task
-from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 from train import trainer
 from train.checkpoint import load
 from train.cli import app
