@@ -139,7 +139,7 @@ def convention_of(draft: Draft, dataset: DatasetJson | None, task: Task) -> tupl
             convention = next(iter(stated)) if len(stated) == 1 else ""
     elif layout and is_certain and not all(fits(layout, file) for file in draft.labels):
         convention, is_certain = "", False  # the values of another's label may differ
-    known = task.conventions if is_certain else task.by_values or task.conventions
+    known = task.conventions if is_certain else task.told_by_values
     return (convention, is_certain) if convention in known else (None, False)
 
 

@@ -255,14 +255,20 @@ def _no_tumour(path: Path, canonical: NDArray[np.uint8], values: set[int]) -> li
 def _possible(unmapped: set[int], task: Task) -> list[str]:
     """Conventions that values may decide for, and that have all of these."""
     having = task.conventions_of(unmapped)
-    return [name for name in task.by_values or task.conventions if name in having]
+    return [name for name in task.told_by_values if name in having]
+
+
+def _mean_the_same(values: set[int], conventions: list[str], task: Task) -> bool:
+    """Whether all of these conventions, which have the values, read them as the same labels."""
+    meanings = {tuple(task.labels_of(c)[v] for v in sorted(values - {0})) for c in conventions}
+    return len(meanings) < 2
 
 
 def _decide(suggested: Decided, unmapped: set[int], task: Task) -> Decided | None:
     """The convention of a file with these values; None if names and values disagree."""
     possible = _possible(unmapped, task)
     if suggested.by == "task" and possible:
-        several = len(task.by_values or task.conventions) > 1
+        several = len(task.told_by_values) > 1
         return Decided(possible[0], "values" if several and len(possible) == 1 else "task")
     if not unmapped <= task.values_of(suggested.convention):
         return None
@@ -288,7 +294,7 @@ def check_ids(
     tasks = " or ".join(known.tasks)
     action = (
         f"set task: {tasks} in the manifest{known.advice}, or, if its values are those of "
-        f"{task.name}, label_convention: {' or '.join(task.by_values or task.conventions)}"
+        f"{task.name}, label_convention: {' or '.join(task.told_by_values)}"
     )
     severity: Literal["error", "warning"] = "error" if certain else "warning"
     return [Finding(str(path), found, f"task {tasks}", action, severity=severity)]
@@ -302,9 +308,8 @@ def _check_stated(
     nnU-Net numbers labels as each user likes, so neither ids nor values tell what they mean.
     """
     task, having = manifest.task, sorted(manifest.task.conventions_of(unmapped))
-    meanings = {tuple(task.labels_of(name)[v] for v in sorted(unmapped - {0})) for name in having}
     is_stated = not files.lacks_statement or manifest.label_convention != "auto"
-    if is_stated or len(meanings) < 2:
+    if is_stated or _mean_the_same(unmapped, having, task):
         return []
     action = " or ".join(f"{name} ({task.legend(name)})" for name in having)
     return [
@@ -363,8 +368,7 @@ def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
 def _doubtful_values(path: Path, unmapped: set[int], decided: Decided, task: Task) -> list[Finding]:
     """Values that may mean something else than the convention that was taken says."""
     possible = _possible(unmapped, task)
-    meanings = {tuple(task.labels_of(name)[v] for v in sorted(unmapped - {0})) for name in possible}
-    if decided.by != "task" or len(meanings) < 2:
+    if decided.by != "task" or _mean_the_same(unmapped, possible, task):
         return []
     found = (
         f"label values {_shown(unmapped)}, which {' and '.join(sorted(possible))} share; taken as "

@@ -171,6 +171,12 @@ def parameters(manifest: Manifest) -> dict[str, object]:
     }
 
 
+def differences(old: Manifest, new: Manifest) -> dict[str, tuple[object, object]]:
+    """The parameters that two manifests have otherwise: name to both values."""
+    before, after = parameters(old), parameters(new)
+    return {n: (before[n], after[n]) for n in after if before[n] != after[n]}
+
+
 def hash_of(value: object) -> str:
     """A short stable hash of a JSON-like value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))

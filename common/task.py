@@ -171,6 +171,11 @@ class Task(BaseModel):
         pairs = {value: label for label in told for value in self.file_values(convention, label)}
         return dict(sorted(pairs.items()))
 
+    @property
+    def told_by_values(self) -> tuple[str, ...]:
+        """Conventions that label values may decide for: `by_values`, all if it is empty."""
+        return self.by_values or tuple(self.conventions)
+
     def values_of(self, convention: str) -> frozenset[int]:
         """All values in files of a convention, with 0 for the background."""
         return frozenset((0, *self.labels_of(convention)))

@@ -13,7 +13,7 @@ from common.errors import Finding, InputError
 from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
-from common.record import CaseFailure, CaseRecord, Source, hash_of, parameters
+from common.record import CaseFailure, CaseRecord, Source, differences, hash_of, parameters
 from common.store import Store, is_current
 from common.store.paths import find_store, resolved, translate_io_errors
 from common.store.writer import check_same_arrays
@@ -111,8 +111,8 @@ def refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
 
 
 def _changes(store: Store, manifest: Manifest) -> tuple[str, ...]:
-    old, new = parameters(store.manifest), parameters(manifest)
-    return tuple(f"{name} {old[name]} → {new[name]}" for name in new if old[name] != new[name])
+    found = differences(store.manifest, manifest)
+    return tuple(f"{name} {old} → {new}" for name, (old, new) in found.items())
 
 
 def done(work: Plan) -> set[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
-from common.record import parameters
+from common.record import differences
 from common.splits import ListSplits, assign, require
 from common.store import Store
 from common.store.reader import Contents
@@ -212,15 +212,12 @@ def store_warnings(
 
 def _differences(loaded: LoadedRun, store: Store, trained_on: str) -> list[str]:
     """How a store differs from that which a run was trained on."""
-    theirs, ours = parameters(store.manifest), parameters(loaded.manifest)
     other = f"{store.path} is not the store that the run was trained on, {trained_on}"
     if store.path == trained_on:
         other = f"{store.path} holds other cases or parameters than when the run was trained"
     return [other] + [
-        f"{store.path} was preprocessed with {name} {theirs[name]}, the run's store with "
-        f"{ours[name]}"
-        for name in ours
-        if theirs[name] != ours[name]
+        f"{store.path} was preprocessed with {name} {theirs}, the run's store with {ours}"
+        for name, (theirs, ours) in differences(store.manifest, loaded.manifest).items()
     ]
 
 

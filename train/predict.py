@@ -1,7 +1,7 @@
 """Masks for cases: from raw files or a store to NIfTI in each case's own grid."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
 from common.files import check_outside, replacing
+from common.grouping import VOLUME_SUFFIXES
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.record import CaseRecord
 from common.store import Store, is_remote
 from common.task import Task
+from common.unused_files import IMAGE_SUFFIXES
 from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
 
 NAMING = (
@@ -25,11 +27,7 @@ NAMING = (
 )
 """What a manifest beside the files decides; all else that `prepare` reads is the run's."""
 
-
-ENDINGS = (".nii.gz", ".nii")
-"""Of the name of a mask's file."""
-
-OTHER_FORMATS = {".gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".npy"}
+OTHER_FORMATS = {*IMAGE_SUFFIXES, ".npy"}
 """Endings that no folder of masks has."""
 
 PREDICTED = "predicted by FM-Net"
@@ -142,7 +140,7 @@ def predict(
 
 def _paths(out: Path, source: Source) -> dict[str, Path]:
     """Case id to the file of its mask; makes the folder."""
-    names_a_file = out.name.lower().endswith(ENDINGS) and not out.is_dir()
+    names_a_file = out.name.lower().endswith(VOLUME_SUFFIXES) and not out.is_dir()
     if not names_a_file and out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
         raise RunError(f"{out}: masks are .nii.gz or .nii; name such a file, or a folder")
     if names_a_file and len(source.cases) > 1:
@@ -156,7 +154,8 @@ def _paths(out: Path, source: Source) -> dict[str, Path]:
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror}); name another") from error
     paths = {
-        case_id: out if names_a_file else out / f"{case_id}{ENDINGS[0]}" for case_id in source.cases
+        case_id: out if names_a_file else out / f"{case_id}{VOLUME_SUFFIXES[0]}"
+        for case_id in source.cases
     }
     for path in filter(Path.exists, paths.values()):
         _check_predicted(path)
@@ -182,7 +181,7 @@ def _write_mask(
     image, record = source.cases[case_id]()
     label = label_of(loaded.logits(image, source.task.modalities), loaded.task)
     was_there = path.exists()
-    ending = next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
+    ending = next(ending for ending in VOLUME_SUFFIXES if path.name.lower().endswith(ending))
     via = path.with_name(f".{case_id}.partial{ending}")  # its ending decides how it is written
     with replacing(path, via=via, sync=True) as unfinished:
         nifti.write(unfinished, *restore(label, record, source.task), PREDICTED)
@@ -257,5 +256,5 @@ def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
 
 
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:
-    prepared = prepare(replace(files, label=None), manifest)
+    prepared = prepare(files, manifest)
     return prepared.image, prepared.record
