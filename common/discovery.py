@@ -19,7 +19,7 @@ from common.drafts import (
     has_near_label,
     is_prediction,
 )
-from common.errors import Finding
+from common.errors import Finding, cohort_warning
 from common.folder import files_below
 from common.grouping import File, Group, Grouping, without_suffix
 from common.layouts import (
@@ -37,9 +37,6 @@ from common.unused_files import other_format, stray_volume
 
 MIXED = "mixed"
 """The layout of a case whose files are named as in several releases."""
-
-WHOLE = "(the cohort)"
-"""In place of a file, in findings about several cases."""
 
 MANY_CASES = 4
 """Of one patient, from which it is said if they are most of a cohort."""
@@ -179,8 +176,10 @@ class _Builder:
             self._warn(file.path, found + what, action, draft.case_id)
         draft.labels = others or draft.labels
 
-    def _warn(self, path: Path, found: str, action: str, case: str) -> None:
-        finding = Finding(self._shown(path), found, "a reference label", action, case, "warning")
+    def _warn(
+        self, path: Path, found: str, action: str, case: str, expected: str = "a reference label"
+    ) -> None:
+        finding = Finding(self._shown(path), found, expected, action, case, "warning")
         self._found.findings.append(finding)
 
     def adopt(self, strays: list[Path]) -> None:
@@ -294,7 +293,7 @@ class _Builder:
         count = f"labels in {labelled} of {len(self._found.cases)} cases"
         found = f"{count}; {len(files)} file(s) not used: {names}"
         action = f"if they are the tumours' masks, set label: [{endings}] in the manifest"
-        return [Finding(WHOLE, found, "a label for cases to train on", action, severity="warning")]
+        return [cohort_warning(found, "a label for cases to train on", action)]
 
     def far_labels(self) -> list[Finding]:
         """A warning if labels are where none are expected: they might be predictions."""
@@ -310,7 +309,7 @@ class _Builder:
             return []
         found = f"{len(far)} label(s) in another folder than their images, as {self._shown(far[0])}"
         action = "nothing if these are reference labels; else move them out of the data"
-        return [Finding(WHOLE, found, "labels beside the images", action, severity="warning")]
+        return [cohort_warning(found, "labels beside the images", action)]
 
     def _case(self, draft: Draft) -> CaseFiles:
         layout = draft.group.layout()
@@ -354,8 +353,7 @@ class _Builder:
                 continue
             found, expected = "a label of another dataset, not used", "labels beside the images"
             action = "nothing if that is right; else move it to the folder of labels beside them"
-            where = self._shown(label.path)
-            self._found.findings.append(Finding(where, found, expected, action, case_id, "warning"))
+            self._warn(label.path, found, action, case_id, expected)
         return kept
 
     def _explain_channels(self, draft: Draft) -> None:
@@ -460,7 +458,7 @@ def _doubtful_patients(cases: Sequence[CaseFiles], pattern: str) -> list[Finding
     expected = "all sessions of a patient, and nobody else's, under one patient"
 
     def warn(found: str, action: str) -> None:
-        findings.append(Finding(WHOLE, found, expected, action, severity="warning"))
+        findings.append(cohort_warning(found, expected, action))
 
     if pattern == "auto":
         if like := ids_like_sessions(ids):

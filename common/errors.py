@@ -63,6 +63,15 @@ def warning(path: Path, found: str, expected: str, action: str) -> Finding:
     return Finding(str(path), found, expected, action, severity="warning")
 
 
+WHOLE = "(the cohort)"
+"""In place of a file, in findings about several cases."""
+
+
+def cohort_warning(found: str, expected: str, action: str) -> Finding:
+    """A warning about several cases."""
+    return Finding(WHOLE, found, expected, action, severity="warning")
+
+
 class InputError(FMNetError, ValueError):
     """Files that cannot be used, with a finding for everything that is wrong with them."""
 

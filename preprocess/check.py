@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from common.discovery import NO_CASE, WHOLE, CaseFiles, Discovery, discover
+from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.duplicates import doubles, identities
-from common.errors import ConfigError, Finding, InputError
+from common.errors import WHOLE, ConfigError, Finding, InputError, cohort_warning
 from common.manifest import Manifest
 from common.splits import SPLITS, ListSplits, assign, resolve
 from common.validate import load_case
@@ -95,10 +95,6 @@ def _read_cases(
             for finding in case.findings
         ]
         yield replace(case, findings=tuple(relative))
-
-
-def _warning(found: str, expected: str, action: str) -> Finding:
-    return Finding(WHOLE, found, expected, action, severity="warning")
 
 
 def cohort_findings(
@@ -194,7 +190,7 @@ def _stacked(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
     found = f"{count.total()} case(s) of one 4-D file, read as {order}, and their labels as "
     found += values
     action = "nothing if that is right; otherwise set stacked.channels or label_convention"
-    return [_warning(found, "channels and values in this order", action)]
+    return [cohort_warning(found, "channels and values in this order", action)]
 
 
 def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -208,7 +204,7 @@ def _splits(cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
         found = list(resolve(manifest.splits, usable).messages)
     except ConfigError as error:
         found = [str(error)]
-    return [_warning(line, expected, action) for line in found]
+    return [cohort_warning(line, expected, action) for line in found]
 
 
 def _lists(discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifest) -> list[Finding]:
@@ -223,10 +219,10 @@ def _lists(discovery: Discovery, cases: Sequence[CheckedCase], manifest: Manifes
         hint = f" (is it {nearest[0]}?)" if nearest else ""
         found = f"splits name {len(unknown)} case(s) that are not here, such as {unknown[0]}{hint}"
         action = "correct the lists, unless the cases are elsewhere"
-        findings.append(_warning(found, "ids of these cases", action))
+        findings.append(cohort_warning(found, "ids of these cases", action))
     labelled = {case.files.case_id for case in cases if case.files.label}
     if left_out := sorted(labelled - set(listed)):
         found = f"{len(left_out)} labelled case(s) in no split, such as {left_out[0]}"
         action = "nothing if they should only be stored; otherwise list them"
-        findings.append(_warning(found, "all cases listed", action))
+        findings.append(cohort_warning(found, "all cases listed", action))
     return findings

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.discovery import WHOLE
-from common.errors import Finding
+from common.errors import Finding, cohort_warning
 from common.labels import UNLIKE_ANATOMY
 from common.record import CaseRecord, DecidedBy
 from common.task import ENHANCING, GLIOMA, Task, in_words
@@ -112,7 +111,7 @@ def label_findings(
     """Warnings about a cohort's labels; `refused` has what was found in the cases left out."""
     found = _conventions(cases) + _both_three_and_four(task, cases, refused)
     found += _against_anatomy(cases) + _ids_of_other_tasks(task, cases)
-    return [Finding(WHOLE, *texts, severity="warning") for texts in found]
+    return [cohort_warning(*texts) for texts in found]
 
 
 Texts = tuple[str, str, str]
