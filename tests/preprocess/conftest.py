@@ -1,6 +1,8 @@
 """Small BraTS-like cohorts on disk, files that make a run wait, and a shared Dask cluster."""
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -86,15 +88,11 @@ def run(command: Command, cluster: LocalCluster) -> Command:
 
 
 class Gate:
-    """Holds whoever reads a file until it is opened: a named pipe stands in the file's place."""
+    """Holds whoever opens a file until it is opened: we hold a lease on it (`man 2 fcntl`)."""
 
-    def __init__(self, path: Path, pipe: Path) -> None:
-        self._path, self._pipe = path, pipe
-        self._content = path.read_bytes()
-        os.mkfifo(pipe)
-        path.unlink()
-        path.hardlink_to(pipe)
-        self._end: int | None = None
+    def __init__(self, path: Path) -> None:
+        self._path, self._content = path, path.read_bytes()
+        self._lease = self._held_copy()
 
     def wait(self, seconds: float = 120) -> None:
         """Until somebody has come to read."""
@@ -102,41 +100,46 @@ class Gate:
 
     def restore(self) -> None:
         """Give the file to everybody who comes from now on; whoever waits goes on waiting."""
-        real = self._pipe.with_suffix(".real")
-        real.write_bytes(self._content)
-        real.replace(self._path)
+        copy = self._path.with_name("copy.tmp")
+        copy.write_bytes(self._content)
+        copy.replace(self._path)
 
     def open(self) -> None:
         """Give the file to whoever waits for it, and to everybody who comes later."""
-        self.restore()
-        if self._end is not None or self._reached():
-            os.write(self._end, self._content)
-            self.expect_another()
-
-    def _reached(self) -> bool:
-        with suppress(OSError):  # a pipe that nobody reads cannot be opened so
-            self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
-        return self._end is not None
+        os.close(self._lease)
+        self._lease = os.open(os.devnull, os.O_RDONLY)
 
     def expect_another(self) -> None:
         """Wait for somebody new, once the one who came is dead."""
-        if self._end is not None:
-            os.close(self._end)
-            self._end = None
+        earlier, self._lease = self._lease, self._held_copy()
+        os.close(earlier)
+
+    def _held_copy(self) -> int:
+        copy = self._path.with_name("copy.tmp")
+        copy.write_bytes(self._content)
+        lease = os.open(copy, os.O_RDONLY)
+        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # SIGIO would end the tests
+        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        copy.replace(self._path)
+        return lease
+
+    def _reached(self) -> bool:
+        return fcntl.fcntl(self._lease, fcntl.F_GETLEASE) != fcntl.F_WRLCK
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Callable[[int], Gate]]:
     """Makes a gate of a case's file; nobody is left waiting at it after the test."""
+    with suppress(PermissionError):  # others have 45 s, in which these tests usually end too
+        Path("/proc/sys/fs/lease-break-time").write_text("300")
     gates: list[Gate] = []
 
     def make(case: int) -> Gate:
         name = f"BraTS2021_{case:05d}"
         file = tmp_path / "data" / name / f"{name}_flair.nii.gz"
-        gates.append(Gate(file, tmp_path / f"gate-{len(gates)}"))
+        gates.append(Gate(file))
         return gates[-1]
 
     yield make
     for one in gates:
-        with suppress(BrokenPipeError):  # whoever waited is dead
-            one.open()
+        one.open()
