@@ -1,17 +1,103 @@
-"""Atomic writes: a path holds the old file or the new one, never a part of it."""
+"""Files read only if they are files, of a bounded size, and written whole or not at all."""
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
-from common.errors import ConfigError
+from common.errors import ConfigError, Finding, InputError
 
 UNFINISHED = ".partial"
 """Suffix of an unfinished file; a killed process leaves one behind."""
+
+MOST_TEXT_BYTES = 1 << 26
+"""Largest text that is read, such as a `dataset.json`, which lists every case."""
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse what is no regular file, nor a link to one, without opening it.
+
+    Opening a pipe waits for a writer, and a device such as `/dev/zero` never ends.
+
+    Raises:
+        InputError: it is something else.
+        OSError: there is nothing, or it cannot be looked at.
+    """
+    kind = stat.S_IFMT(Path(path).stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise _wrong(path, KINDS.get(kind, "no file"), "a file", "move it away")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read it.
+
+    Raises:
+        InputError: it is something else.
+        OSError: it cannot be opened.
+    """
+    check_regular(path)
+    return Path(path).open("rb")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        InputError: it is something else, or larger.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        found = f"more than {most:,} bytes"
+        raise _wrong(path, found, "a smaller file", "put the right one there")
+    return content
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT_BYTES) -> str:
+    """The content of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        InputError: it is no file, is larger than `most` bytes, or is not UTF-8.
+        OSError: it cannot be read.
+    """
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"byte 0x{content[error.start]:02x} in line {line}, which is not UTF-8"
+        raise _wrong(path, found, "a text in UTF-8", "save it as UTF-8") from error
+
+
+def read_json(path: str | Path) -> Any:  # noqa: ANN401 - what the file holds
+    """The value of a JSON file.
+
+    Raises:
+        InputError: it is no file, too large, not UTF-8 or no JSON.
+        OSError: it cannot be read.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(path, f"no JSON: {error}", "a JSON file", "restore it") from error
+
+
+def _wrong(path: str | Path, found: str, expected: str, action: str) -> InputError:
+    return InputError(Finding(str(path), found, expected, action))
 
 
 @contextmanager

@@ -1,11 +1,70 @@
-"""A file is the old one or the new one, whatever happens while it is written."""
+"""Only files are read; one is the old one or the new one, whatever happens while it is written."""
 
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from common.files import replacing, write_json, write_parts, write_text
+from common.errors import InputError
+from common.files import (
+    read_bytes,
+    read_json,
+    read_text,
+    replacing,
+    write_json,
+    write_parts,
+    write_text,
+)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "a named pipe": os.mkfifo,
+    "a socket": _socket,
+    "a folder": Path.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_refused_by_its_kind(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    KINDS[kind](path)
+    with pytest.raises(InputError, match=rf"{path}: {kind}"):
+        read_bytes(path, 10)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_bytes(b"1234")
+    link.symlink_to(path)
+    assert read_bytes(link, 4) == b"1234"
+    with pytest.raises(InputError, match=str(path)):
+        read_bytes(path, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a": "caf\xe9"}', '{"a": 1}'.encode("utf-16"), b"[" * 100_000, b"1" * 10_000, b"{"],
+)
+def test_json_that_cannot_be_read_is_one_error(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: [^\n]*$"):
+        read_json(path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text('{"a": 1}', "utf-8-sig")
+    assert read_text(path) == '{"a": 1}'
+    assert read_json(path) == {"a": 1}
 
 
 def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
