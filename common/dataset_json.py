@@ -1,10 +1,11 @@
 """`dataset.json` of nnU-Net and the Decathlon: what channels and label values are."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+from common.files import read_json, reason_of
 from common.layouts import CHANNEL, COMPANION, label_named, modality_named
 from common.task import Task
 
@@ -13,12 +14,14 @@ NAME = "dataset.json"
 
 @dataclass(frozen=True)
 class DatasetJson:
-    """What the file of one dataset states; nothing where it is missing or damaged."""
+    """What the file of one dataset states; nothing where it is missing or cannot be used."""
 
     channels: tuple[str, ...] = ()
     """Names of the images, in the order of their numbers."""
     labels: dict[str, frozenset[int]] = field(default_factory=dict)
     """Name of a label or region to its values."""
+    problem: str = ""
+    """Why a file that is there cannot be used."""
 
     @classmethod
     def read(cls, folder: Path) -> "DatasetJson":
@@ -28,12 +31,16 @@ class DatasetJson:
         writes `channel_names` and names them, `{"edema": 1}` or, for a region, `{"core": [2, 3]}`.
         """
         try:
-            content = json.loads((folder / NAME).read_text("utf-8"))
+            content = read_json(folder / NAME)
             channels = content.get("channel_names") or content.get("modality") or {}
             names = [str(channels[number]) for number in sorted(channels, key=int)]
             return cls(tuple(names), _labels(content.get("labels") or {}))
-        except (OSError, ValueError, AttributeError, TypeError):
+        except FileNotFoundError:
             return cls()
+        except (OSError, InputError) as error:
+            return cls(problem=reason_of(error))
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
+            return cls(problem=f"values that cannot be read ({type(error).__name__}: {error})")
 
     def role(self, channel: str, task: Task) -> str:
         """What a channel such as `0001` is: a modality of the task, another image, or unknown."""

@@ -254,6 +254,11 @@ class _Builder:
                 self._report(where, found, expected, action, case_id)
             if not problems:
                 self._found.cases.append(self._case(draft))
+        for folder, dataset in self._datasets.items():
+            if dataset.problem:
+                expected = f"the {DATASET_JSON} of the cases beside it"
+                action = "correct it, or move it away"
+                self._report(self._shown(folder / DATASET_JSON), dataset.problem, expected, action)
         for folder, count in self._unread.items():
             stated = ", ".join(self._datasets[folder].labels)
             conventions = ", ".join(self._task.conventions)

@@ -5,8 +5,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import uuid4
 
 from common.errors import ConfigError, Finding, InputError
@@ -35,12 +36,18 @@ def check_regular(path: str | Path) -> None:
         InputError: it is something else.
         OSError: there is nothing, or it cannot be looked at.
     """
-    kind = stat.S_IFMT(Path(path).stat().st_mode)
+    try:
+        kind = stat.S_IFMT(Path(path).stat().st_mode)
+    except FileNotFoundError as error:
+        if not Path(path).is_symlink():
+            raise
+        found = f"a link to nothing ({Path(path).readlink()})"
+        raise _wrong(path, found, "a file", "put the file in its place") from error
     if kind != stat.S_IFREG:
         raise _wrong(path, KINDS.get(kind, "no file"), "a file", "move it away")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file to read it.
 
     Raises:
@@ -94,6 +101,13 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401 - what the file holds
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _wrong(path, f"no JSON: {error}", "a JSON file", "restore it") from error
+
+
+def reason_of(error: InputError | OSError) -> str:
+    """Why a file cannot be read, in words that do not name it."""
+    if isinstance(error, InputError):
+        return error.findings[0].found
+    return error.strerror or str(error)
 
 
 def _wrong(path: str | Path, found: str, expected: str, action: str) -> InputError:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from common import gunzip
 from common.errors import Finding, InputError
+from common.files import open_regular
 from common.geometry import Geometry, HeaderFields, Vector, format_vector
 from common.volume import triple
 
@@ -82,7 +83,7 @@ def _read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
     The state is that of the opened file, since another file may replace it.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             state = os.fstat(file.fileno())
             if state.st_size > MOST_BYTES + TRAILING_BYTES:
                 raise _too_large(path, state.st_size)
@@ -216,7 +217,7 @@ def check_header(path: Path) -> None:
     size = state.st_size
     header = _header_of_3d(path, content, size)
     if gunzip.is_gzip(content):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(-gunzip.SIZE_BYTES, os.SEEK_END)
             size = gunzip.size_at_end(file.read())
     if header.stop <= size <= header.stop + TRAILING_BYTES:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.errors import Finding, InputError
+from common.files import open_regular, reason_of
 from common.grouping import stem_of
 from common.nifti import LFS_POINTER, check_header
 
@@ -43,10 +44,10 @@ def _ending(path: Path) -> str:
 def other_format(path: Path) -> tuple[str, str] | None:
     """What a file is that looks like an image and is no volume, and what to do; else None."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
-    except OSError as error:
-        return f"unreadable file ({error.strerror})", "make it readable, or move it away"
+    except (InputError, OSError) as error:
+        return f"unreadable file ({reason_of(error)})", "make it readable, or move it away"
     if start.startswith(LFS_POINTER):
         return "git-LFS pointer, the image was not fetched", "`git lfs pull`, or move it away"
     if path.suffix.lower() not in IMAGE_SUFFIXES:

@@ -10,6 +10,7 @@ from pathlib import Path
 from common import hints
 from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
+from common.files import open_regular, reason_of
 from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
@@ -197,13 +198,13 @@ def _hashes(
     for role, path in paths.items():
         try:
             hashes[role] = _sha256(path, known.get(role))
-        except OSError as error:
+        except (InputError, OSError) as error:
             if role in known:
                 hashes[role] = known[role].sha256
             findings.append(
                 Finding(
                     str(path.relative_to(data)),
-                    f"unreadable file ({error.strerror})",
+                    f"unreadable file ({reason_of(error)})",
                     "the file that the stored case was made from",
                     "restore it, or make it readable; the stored case is kept",
                     case.case_id,
@@ -217,5 +218,5 @@ def _sha256(path: Path, known: Source | None) -> str:
     state = path.stat()
     if known and (known.size_bytes, known.modified_ns) == (state.st_size, state.st_mtime_ns):
         return known.sha256
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

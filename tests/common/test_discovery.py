@@ -819,9 +819,11 @@ def test_labels_of_another_dataset_are_not_joined(other: str, tmp_path: Path) ->
 def test_channels_without_names_are_asked_for(dataset: str, tmp_path: Path) -> None:
     nnunet(tmp_path, {})
     (tmp_path / "dataset.json").write_text(dataset)
-    (finding,) = discover(tmp_path, Manifest()).findings
+    finding, *others = discover(tmp_path, Manifest()).findings
     assert (finding.case, finding.severity) == ("X_01", "error")
     assert "dataset.json" in finding.expected
+    unusable = [] if "channel_names" in dataset else ["dataset.json"]
+    assert [other.file for other in others if other.severity == "error"] == unusable
     listed = {"t1": ["0000"], "t1ce": ["0001"], "t2": ["0002"], "flair": ["0003"]}
     manifest = Manifest.model_validate({"modalities": listed})
     assert label_of(tmp_path, manifest) == {"X_01": "labelsTr/X_01.nii.gz"}

@@ -1,11 +1,10 @@
 """Only files are read; one is the old one or the new one, whatever happens while it is written."""
 
 import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import NO_FILES
 
 from common.errors import InputError
 from common.files import (
@@ -19,23 +18,10 @@ from common.files import (
 )
 
 
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-
-
-KINDS: dict[str, Callable[[Path], object]] = {
-    "a named pipe": os.mkfifo,
-    "a socket": _socket,
-    "a folder": Path.mkdir,
-    "a device": lambda path: path.symlink_to("/dev/zero"),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NO_FILES)
 def test_what_is_no_file_is_refused_by_its_kind(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    KINDS[kind](path)
+    NO_FILES[kind](path)
     with pytest.raises(InputError, match=rf"{path}: {kind}"):
         read_bytes(path, 10)
 

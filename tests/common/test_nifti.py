@@ -267,7 +267,7 @@ def folder(path: Path) -> None:
         (header_of(SPACINGS, -1, -1, -1), "spacing .* mm, direction"),
         (header_of(ROWS, *[float("nan")] * 12), "spacing .* mm, direction"),
         (removed, "unreadable: No such file"),
-        (folder, "unreadable: Is a directory"),
+        (folder, "a folder"),
     ],
 )
 def test_an_unfit_file_is_one_clear_finding(

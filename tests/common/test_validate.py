@@ -1,7 +1,6 @@
 """Reading a case: images and grids, and everything that is refused."""
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from folders import NO_FILES
 from numpy.typing import NDArray
+from waiting import Gate
 
 from common import nifti
 from common.discovery import discover
@@ -290,17 +291,16 @@ def test_a_source_is_the_file_that_was_read_and_not_what_took_its_place(
 ) -> None:
     """As when a late copy comes while a case is read: its next run must see another file."""
     folder = write(files)
-    path, newer, pipe = (folder / name for name in ("case_t2.nii.gz", "newer", "pipe"))
+    path, newer = folder / "case_t2.nii.gz", folder / "newer"
     content = path.read_bytes()
     nifti.write(folder / "newer.nii.gz", files["t2"] // 2, nifti.read(path).geometry)
     (folder / "newer.nii.gz").rename(newer)
-    os.mkfifo(pipe)
-    pipe.replace(path)
+    gate = Gate(path)
 
     def give() -> None:
-        with path.open("wb") as end:  # waits for the reader
-            newer.replace(path)
-            end.write(content)
+        gate.wait()
+        newer.replace(path)
+        gate.open()
 
     giving = threading.Thread(target=give)
     giving.start()
@@ -309,6 +309,27 @@ def test_a_source_is_the_file_that_was_read_and_not_what_took_its_place(
     assert source.sha256 == hashlib.sha256(content).hexdigest()
     state = path.stat()
     assert (source.size_bytes, source.modified_ns) != (state.st_size, state.st_mtime_ns)
+
+
+@pytest.mark.parametrize("name", ["t2", "seg"])
+@pytest.mark.parametrize("kind", [kind for kind in NO_FILES if kind != "a folder"])
+def test_what_is_no_file_is_one_finding(kind: str, name: str, files: Files, write: Write) -> None:
+    folder = write(files)
+    path = folder / f"case_{name}.nii.gz"
+    path.unlink()
+    NO_FILES[kind](path)
+    (finding,) = refused(folder)
+    assert (finding.file, finding.expected) == (str(path), "a file")
+    assert finding.found.startswith(kind)
+
+
+def test_a_folder_in_the_place_of_an_image_is_named(files: Files, write: Write) -> None:
+    folder = write(files)
+    path = folder / "case_t2.nii.gz"
+    path.unlink()
+    path.mkdir()
+    (finding,) = discover(folder, Manifest()).findings
+    assert "t2 is missing; case_t2.nii.gz is a folder" in finding.found
 
 
 def test_sources_are_the_files(files: Files, write: Write) -> None:

@@ -1,12 +1,9 @@
 """Small BraTS-like cohorts on disk, files that make a run wait, and a shared Dask cluster."""
 
-import fcntl
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 from cases import SHAPE, make_files
 from cli import invoke
 from distributed import LocalCluster
-from waiting import wait_until
+from waiting import Gate
 
 from common import nifti
 from common.geometry import Geometry
@@ -87,51 +84,9 @@ def run(command: Command, cluster: LocalCluster) -> Command:
     return partial(command, "run", "--cluster", cluster.scheduler_address)
 
 
-class Gate:
-    """Holds whoever opens a file until it is opened: we hold a lease on it (`man 2 fcntl`)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._content = path, path.read_bytes()
-        self._lease = self._held_copy()
-
-    def wait(self, seconds: float = 120) -> None:
-        """Until somebody has come to read."""
-        wait_until(self._reached, f"somebody reads {self._path}", seconds)
-
-    def restore(self) -> None:
-        """Give the file to everybody who comes from now on; whoever waits goes on waiting."""
-        copy = self._path.with_name("copy.tmp")
-        copy.write_bytes(self._content)
-        copy.replace(self._path)
-
-    def open(self) -> None:
-        """Give the file to whoever waits for it, and to everybody who comes later."""
-        os.close(self._lease)
-        self._lease = os.open(os.devnull, os.O_RDONLY)
-
-    def expect_another(self) -> None:
-        """Wait for somebody new, once the one who came is dead."""
-        earlier, self._lease = self._lease, self._held_copy()
-        os.close(earlier)
-
-    def _held_copy(self) -> int:
-        copy = self._path.with_name("copy.tmp")
-        copy.write_bytes(self._content)
-        lease = os.open(copy, os.O_RDONLY)
-        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # SIGIO would end the tests
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        copy.replace(self._path)
-        return lease
-
-    def _reached(self) -> bool:
-        return fcntl.fcntl(self._lease, fcntl.F_GETLEASE) != fcntl.F_WRLCK
-
-
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Callable[[int], Gate]]:
     """Makes a gate of a case's file; nobody is left waiting at it after the test."""
-    with suppress(PermissionError):  # others have 45 s, in which these tests usually end too
-        Path("/proc/sys/fs/lease-break-time").write_text("300")
     gates: list[Gate] = []
 
     def make(case: int) -> Gate:

@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from folders import NO_FILES
 from storing import preprocess
 
 from common.manifest import load_manifest
@@ -89,19 +91,23 @@ def test_a_run_on_a_part_of_the_data_forgets_nothing(
     assert "1: not tried yet" in status.stdout
 
 
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [("a link to nothing", "No such file or directory"), ("a named pipe", "a named pipe")],
+)
 def test_a_stored_case_whose_file_cannot_be_read_stays_and_the_file_is_named(
-    cohort: Cohort, tmp_path: Path, command: Command
+    kind: str, found: str, cohort: Cohort, tmp_path: Path, command: Command
 ) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     preprocess(data, path)
     t1 = file_of(data, TWO, "t1")
     t1.unlink()
-    t1.symlink_to(tmp_path / "unmounted" / "t1.nii.gz")
+    NO_FILES[kind](t1)
     rerun = command("run", data, "--store", path)
     assert rerun.returncode == 1, rerun.stderr
     assert "Traceback" not in rerun.stderr
     assert "0 case(s) to do, 5 done before" in rerun.stdout
-    shown = f"{TWO}/{t1.name}: unreadable file (No such file or directory)"
+    shown = f"{TWO}/{t1.name}: unreadable file ({found})"
     assert f"{TWO}  {shown}" in rerun.stdout
     assert TWO in Store.open(path).contents().records
 

@@ -1,6 +1,8 @@
-"""Folders that are hard to read."""
+"""Folders that are hard to read, and what is no file."""
 
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 NAME = "d" * 200
@@ -16,3 +18,18 @@ def too_deep(folder: Path) -> None:
         os.close(above)
         above = below
     os.close(above)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "a named pipe": os.mkfifo,
+    "a socket": _socket,
+    "a folder": Path.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+}
+"""Makes what a message calls so, at a path."""

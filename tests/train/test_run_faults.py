@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
-from waiting import wait_until
+from waiting import Gate, wait_until
 
 from common.errors import CheckpointError, LoaderError, RunError, StoreError
 from common.store import Store
@@ -174,11 +174,10 @@ def test_a_stuck_loader_ends_the_run_with_its_stacks(
 ) -> None:
     folder, last = tmp_path / "run", own.contents().split("train")[-1]
     shard = Path(own.path, "crops", "image", "c", str(own.record(last).row), "0", "0", "0", "0")
-    with away(shard):
-        os.mkfifo(shard)  # who reads it waits for ever
-        with run_of(own.path, folder, "epochs=4", "stuck_minutes=0.4") as process:
-            output, errors = process.communicate(timeout=120)
-        shard.unlink()
+    gate = Gate(shard)
+    with run_of(own.path, folder, "epochs=4", "stuck_minutes=0.4") as process:
+        output, errors = process.communicate(timeout=120)
+    gate.open()
     assert process.returncode == 2, output + errors
     assert "Traceback" not in errors
     assert "the loader is stuck: no batch for 24 s; worker" in errors

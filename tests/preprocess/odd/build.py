@@ -108,10 +108,15 @@ def renamed(old: str, new: str) -> Build:
     return lambda data: (written(data, arrays()) / old).rename(data / "odd" / new)
 
 
-def dangling(data: Path) -> None:
-    path = written(data, arrays()) / "odd_t1.nii.gz"
-    path.unlink()
-    path.symlink_to(data / "nowhere")
+def no_file(name: str, make: Callable[[Path], object]) -> Build:
+    """One case, in the place of one of whose files something else is made."""
+
+    def build(data: Path) -> None:
+        path = written(data, arrays()) / f"odd_{name}.nii.gz"
+        path.unlink()
+        make(path)
+
+    return build
 
 
 def without(*names: str) -> Build:

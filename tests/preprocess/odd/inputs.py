@@ -5,7 +5,7 @@ import shutil
 
 import nibabel
 import numpy as np
-from folders import too_deep
+from folders import NO_FILES, too_deep
 
 from common.geometry import Geometry
 from tests.preprocess.odd.build import (
@@ -27,9 +27,9 @@ from tests.preprocess.odd.build import (
     both_three_and_four,
     copied,
     cut,
-    dangling,
     everywhere,
     head,
+    no_file,
     noisy,
     renamed,
     reordered,
@@ -63,7 +63,9 @@ ERRORS: dict[str, tuple[Build, str]] = {
     "cut in its header": (with_bytes("t1", lambda b: b[:90]), "damaged: incomplete or truncated"),
     "empty file": (with_bytes("t1", lambda _: b""), "an empty file"),
     "checksum": (with_bytes("t1", lambda b: b[:-8] + bytes(8)), "damaged: "),
-    "link to nothing": (dangling, "unreadable: No such file or directory"),
+    "link to nothing": (no_file("t1", NO_FILES["a link to nothing"]), "a link to nothing"),
+    "link to itself": (no_file("t1", lambda path: path.symlink_to(path)), "unreadable: Too many"),
+    "named pipe": (no_file("seg", NO_FILES["a named pipe"]), "a named pipe"),
     "gzip in disguise": (renamed("odd_t1.nii.gz", "odd_t1.nii"), "gzip under a name without .gz"),
     "mixed case": (renamed("odd_t1.nii.gz", "odd_t1.Nii.gz"), "no readable image (sitk"),
     "pointer": (with_bytes("t1", lambda _: POINTER), "a git-LFS pointer"),
@@ -200,6 +202,14 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         "labels background, edema, resection cavity; 1 label(s) are not used",
     ),
     "no id": (copied("odd_t1.nii.gz", "_t1.nii.gz", "_t2.nii.gz"), "no case id in _t1.nii.gz, _t2"),
+    "torn dataset": (
+        lambda data: [stacked()(data), (data / "dataset.json").write_text("{")],
+        "no JSON: ",
+    ),
+    "loose pipe": (
+        lambda data: NO_FILES["a named pipe"](written(data, arrays()) / "notes"),
+        "unreadable file (a named pipe)",
+    ),
     "loose pointer": (with_files(odd_t1__mha=POINTER), "git-LFS pointer, the image was"),
 }
 """What is found before any case is read."""

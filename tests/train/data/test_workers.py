@@ -8,7 +8,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import torch
 from failing import FailingStream
 from streams import CPU, both, mainly_dali, stream_of
-from waiting import wait_until
+from waiting import Gate, wait_until
 
 from common.errors import ConfigError, LoaderError
 from common.store import Store
@@ -50,16 +49,14 @@ Blocked = tuple[Stream, str]
 
 @pytest.fixture
 def blocked(make_store: MakeStore, tmp_path: Path) -> Iterator[Blocked]:
-    """A stream, and its third case, whose image holds whoever reads it for ever."""
+    """A stream, and its third case, whose image holds whoever reads it."""
     stream = stream_of(make_store(), batch_size=1)
     case_id = stream.order(1)[2].case_id
     row = stream.store.record(case_id).row
     shard = Path(stream.store.path) / f"crops/image/c/{row}/0/0/0/0"
-    shard.unlink()
-    os.mkfifo(shard)
+    gate = Gate(shard)
     yield stream, case_id
-    with suppress(OSError):  # nobody is left reading
-        os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
+    gate.open()
 
 
 def the_end_of(feed: Feed) -> str:
