@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.names import show
+
 
 class FMNetError(Exception):
     """An error that a user can mend: the message says what was found and what to do."""
@@ -55,7 +57,7 @@ class Finding:
     """An error excludes the case or the cohort; a warning does not."""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.found}; expected {self.expected}: {self.action}"
+        return show(f"{self.file}: {self.found}; expected {self.expected}: {self.action}")
 
 
 def warning(path: Path, found: str, expected: str, action: str) -> Finding:

@@ -1,10 +1,9 @@
 """`fmnet-preprocess`: from a folder of BraTS cases to a store."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,6 @@ from common import console, hints
 from common.console import err, out
 from common.errors import ConfigError
 from common.files import check_outside
-from common.interrupts import stop_requests
 from common.manifest import (
     DEFAULT_NAME,
     ClusterSection,
@@ -175,6 +173,7 @@ def run(
     ] = False,
 ) -> None:
     """Preprocess a folder of cases into a store. Stored cases that did not change are kept."""
+    from common.lock import hold
     from preprocess.pipeline import Report, begin
     from preprocess.plan import plan
 
@@ -189,7 +188,7 @@ def run(
         _check_cluster_section(data)
     path = store or cohort.store
     check_outside(path, data)
-    with _held(path) as lock:
+    with hold(path) as lock:
         with console.progress("cases") as bar:
             task = bar.add_task("comparing", visible=False)
 
@@ -302,7 +301,7 @@ def verify(
     workers: Workers = None,
 ) -> None:
     """Read the whole store again, and compare every checksum."""
-    from common.lock import LockFile
+    from common.lock import LockFile, hold
     from common.store.audit import audit_case, case_folders, conclude
     from common.store.audit import repair as remove_damage
     from preprocess.pool import available_cores, map_in_processes
@@ -312,7 +311,7 @@ def verify(
     writer = LockFile.of_store(store).owner()
     if writer and writer.seems_alive and not repair:
         out.print(f"{writer.name} is writing this store: its unfinished cases show as missing")
-    with _held(store) if repair else nullcontext():
+    with hold(store) if repair else nullcontext():
         with console.progress("cases") as bar:
             folders = case_folders(opened)
             bar.disable = not folders
@@ -396,26 +395,6 @@ def _check_cluster_section(data: Path) -> None:
             f"--cluster slurm: {found} has a cluster section and lies among the data; if you trust "
             f"it, name it with --manifest {found}"
         )
-
-
-@contextmanager
-def _held(store: str) -> Iterator["Lock"]:
-    """Hold a store's lock; SIGTERM and SIGHUP release it as Ctrl-C does."""
-    from common.lock import hold
-
-    with stop_requests(_interrupt), hold(store) as lock:
-        yield lock
-
-
-def _interrupt(requests: int) -> None:
-    """Stop in order; a second request is answered alone, and a third one ends the process."""
-    if requests == 1:
-        raise KeyboardInterrupt
-    if requests == 2:
-        err.print("stopping; once more ends it at once …")
-        return
-    err.print("interrupted")
-    os._exit(console.INTERRUPTED)  # workers end with this process, the next run takes the lock over
 
 
 def _print_lines(lines: Iterator["Text"]) -> None:

@@ -25,6 +25,7 @@ from common.metrics import (
     score,
     summarise,
 )
+from common.names import show
 from common.store import Store
 from common.task import Task
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
@@ -226,7 +227,7 @@ def case_table(evaluation: Evaluation, task: Task) -> Table:
         table.add_column(heading, justify="right")
     for found in sorted(evaluation.scores, key=lambda each: each.mean_dice):
         values = (*found.dice.values(), found.mean_dice, found.loss)
-        table.add_row(Text(found.case_id), *(f"{value:.3f}" for value in values))
+        table.add_row(Text(show(found.case_id)), *(f"{value:.3f}" for value in values))
     return table
 
 
