@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.rows import Row, grouped, number
 from benchmarks.sections import Bench, Result
-from train.inference import tile_weights
-from train.loaded_run import LoadedRun, label_of
+from train.inference import mirrored_axes, tile_weights
+from train.loaded_run import LoadedRun
+from train.postprocess import labels_of
 from train.trainer import Session
 
 PRESET = "fm_net"
@@ -25,7 +26,6 @@ AIM_SECONDS = 0.5
 """For a case with flips, on an H100."""
 OVERHEAD = 1.5
 """A measurement's time with the case before it, relative to its own."""
-AXES = (-3, -2, -1)
 
 Image = NDArray[np.floating]
 
@@ -44,7 +44,9 @@ def _measure(session: Session, bench: Bench) -> Result:
     kinds = list(product(DRY_TILES if bench.dry else TILES, (False, True)))
     rows, differences, left = list[Row](), dict[bool, float](), 2 * len(kinds)
     for tiles, flips in kinds:
-        how = trained.config.inference.model_copy(update={"flips": flips, "tiles": tiles})
+        how = trained.config.inference.model_copy(
+            update={"flips": 8 if flips else 1, "tiles": tiles}
+        )
         this = replace(trained, config=trained.config.model_copy(update={"inference": how}))
         group = "eight flips" if flips else "no flips"
         for way, predict in (("FM-Net", LoadedRun.logits), ("MONAI", monai_logits)):
@@ -72,13 +74,13 @@ def _timed(
 ) -> Row:
     compute, times = trained.compute, list[float]()
     try:
-        label_of(predict(trained, image), trained.task)  # the first case loads the device's code
+        labels_of(predict(trained, image), trained.task)  # the first case loads the device's code
         if compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(compute.device)
         began = time.perf_counter()
         while len(times) < 2 or time.perf_counter() - began < seconds:
             before = time.perf_counter()
-            label_of(predict(trained, image), trained.task)  # which waits for the device
+            labels_of(predict(trained, image), trained.task)  # which waits for the device
             times.append(time.perf_counter() - before)
     except torch.OutOfMemoryError:
         return replace(row, note="out of memory")
@@ -147,8 +149,7 @@ def monai_logits(trained: LoadedRun, image: Image) -> Tensor:
             (logits,) = trained.model(tiles)
         return torch.as_tensor(logits).float()
 
-    counts = range(len(AXES) + 1) if config.flips else (0,)
-    mirrored = [axes for count in counts for axes in combinations(AXES, count)]
+    mirrored = mirrored_axes(config.flips, dims=3)
     total = torch.zeros((), device=compute.device)
     with torch.inference_mode():
         for axes in mirrored:

@@ -16,6 +16,7 @@ from common.manifest import load_manifest, manifest_path
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
+    from train.loaded_run import LoadedRun
     from train.trainer import Session
 
 UNCLEAN = 1  # exit code when the work was done, but not for every case
@@ -37,7 +38,7 @@ CheckpointOption = Annotated[
 ]
 InferenceOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="How to predict, as in inference.flips=true."),
+    typer.Option("--set", help="How to predict, as in inference.flips=8."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -116,6 +117,7 @@ def evaluate(
     from train.loaded_run import load_run, read_run_file
 
     loaded = load_run(run_dir, which, device, overrides or ())
+    _tell_postprocessing(loaded)
     opened = _store(store or read_run_file(run_dir)["store"])
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case)
@@ -150,6 +152,7 @@ def predict(
     from train.predict import predict as predict_cases
 
     loaded = load_run(run_dir, which, device, overrides or ())
+    _tell_postprocessing(loaded)
     with _cases("predicting") as on_case:
         done = predict_cases(loaded, data, out_path, on_case)
     for finding in done.findings:
@@ -186,6 +189,13 @@ def _cases(doing: str) -> Iterator[Callable[[int, int], None]]:
     with console.progress("cases") as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tell_postprocessing(loaded: "LoadedRun") -> None:
+    """Say how probabilities become labels where it is not by 0.5 alone."""
+    config = loaded.config.inference.postprocess
+    if str(config) != "none":
+        out.print(f"post-processing: {config}", soft_wrap=True)
 
 
 def _warn(warnings: Iterable[str]) -> None:

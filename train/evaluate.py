@@ -29,7 +29,7 @@ from common.names import show
 from common.store import Store
 from common.task import Task
 from train.figures import Sample, choose_samples, evaluation_figure, sample_of
-from train.loaded_run import LoadedRun, check_task, label_of, split_cases, store_warnings
+from train.loaded_run import LoadedRun, check_task, split_cases, store_warnings
 from train.loss import RegionLoss
 
 
@@ -129,7 +129,7 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
         logits = loaded.logits(image, store.task.modalities)
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
-    prediction = label_of(logits, loaded.task)
+    prediction = loaded.labels(logits, record.spacing_mm)
     regions = score(
         record.to_file_grid(prediction),
         store.read_reference(case_id),

@@ -4,16 +4,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations, product
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InferenceError
 from common.settings import Settings
 from common.volume import Triple
+from train.postprocess import PostprocessConfig
 from train.precision import Compute
 
 SIGMA_OF_WINDOW = 1 / 8
@@ -27,6 +28,11 @@ It enters the weighted mean like any other, and the loss stays finite."""
 Tile = tuple[slice, slice, slice]
 
 
+def _flips(value: object) -> object:
+    """Runs of earlier versions said only whether to mirror."""
+    return (8 if value else 1) if isinstance(value, bool) else value
+
+
 class InferenceConfig(Settings):
     """How whole volumes are predicted."""
 
@@ -35,8 +41,11 @@ class InferenceConfig(Settings):
     tiles: int = Field(default=2, ge=1)
     """Tiles in one forward pass; more needs more memory. On a CPU one tile alone takes twice as
     long, because torch then uses its slow implementation of small convolutions."""
-    flips: bool = False
-    """Average over every combination of mirrored axes: 2³ passes, 2² for 2-D networks."""
+    flips: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_flips)] = 1
+    """Mirrored views that are averaged, each a pass: 1 is the image alone, 2 mirrors left and
+    right, 4 also front and back, 8 all axes, of which 2-D networks have 4. `true` is 8."""
+    postprocess: PostprocessConfig = PostprocessConfig()
+    """How probabilities become labels."""
 
 
 def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict it
@@ -53,7 +62,8 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
 
     A volume smaller than the window is padded with background and the result cut back. A network
     with `dims` 2 gets single axial slices of the window's height and width, as many at once as fill
-    the window. Only the image, its logits and one batch of tiles are in memory.
+    the window. In memory are the image, its logits in float32, a weight for each voxel and one
+    batch of tiles, whatever the overlap and the flips.
 
     Args:
         model: as of `NetworkConfig.build`; its mode is put back afterwards.
@@ -68,12 +78,12 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
         (regions, D, H, W) float32 on the compute device.
 
     Raises:
-        InferenceError: the network gives NaN or infinity.
+        InferenceError: the network gives NaN or infinity, or the device's memory is too small.
     """
     batch = config.tiles
     if dims == 2:
         batch, window = batch * window[0], (1, window[1], window[2])
-    with _evaluating(model), torch.inference_mode():
+    with _evaluating(model), _explained(config), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
         weights = tile_weights(window, compute.device)
         total = torch.zeros((regions, *padded.shape[1:]), device=compute.device)
@@ -116,6 +126,12 @@ def tile_starts(size: int, side: int, overlap: float) -> list[int]:
     return [round(i * (size - side) / gaps) for i in range(gaps + 1)] if gaps else [0]
 
 
+def mirrored_axes(flips: int, dims: int) -> list[tuple[int, ...]]:
+    """The axes that each view mirrors: at most `flips` views, the first with none."""
+    axes = range(-min(dims, flips.bit_length() - 1), 0)
+    return [chosen for size in range(len(axes) + 1) for chosen in combinations(axes, size)]
+
+
 def _tiles(shape: tuple[int, ...], window: Triple, overlap: float) -> Iterator[Tile]:
     axes = [
         [slice(start, start + side) for start in tile_starts(size, side, overlap)]
@@ -139,9 +155,7 @@ def _forward(
 ) -> Tensor:
     """Logits (B, regions, *window) float32 of tiles (B, M, *window): the mean over all flips."""
     images = tiles.float() if dims == 3 else tiles.float().squeeze(2)  # (B, M, H, W)
-    axes = range(-dims, 0)
-    sizes = range(dims + 1) if config.flips else range(1)
-    mirrored = [chosen for size in sizes for chosen in combinations(axes, size)]
+    mirrored = mirrored_axes(config.flips, dims)
     total = torch.zeros((), device=tiles.device)
     for chosen in mirrored:
         with compute.autocast():
@@ -159,6 +173,19 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _explained(config: InferenceConfig) -> Iterator[None]:
+    """Say what to do where the device's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fewer = "set inference.tiles=1" if config.tiles > 1 else "predict with --device cpu"
+        raise InferenceError(
+            f"the volume and {config.tiles} window(s) of it at once do not fit into the device's "
+            f"memory: {fewer}"
+        ) from error
 
 
 def _check_finite(logits: Tensor, compute: Compute) -> None:

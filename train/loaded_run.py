@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
-from common.record import differences
+from common.record import differences, hash_of
 from common.splits import ListSplits, assign, require
 from common.store import Store
 from common.store.reader import Contents
@@ -23,6 +23,7 @@ from train import checkpoint
 from train.checkpoint import Which
 from train.config import TrainConfig, load_config
 from train.inference import sliding_window
+from train.postprocess import labels_of, read_tuned
 from train.precision import Compute, choose_compute, configure_float32
 
 CONFIG = "config.yaml"
@@ -41,7 +42,7 @@ class LoadedRun:
     run_dir: Path
     which: Which  # the checkpoint that the weights are from
     epochs: int  # that the network was trained for
-    changes: tuple[str, ...] = ()  # how it predicts otherwise than in training, as `flips=true`
+    changes: tuple[str, ...] = ()  # how it predicts otherwise than in training, as `flips=8`
 
     @property
     def task(self) -> Task:
@@ -74,10 +75,9 @@ class LoadedRun:
             dims=self.config.model.dims,
         )
 
-
-def label_of(logits: Tensor, task: Task) -> NDArray[np.uint8]:
-    """Canonical labels (D, H, W) of logits (regions, D, H, W), each region where it is above 0."""
-    return task.from_regions((logits > 0).cpu().numpy())
+    def labels(self, logits: Tensor, spacing_mm: float) -> NDArray[np.uint8]:
+        """Canonical labels (D, H, W) of logits, post-processed; their voxels have this spacing."""
+        return labels_of(logits, self.task, self.config.inference.postprocess, spacing_mm)
 
 
 def load_run(
@@ -86,9 +86,9 @@ def load_run(
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> LoadedRun:
-    """Read a run folder; `overrides` change how it predicts, as in `inference.flips=true`.
+    """Read a run folder; `overrides` change how it predicts, as in `inference.flips=8`.
 
-    The precision is the run's where the device has it.
+    Post-processing that was tuned is applied. The precision is the run's where the device has it.
 
     Raises:
         RunError: there is no such run.
@@ -107,6 +107,7 @@ def load_run(
         )
     config, changes = _to_predict(run_dir, overrides)
     manifest = load_manifest(run_dir / MANIFEST)
+    config.inference.postprocess.check_regions(manifest.task)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
         again = hints.resume(read_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
@@ -124,7 +125,10 @@ def load_run(
 
 def _to_predict(run_dir: Path, overrides: Sequence[str]) -> tuple[TrainConfig, tuple[str, ...]]:
     """A run's configuration with overrides of how to predict, and which of these change it."""
-    own, config = (load_config(str(run_dir / CONFIG), changes) for changes in ((), overrides))
+    tuned = [f"inference.postprocess={read_tuned(run_dir).model_dump_json()}"]
+    own, config = (
+        load_config(str(run_dir / CONFIG), changes) for changes in ((), [*tuned, *overrides])
+    )
     if config.model_copy(update={"inference": own.inference}) != own:
         keys = ", ".join(f"inference.{name}" for name in type(config.inference).model_fields)
         raise ConfigError(
@@ -132,7 +136,12 @@ def _to_predict(run_dir: Path, overrides: Sequence[str]) -> tuple[TrainConfig, t
         )
     before, after = (each.inference.model_dump(mode="json") for each in (own, config))
     changed = [name for name in after if after[name] != before[name]]
-    return config, tuple(f"{name}={json.dumps(after[name])}" for name in changed)
+    return config, tuple(f"{name}={_brief(after[name])}" for name in changed)
+
+
+def _brief(value: object) -> str:
+    """A setting's value in the name of a file; of several values a hash."""
+    return hash_of(value)[:8] if isinstance(value, dict) else json.dumps(value)
 
 
 def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:

@@ -19,7 +19,7 @@ from common.record import CaseRecord
 from common.store import Store, is_remote
 from common.task import Task
 from common.unused_files import IMAGE_SUFFIXES
-from train.loaded_run import LoadedRun, check_task, label_of, store_warnings
+from train.loaded_run import LoadedRun, check_task, store_warnings
 
 NAMING = (
     *("layout", "modalities", "label", "companions", "stacked", "patient_pattern"),
@@ -179,7 +179,8 @@ def _write_mask(
     loaded: LoadedRun, source: Source, case_id: str, path: Path, done: Predictions
 ) -> None:
     image, record = source.cases[case_id]()
-    label = label_of(loaded.logits(image, source.task.modalities), loaded.task)
+    logits = loaded.logits(image, source.task.modalities)
+    label = loaded.labels(logits, record.spacing_mm)
     was_there = path.exists()
     ending = next(ending for ending in VOLUME_SUFFIXES if path.name.lower().endswith(ending))
     via = path.with_name(f".{case_id}.partial{ending}")  # its ending decides how it is written

@@ -68,6 +68,7 @@ def fresh(
     """
     config = load_config(preset, overrides)
     config = config.model_copy(update={"modalities": config.modalities_of(store.task)})
+    config.inference.postprocess.check_regions(store.task)
     splits = assign_cases(config, contents or store.contents())
     _check_store(config, store)
     return _session(run_dir, config, store, splits)

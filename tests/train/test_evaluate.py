@@ -32,8 +32,9 @@ from train.evaluate import (
     score_case,
     score_cases,
 )
-from train.loaded_run import LoadedRun, label_of, load_run
+from train.loaded_run import LoadedRun, load_run
 from train.loss import RegionLoss
+from train.postprocess import PostprocessConfig, labels_of, write_tuned
 from train.predict import predict
 from train.run import begin
 from train.trainer import Session
@@ -155,7 +156,7 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
     )
     scored = score_case(loaded, store, case_id)
     assert scored.score.loss == pytest.approx(expected.item(), rel=1e-6)
-    assert np.array_equal(scored.prediction, label_of(logits, store.task))
+    assert np.array_equal(scored.prediction, labels_of(logits, store.task))
     assert len(np.unique(scored.prediction)) > 1
 
 
@@ -268,7 +269,7 @@ def test_scores_of_other_settings_stand_beside_the_runs_own(
     names = {path.name for path in (tmp_path / "run").glob("evaluation-*")}
     assert names == {
         f"evaluation-val{changes}.{kind}"
-        for changes in ("", "-overlap=0.25-flips=true")
+        for changes in ("", "-overlap=0.25-flips=8")
         for kind in ("json", "png")
     }
 
@@ -391,7 +392,27 @@ def test_how_to_predict_may_differ_from_the_runs_and_nothing_else(
 ) -> None:
     begin("fm_net", ["model.widths=[4,6,8]", "device=cpu"], store, tmp_path / "run")
     flipped = load_run(tmp_path / "run", "last", "cpu", ["inference.flips=true"])
-    assert flipped.config.inference.flips
-    assert not load_run(tmp_path / "run", "last", "cpu").config.inference.flips
+    assert flipped.config.inference.flips == 8
+    assert load_run(tmp_path / "run", "last", "cpu").config.inference.flips == 1
     with pytest.raises(ConfigError, match=r"seed=3: .*only inference\.overlap"):
         load_run(tmp_path / "run", "last", "cpu", ["inference.flips=true", "seed=3"])
+
+
+def test_tuned_post_processing_is_applied_said_and_in_the_files_name(
+    store: Store, tmp_path: Path
+) -> None:
+    run_of(store, tmp_path / "run")
+    plain = evaluate(load_run(tmp_path / "run"), store, "val")
+    tuned = PostprocessConfig(minimum_ml={"wt": 1000})
+    write_tuned(tmp_path / "run", tuned)
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--split", "val"])
+    assert done.exit_code == 0, done.output
+    assert "wt from 1000 ml" in done.output
+    (file,) = set((tmp_path / "run").glob("evaluation-val*.json")) - {plain.json_file}
+    written = json.loads(file.read_text())
+    assert written["inference"]["postprocess"] == tuned.model_dump()
+    assert {voxels["prediction"] for voxels in written["cases"][0]["voxels"].values()} == {0}
+    of_all = ["inference.postprocess.minimum_ml.wt=0"]
+    assert load_run(tmp_path / "run", overrides=of_all).config.inference.postprocess.minimum_ml == {
+        "wt": 0
+    }

@@ -53,12 +53,12 @@ SIDES = st.integers(1, 21)
 @given(
     shape=st.tuples(SIDES, SIDES, SIDES),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
-    flips=st.booleans(),
+    flips=st.sampled_from([1, 2, 4, 8]),
     tiles=st.integers(1, 5),
     dims=st.sampled_from([2, 3]),
 )
 def test_a_network_that_copies_gives_the_volume_back(
-    shape: tuple[int, int, int], overlap: float, flips: bool, tiles: int, dims: int
+    shape: tuple[int, int, int], overlap: float, flips: int, tiles: int, dims: int
 ) -> None:
     image = torch.randn(4, *shape).half()
     model = Stub(lambda tiles: tiles[:, :3], dims)
@@ -121,26 +121,33 @@ def test_gaussian_weights_make_seams_smaller(monkeypatch: pytest.MonkeyPatch) ->
 def test_flips_change_nothing_for_a_network_that_is_blind_to_them() -> None:
     image = torch.randn(4, 11, 9, 13)
     model = Stub(lambda tiles: tiles[:, :3].square())
-    torch.testing.assert_close(run(model, image), run(model, image, flips=True))
+    torch.testing.assert_close(run(model, image), run(model, image, flips=8))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_flips_average_over_every_mirrored_view(dims: int) -> None:
+@pytest.mark.parametrize("flips", [1, 2, 4, 8, True, False])
+def test_flips_average_over_mirrored_views_left_and_right_first(dims: int, flips: int) -> None:
     """A network that adds a ramp along each axis: mirrored views add the ramp the other way."""
+    ramp = torch.linspace(-1, 1, 8)
 
     def ramped(tiles: Tensor) -> Tensor:
         out = tiles[:, :3].clone()
         for axis in range(2, tiles.ndim):
             shape = [1] * tiles.ndim
             shape[axis] = -1
-            out = out + torch.linspace(-1, 1, tiles.shape[axis]).reshape(shape)
+            out = out + ramp.reshape(shape)
         return out
 
     image = torch.rand(4, 8, 8, 8)
     model = Stub(ramped, dims)
-    torch.testing.assert_close(run(model, image, flips=True), image[:3], rtol=1e-5, atol=1e-5)
-    assert len(model.seen) == 2**dims
-    assert not torch.allclose(run(model, image), image[:3], atol=0.1)
+    count = {True: 8, False: 1}[flips] if isinstance(flips, bool) else flips
+    mirrored = min(dims, count.bit_length() - 1)
+    expected = image[:3].clone()
+    for axis in list(range(-dims, 0))[: dims - mirrored]:  # those that no view mirrors
+        expected += ramp.reshape([-1 if a == axis else 1 for a in (-3, -2, -1)])
+    logits = run(model, image, flips=flips)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert len(model.seen) == 2**mirrored
 
 
 def island() -> Tensor:
@@ -206,3 +213,12 @@ def test_a_network_that_gives_no_numbers_is_an_error(value: float) -> None:
     image[0, 3, 3, 3] = 3
     with pytest.raises(InferenceError, match="in 1 voxels"):
         run(Stub(broken), image)
+
+
+def test_too_little_memory_is_an_error_with_what_to_do() -> None:
+    def large(tiles: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    for tiles, advice in ((2, "inference.tiles=1"), (1, "--device cpu")):
+        with pytest.raises(InferenceError, match=advice):
+            run(Stub(large), torch.ones(4, 8, 8, 8), tiles=tiles)

@@ -1,0 +1,130 @@
+"""From logits to labels: a threshold for each region, and what is too small to be believed.
+
+Prediction, evaluation and tuning share this one way. The defaults remove nothing.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from torch import Tensor
+
+from common.errors import ConfigError
+from common.files import write_text
+from common.settings import Settings, did_you_mean, parse, read_yaml
+from common.task import Task
+from common.volume import bounding_box, extract
+
+EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
+"""Voxels that touch in a side, an edge or a corner are of one lesion."""
+
+MM3_PER_ML = 1000
+
+TUNED = "postprocessing.yaml"
+"""In a run's folder: what `tune` picked, which replaces the values of the run's configuration."""
+
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+Ml = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class PostprocessConfig(Settings):
+    """How probabilities become labels; each value is by region, and 0 ml removes nothing.
+
+    What is removed of a region keeps the label of the regions around it: a small enhancing tumour
+    becomes necrotic core, as in Isensee et al. 2020 (arXiv:2011.00848), a small tumour background.
+    """
+
+    threshold: dict[str, Threshold] = Field(default={})
+    """The probability above which a voxel is in a region; 0.5 where none is given."""
+    minimum_lesion_ml: dict[str, Ml] = Field(default={})
+    """Lesions of a region that are smaller are removed."""
+    minimum_ml: dict[str, Ml] = Field(default={})
+    """Where all that a case has of a region is less, it is removed."""
+
+    def check_regions(self, task: Task) -> None:
+        """Check that only regions of the task are named.
+
+        Raises:
+            ConfigError: another is.
+        """
+        for key, values in self.model_dump().items():
+            for region in values:
+                if region not in task.regions:
+                    raise ConfigError(
+                        f"inference.postprocess.{key}: {region} is no region of task {task.name}, "
+                        f"which has {', '.join(task.regions)}"
+                        f"{did_you_mean(region, task.region_names)}"
+                    )
+
+    def __str__(self) -> str:
+        parts = [f"{r} above {value:g}" for r, value in self.threshold.items() if value != 0.5]
+        parts += [f"{r} lesions from {ml:g} ml" for r, ml in self.minimum_lesion_ml.items() if ml]
+        parts += [f"{r} from {ml:g} ml in all" for r, ml in self.minimum_ml.items() if ml]
+        return ", ".join(parts) or "none"
+
+
+def labels_of(
+    logits: Tensor,
+    task: Task,
+    config: PostprocessConfig | None = None,
+    spacing_mm: float = 1.0,
+) -> NDArray[np.uint8]:
+    """Canonical labels (D, H, W) of logits (regions, D, H, W), whose voxels have this spacing."""
+    config = config or PostprocessConfig()
+    cuts = [_logit(config.threshold.get(region, 0.5)) for region in task.regions]
+    above = logits > logits.new_tensor(cuts)[:, None, None, None]
+    label = task.from_regions(above.cpu().numpy())
+    box = bounding_box(label)
+    if box is not None and (config.minimum_lesion_ml or config.minimum_ml):
+        inside = extract(label, box)
+        inside[...] = _without_small(inside, task, config, spacing_mm**3 / MM3_PER_ML)
+    return label
+
+
+def read_tuned(run_dir: Path) -> PostprocessConfig:
+    """What `tune` picked for a run; nothing if it did not.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = run_dir / TUNED
+    if not path.exists():
+        return PostprocessConfig()
+    return parse(PostprocessConfig, read_yaml(path.read_text("utf-8"), str(path)), str(path))
+
+
+def write_tuned(run_dir: Path, config: PostprocessConfig) -> Path:
+    """Write what `read_tuned` reads."""
+    path = run_dir / TUNED
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return path
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _without_small(
+    label: NDArray[np.uint8], task: Task, config: PostprocessConfig, voxel_ml: float
+) -> NDArray[np.uint8]:
+    """Labels without lesions, then without regions, that are too small."""
+    for region in task.regions:
+        if least := config.minimum_lesion_ml.get(region):
+            masks = task.to_regions(label)
+            mask = masks[task.region_names.index(region)]
+            lesions, _ = ndimage.label(mask, EVERY_NEIGHBOUR)
+            mask &= (np.bincount(lesions.ravel()) * voxel_ml >= least)[lesions]
+            label = task.from_regions(masks)
+    for region in task.regions:
+        if least := config.minimum_ml.get(region):
+            masks = task.to_regions(label)
+            mask = masks[task.region_names.index(region)]
+            if np.count_nonzero(mask) * voxel_ml < least:
+                mask[...] = False
+                label = task.from_regions(masks)
+    return label
