@@ -18,6 +18,7 @@ from common.layouts import (
     modality_named,
 )
 from common.manifest import Manifest
+from common.names import name_fault
 from common.task import Task
 
 Problem = tuple[str, str, str]
@@ -52,11 +53,15 @@ class Draft:
 
 
 def check_id(draft: Draft) -> list[Problem]:
-    """Names without a case id, as scripts write where a variable is not set."""
-    if draft.case_id.strip("-_ "):
-        return []
-    found = f"no case id in {', '.join(sorted(file.path.name for file in draft.files))}"
-    return [(found, "names that start with the case's id", "rename the files, or move them away")]
+    """Names without a case id, as scripts write for a variable that is not set; unsafe names."""
+    files, rename = sorted(file.path.name for file in draft.files), "rename the files"
+    if not draft.case_id.strip("-_ "):
+        found, expected = f"no case id in {', '.join(files)}", "names that start with the case's id"
+        return [(found, expected, f"{rename}, or move them away")]
+    if fault := name_fault(draft.case_id):
+        expected = "a case id that can be the name of a file on any system"
+        return [(f"a case id that is {fault}", expected, f"{rename}, or their folder")]
+    return []
 
 
 def check_doubled(draft: Draft, shown: Callable[[Path], str]) -> list[Problem]:

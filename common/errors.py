@@ -15,6 +15,10 @@ class StoreError(FMNetError):
     """The store is missing, incomplete, corrupt, or held by another run."""
 
 
+class UnsafeError(StoreError):
+    """A part of a store is a link, or has a name that leads elsewhere: it is left alone."""
+
+
 class LoaderError(FMNetError):
     """The processes that read training's samples died or were stuck."""
 

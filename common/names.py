@@ -25,6 +25,7 @@ def name_fault(name: str) -> str:
     marks = [mark for mark in SEPARATORS if mark in name]
     faults = {
         "an empty name": not name,
+        "a name that a store has for its own files": name == "zarr.json",
         "a name with control or invisible characters": not name.isprintable(),
         f"a name with {' and '.join(marks)}": marks,
         "a name that begins or ends with a space": name != name.strip(),

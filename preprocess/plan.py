@@ -14,6 +14,7 @@ from common.files import open_regular, reason_of
 from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
+from common.names import name_fault
 from common.record import CaseFailure, CaseRecord, Source, differences, hash_of, parameters
 from common.store import Store, is_current
 from common.store.paths import find_store, resolved, translate_io_errors
@@ -83,7 +84,7 @@ def plan(
         store_path,
         manifest,
         present=tuple(sorted(usable | refused.keys())),
-        absent=tuple(sorted(known - usable - refused.keys())),
+        absent=tuple(sorted(c for c in known - usable - refused.keys() if not name_fault(c))),
         drop_absent=drop_absent,
         todo=[case for case in discovery.cases if case.case_id not in kept],
         kept=sorted(kept),
@@ -96,10 +97,11 @@ def plan(
 
 
 def refused_cases(discovery: Discovery) -> dict[str, CaseFailure]:
-    """Cases whose files make no usable case, by id."""
+    """Cases whose files make no usable case, by id; without ids that cannot be stored."""
     reasons: dict[str, list[str]] = {}
     for finding in discovery.findings:
-        if finding.severity == "error" and finding.case not in {"", "-"}:
+        is_case = finding.case != "-" and not name_fault(finding.case)
+        if finding.severity == "error" and is_case:
             reasons.setdefault(finding.case, []).append(str(finding))
     for case in discovery.cases:  # usable, with one file too many
         reasons.pop(case.case_id, None)

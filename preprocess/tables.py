@@ -125,7 +125,7 @@ def audit_table(audit: Audit, store: Store, *, repaired: bool = False) -> Table:
     table.add_row("intact", f"{stored} case(s)")
     table.add_row("removed" if repaired else "damaged", str(len(audit.of("damaged"))))
     if unreadable := len(audit.of("unreadable")):
-        table.add_row("not read", f"{unreadable}: the disk or the network failed")
+        table.add_row("not read", f"{unreadable}, and left as they are")
     if stale := len(audit.of("stale")):
         table.add_row("to be made again", f"{stale}: {STALE}")
     failed = len(audit.of("failed"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from common.errors import StoreError
+from common.errors import StoreError, UnsafeError
 from common.files import UNFINISHED
 from common.record import CaseFailure
 from common.store.format import CROP_ARRAYS, NODE_FILE
@@ -24,7 +24,8 @@ class CaseAudit:
     case_id: str
     state: State
     """`stale` cases are intact, of other parameters than the store's; `unfinished` ones are left by
-    a killed writer; of `unreadable` ones disk or network did not give the bytes."""
+    a killed writer; of `unreadable` ones disk or network did not give the bytes, or they have a
+    link or a name that leads elsewhere."""
     row: int | None = None
     """In the crops; None if its record could not be read."""
     what: str = ""
@@ -80,6 +81,8 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
     """Read everything of one case and compare it with its record and the contract."""
     try:
         return _audit(store, case_id)
+    except UnsafeError as error:
+        return CaseAudit(case_id, "unreadable", what=str(error))
     except StoreError:
         pass  # damaged or unreadable: the second try decides
     row = store.row_if_known(case_id)
@@ -135,8 +138,7 @@ def _audit(store: Store, case_id: str) -> CaseAudit:
         attributes = store.attributes(case_id)
         if "record" in attributes:
             record = store.record(case_id)
-            if record.case_id != case_id:
-                raise damaged(store.path, case_id, f"its record is that of {record.case_id}")
+            store.files.of_case(case_id, record.row)  # refuses links
             store.verify_record(record)
             is_own = record.parameter_hash == store.parameter_hash
             return CaseAudit(case_id, "stored" if is_own else "stale", record.row)

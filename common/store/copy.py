@@ -2,17 +2,16 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 
 from common.errors import StoreError
 from common.files import UNFINISHED, replacing
 from common.record import CaseRecord
-from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
+from common.store.format import NODE_FILE, array_files, is_remote
+from common.store.paths import StoreFiles, filesystem_of
 from common.store.reader import Store
 
 FOLDERS = ("crops/", "crops/image/", "crops/label/", "cases/", "")
@@ -53,13 +52,13 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
         return store
     digest = hashlib.sha256(path.encode()).hexdigest()[:8]
     target = cache_folder() / f"{path.rstrip('/').rsplit('/', 1)[-1]}-{digest}"
-    filesystem, root = url_to_fs(path)
+    filesystem, root = filesystem_of(path)
     records = store.contents().records
     for folder in FOLDERS:
         _fetch(filesystem, f"{root}/{folder}{NODE_FILE}", target / folder / NODE_FILE)
     known = Store.open(target).contents().committed  # of an earlier copy
     for case_id in set(known) - set(records):
-        shutil.rmtree(target / "cases" / case_id)
+        StoreFiles(str(target)).remove_case(case_id)
     todo = [record for case_id, record in records.items() if known.get(case_id) != record]
     on_case(0, len(todo))
     for done, record in enumerate(todo, 1):
@@ -71,11 +70,8 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
 def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:
     record_file = f"cases/{record.case_id}/{NODE_FILE}"
     (target / record_file).unlink(missing_ok=True)
-    folders = [f"{array}/c/{record.row}" for array in CROP_ARRAYS]
-    folders += [f"cases/{record.case_id}/{array}" for array in ("image", "label", "reference")]
-    for folder in folders:
-        for remote in filesystem.find(f"{root}/{folder}"):
-            _fetch(filesystem, remote, target / str(remote)[len(root) :].lstrip("/"))
+    for name in array_files(record):  # not what the remote store lists: it may list anything
+        _fetch(filesystem, f"{root}/{name}", target / name)
     Store.open(target).verify_record(record)
     _fetch(filesystem, f"{root}/{record_file}", target / record_file)
 

@@ -62,6 +62,16 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def array_files(record: CaseRecord) -> list[str]:
+    """Names in the store of the files that hold a case's arrays: each has one shard."""
+    written = ["image", *(["label"] if record.has_label else [])]
+    volumes = written + (["reference"] if record.stores_reference else [])
+    folders = {name: f"cases/{record.case_id}/{name}" for name in volumes}
+    shards = [f"{folders[n]}/c" + "/0" * len(VOLUME_DIMENSIONS[n]) for n in volumes]
+    crops = [f"crops/{n}/c/{record.row}" + "/0" * len(VOLUME_DIMENSIONS[n]) for n in written]
+    return [f"{folder}/{NODE_FILE}" for folder in folders.values()] + shards + crops
+
+
 def checksum(array: NDArray[Any]) -> str:
     """CRC-32 of an array's bytes in C order."""
     return f"{isal_zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data):08x}"

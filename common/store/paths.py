@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import ContainsArrayError
 
 from common import hints
-from common.errors import FMNetError, StoreError
-from common.files import UNFINISHED, write_parts
+from common.errors import FMNetError, InputError, StoreError, UnsafeError
+from common.files import UNFINISHED, open_regular, reason_of, write_parts
+from common.names import name_fault, show
 from common.store.format import CROP_ARRAYS, NODE_FILE, is_remote
 
 PASSWORD = re.compile(r"://[^/@]*:.*@")
@@ -185,11 +188,12 @@ def _instead(found: str) -> str:
     return f"no store is there, but {found}; name another path"
 
 
-NOT_A_FOLDER = ("", ".", "..", NODE_FILE)
-
-
 class StoreFiles:
-    """The files of the store at a path; names are relative to it, with `/` between folders."""
+    """The files of the store at a path; names are relative to it, with `/` between folders.
+
+    Nothing is listed, written or removed through a symbolic link below the store's own folder,
+    which may be one.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -197,30 +201,32 @@ class StoreFiles:
         self._is_local = isinstance(self._filesystem, LocalFileSystem)
 
     def all(self) -> list[str]:
-        """Every file, sorted."""
+        """Every file, sorted, and every link."""
         return self._below("")
 
     def case_folders(self) -> list[str]:
         """Names of the folders in `cases`, sorted; a killed writer's may be no case."""
+        if self._is_local:
+            with os.scandir(self._local("cases")) as entries:
+                return sorted(e.name for e in entries if e.is_dir() or e.is_symlink())
         entries = self._filesystem.ls(f"{self._root}/cases", detail=True)
         folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
         return sorted(str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in folders)
 
-    def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any]]:
+    def attributes(self, case_ids: list[str]) -> dict[str, dict[str, Any] | StoreError]:
         """Attributes of cases' folders, `record` or `failure`, without the cases that have none.
 
-        A damaged one has `damaged`, what is wrong with it. Without zarr, which is slower and does
-        not name it.
+        Those that cannot be used are errors that name the case. Without zarr, which is slower.
 
         Raises:
-            StoreError: one cannot be read.
+            StoreError: the service of a remote store does not answer.
         """
-        names = [f"{self._root}/cases/{case_id}/{NODE_FILE}" for case_id in case_ids]
-        with translate_io_errors(self._path, "read"):
-            contents = self._filesystem.cat_ranges(names, None, None, on_error="return")
-        found = {}
-        for case_id, content in zip(case_ids, contents, strict=True):
+        found = dict[str, dict[str, Any] | StoreError]()
+        for case_id, content in zip(case_ids, self._case_files(case_ids), strict=True):
             if isinstance(content, (FileNotFoundError, NotADirectoryError)):
+                continue
+            if isinstance(content, StoreError):
+                found[case_id] = content
                 continue
             if isinstance(content, Exception):
                 with translate_io_errors(self._path, "read"):
@@ -228,19 +234,68 @@ class StoreFiles:
             try:
                 found[case_id] = dict(json.loads(content)["attributes"])
             except (ValueError, LookupError, TypeError) as error:
-                found[case_id] = {"damaged": f"its {NODE_FILE} is damaged ({error})"}
+                what = f"its {NODE_FILE} is damaged ({error})"
+                found[case_id] = damaged(self._path, case_id, what)
         return found
 
+    def _case_files(self, case_ids: list[str]) -> Iterator[bytes | Exception]:
+        """The content of each case's `NODE_FILE`, or why there is none."""
+        faults = {case_id: name_fault(case_id) for case_id in case_ids}
+        names = [f"cases/{case_id}/{NODE_FILE}" for case_id, fault in faults.items() if not fault]
+        with translate_io_errors(self._path, "read"):
+            contents = self._contents(names)
+        for case_id in case_ids:
+            if faults[case_id]:
+                yield self._unsafe(f"cases/{case_id}", faults[case_id])
+            else:
+                yield next(contents)
+
+    def _contents(self, names: list[str]) -> Iterator[bytes | Exception]:
+        if self._is_local:
+            return map(self._content, names)
+        paths = [f"{self._root}/{name}" for name in names]
+        return iter(self._filesystem.cat_ranges(paths, None, None, on_error="return"))
+
+    def _content(self, name: str) -> bytes | Exception:
+        try:
+            return self.read(name)
+        except (FileNotFoundError, NotADirectoryError, StoreError) as error:
+            return error
+        except OSError as error:
+            case_id, what = name.split("/")[1], f"{name} cannot be read ({error.strerror})"
+            return StoreError(f"{self._path}: case {case_id}: {what}; make it readable")
+
     def of_case(self, case_id: str, row: int | None) -> list[str]:
-        """The files of a case: those in its folder, and those of its row in the crops."""
-        return self._below(f"cases/{case_id}") + ([] if row is None else self.of_row(row))
+        """The files of a case: those in its folder, and those of its row in the crops.
+
+        Raises:
+            UnsafeError: its id cannot be a folder's name, or there is a link.
+        """
+        if fault := name_fault(case_id):
+            raise self._unsafe(f"cases/{case_id}", fault)
+        return self._of(f"cases/{case_id}") + ([] if row is None else self.of_row(row))
 
     def of_row(self, row: int) -> list[str]:
-        """The files of a row of the crops."""
-        return [name for array in CROP_ARRAYS for name in self._below(f"{array}/c/{row}")]
+        """The files of a row of the crops.
+
+        Raises:
+            UnsafeError: there is a link.
+        """
+        return [name for array in CROP_ARRAYS for name in self._of(f"{array}/c/{row}")]
 
     def read(self, name: str) -> bytes:
-        """A file's bytes."""
+        """A file's bytes.
+
+        Raises:
+            UnsafeError: it is a link, in a folder that is one, or no regular file.
+        """
+        if self._is_local:
+            path = self._local(name)
+            try:
+                with open_regular(path) as file:
+                    return file.read()
+            except InputError as error:
+                raise self._unsafe(name, reason_of(error)) from error
         content: bytes = self._filesystem.cat_file(f"{self._root}/{name}")
         return content
 
@@ -249,7 +304,7 @@ class StoreFiles:
         if not self._is_local:
             self._filesystem.pipe_file(f"{self._root}/{name}", b"".join(parts))
             return
-        path = Path(self._root, name)
+        path = self._local(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_parts(path, parts)
 
@@ -262,31 +317,74 @@ class StoreFiles:
         return size
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there; of a link, not what it points to."""
         with suppress(FileNotFoundError):
-            self._filesystem.rm_file(f"{self._root}/{name}")
+            if self._is_local:
+                self._local(name, but_last=True).unlink()
+            else:
+                self._filesystem.rm_file(f"{self._root}/{name}")
 
     def remove_case(self, case_id: str) -> None:
         """Remove a case's folder: first the record, then the arrays.
 
         Raises:
-            StoreError: the id is not the name of one folder, so more than the case would go.
+            UnsafeError: its id cannot be a folder's name, or there is a link.
         """
-        if case_id in NOT_A_FOLDER or "/" in case_id:
-            raise StoreError(f"{self._path}: {case_id!r} cannot be the name of a case's folder")
-        folder = f"{self._root}/cases/{case_id}"
-        if not self._filesystem.exists(folder):
-            return
+        names = self.of_case(case_id, None)
         self.remove(f"cases/{case_id}/{NODE_FILE}")
-        for name in self._below(f"cases/{case_id}"):
+        for name in names:
             self.remove(name)
-        if self._filesystem.isdir(folder):  # an object store has no folders
-            self._filesystem.rm(folder, recursive=True)
+        if self._is_local and (folder := Path(self._root, "cases", case_id)).is_dir():
+            shutil.rmtree(folder)  # an object store has no folders
+
+    def _of(self, folder: str) -> list[str]:
+        """The files below a folder that belongs to one case."""
+        names = self._below(folder)
+        for name in names if self._is_local else ():
+            mode = os.lstat(f"{self._root}/{name}").st_mode
+            if not stat.S_ISREG(mode):
+                raise self._unsafe(
+                    name, "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+                )
+        return names
 
     def _below(self, folder: str) -> list[str]:
+        path = f"{self._root}/{folder}".rstrip("/")
+        if self._is_local:
+            self._local(folder)
+            found = _files_below(path)
+        else:
+            found = self._filesystem.find(path)
         start = len(self._root) + 1
-        found = self._filesystem.find(f"{self._root}/{folder}".rstrip("/"))
         return sorted(str(file)[start:] for file in found)
+
+    def _local(self, name: str, *, but_last: bool = False) -> Path:
+        """The path on this disk, after a check that no part of the name is a link."""
+        path = self._root
+        parts = [part for part in name.split("/") if part]
+        for part in parts[: len(parts) - but_last]:
+            path += f"/{part}"
+            if os.path.islink(path):  # noqa: PTH114 - this is in every reading of a case
+                raise self._unsafe(path[len(self._root) + 1 :], "a symbolic link")
+        return Path(self._root, name)
+
+    def _unsafe(self, name: str, what: str) -> UnsafeError:
+        case = name.split("/")[1] if name.startswith("cases/") else ""
+        of_case = f"case {show(case)}: " if case else ""
+        return UnsafeError(
+            f"{self._path}: {of_case}{show(name)} is {what}, so it is neither read nor removed; "
+            "put the folder or the file itself there, or remove it, and preprocess again"
+        )
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Every file and every link below a folder; nothing if it is not there."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path)
+            else:
+                yield entry.path
 
 
 def _size_bytes(folder: str | os.DirEntry[str]) -> int:
@@ -295,8 +393,10 @@ def _size_bytes(folder: str | os.DirEntry[str]) -> int:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):
-                is_folder = entry.is_dir(follow_symlinks=False)
-                size += _size_bytes(entry) if is_folder else entry.stat().st_size
+                if entry.is_dir(follow_symlinks=False):
+                    size += _size_bytes(entry)
+                elif entry.is_file(follow_symlinks=False):
+                    size += entry.stat().st_size
     return size
 
 

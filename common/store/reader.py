@@ -9,12 +9,13 @@ from typing import Any, Self, TypeVar, cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from common import hints
 from common.duplicates import Double, doubles
 from common.errors import ConfigError, StoreError
 from common.manifest import Manifest
+from common.names import show
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
 from common.splits import assign, require
@@ -39,7 +40,7 @@ from common.store.paths import (
 )
 from common.task import Task
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", CaseRecord, CaseFailure)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Contents:
     manifest: Manifest
     parameter_hash: str
     expected: tuple[str, ...]
-    attributes: Mapping[str, Mapping[str, Any]]
-    """Case to the attributes of its folder: a record or a failure, or that they are damaged."""
+    attributes: Mapping[str, Mapping[str, Any] | StoreError]
+    """Case to the attributes of its folder: a record or a failure, or why they cannot be used."""
 
     @cached_property
     def records(self) -> dict[str, CaseRecord]:
@@ -77,9 +78,11 @@ class Contents:
         records, failures = dict[str, CaseRecord](), dict[str, CaseFailure]()
         for case_id, attributes in self.attributes.items():
             try:
+                if isinstance(attributes, StoreError):
+                    raise attributes
                 if "record" in attributes:
                     records[case_id] = parsed(self.path, CaseRecord, case_id, attributes)
-                elif "failure" in attributes or "damaged" in attributes:
+                elif "failure" in attributes:
                     failures[case_id] = parsed(self.path, CaseFailure, case_id, attributes)
             except StoreError as error:
                 failures[case_id] = CaseFailure(
@@ -163,16 +166,17 @@ def parsed(path: str, model: type[M], case_id: str, attributes: Mapping[str, Any
     """A case's record or failure, as a typed value.
 
     Raises:
-        StoreError: it is damaged, or does not have exactly the model's fields.
+        StoreError: it does not have exactly the model's fields, or is another case's.
     """
-    if "damaged" in attributes:
-        raise damaged(path, case_id, attributes["damaged"])
     name = "record" if model is CaseRecord else "failure"
     try:
-        return model.model_validate(attributes[name])
+        value = model.model_validate(attributes[name])
     except ValidationError as error:
         what = f"its {name} is not readable: {explain(error)}"
         raise damaged(path, case_id, what) from error
+    if value.case_id != case_id:
+        raise damaged(path, case_id, f"its {name} is that of {show(value.case_id)}")
+    return value
 
 
 class Store:
@@ -247,11 +251,11 @@ class Store:
         """Attributes of a case's folder: its `record` or its `failure`, if it has one.
 
         Raises:
-            StoreError: they are damaged.
+            StoreError: they cannot be used.
         """
         attributes = self.files.attributes([case_id]).get(case_id, {})
-        if "damaged" in attributes:
-            raise damaged(self.path, case_id, attributes["damaged"])
+        if isinstance(attributes, StoreError):
+            raise attributes
         return attributes
 
     @cached_property

@@ -399,6 +399,16 @@ def test_a_name_without_a_case_id_is_an_error(release: str, case_id: str, tmp_pa
     assert (finding.case, finding.severity) == ("-", "error")
 
 
+@pytest.mark.parametrize("case_id", ["a\\b", "a\nb", "a\x1b[2Jb", "a\u202eb", "a::b", "é" * 101])
+def test_a_case_id_that_cannot_be_stored_is_an_error(case_id: str, tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
+    touch(tmp_path / "q", *[name.format(case_id) for name in NAMES["2021"]])
+    discovery = discover(tmp_path, Manifest())
+    assert [case.case_id for case in discovery.cases] == ["p"]
+    (finding,) = discovery.findings
+    assert (finding.case, finding.severity) == (case_id, "error")
+
+
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         discover(tmp_path / "nowhere", Manifest())

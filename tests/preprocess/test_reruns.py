@@ -164,6 +164,17 @@ def test_one_damaged_record_hides_no_other_case(
     assert not Store.open(path).contents().absence
 
 
+def test_a_case_id_that_cannot_be_stored_is_no_case_of_the_store(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    data, bad = cohort(5), "bad\x1b[2Jid"
+    for name in NAMES:
+        file_of(data, FOUR, name).rename(data / FOUR / f"{bad}_{name}.nii.gz")
+    store = preprocess(data, tmp_path / "s.zarr")
+    assert list(store.contents().records) == [ONE, TWO, THREE, FIVE]
+    assert bad not in store.expected
+
+
 def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path: Path) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     file_of(data, FOUR, "t1").unlink()

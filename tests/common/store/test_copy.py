@@ -1,5 +1,6 @@
 """Stores in object storage: written, read and copied; a real S3 protocol on this machine."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,31 @@ def test_a_case_that_arrives_damaged_does_not_count(
         copied()
     (cache,) = (tmp_path / "cache").iterdir()
     assert list(Store.open(cache).contents().records) == ["one"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["../../../victim", "..", "a\\b"])
+def test_a_hostile_store_writes_and_removes_nothing_outside_of_its_copy(
+    name: str, bucket: AbstractFileSystem, make_store: MakeStore, tmp_path: Path
+) -> None:
+    make_store("one", "two", path=URL)
+    root = URL.removeprefix("s3://")
+    record = bucket.cat_file(f"{root}/cases/two/zarr.json")
+    bucket.pipe_file(f"{root}/cases/{name}/zarr.json", record)
+    bucket.pipe_file(
+        f"{root}/cases/one/zarr.json", record.replace(b'"two"', json.dumps(name).encode())
+    )
+    for case_id in ("one", "two"):
+        bucket.pipe_file(f"{root}/cases/{case_id}/image/../../../../PWNED", b"x")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "mine").write_text("mine")
+    store, told = copied()
+    assert told == [(0, 1), (1, 1)]
+    assert list(store.contents().records) == ["two"]
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "victim"}
+    assert (tmp_path / "victim" / "mine").read_text() == "mine"
+    assert not list(tmp_path.rglob("PWNED"))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.case import PreparedCase, prepare
 from common.discovery import discover
-from common.errors import ConfigError, StoreError
+from common.errors import ConfigError, StoreError, UnsafeError
 from common.geometry import IDENTITY, Geometry
 from common.manifest import Manifest
 from common.record import CaseFailure
@@ -280,7 +280,7 @@ def test_an_id_that_is_no_folders_name_costs_no_case(
         lambda: store.set_aside(failure),
         lambda: store.write(replace(cases["one"], record=record), 1),
     ):
-        with pytest.raises(StoreError, match="cannot be the name of a case's folder"):
+        with pytest.raises(UnsafeError, match="name"):
             harm()
     assert {name: store.files.read(name) for name in store.files.all()} == before
 
