@@ -3,7 +3,9 @@
 A release with other file names or labels needs another manifest and no code.
 """
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,9 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from common.errors import ConfigError
+from common.expressions import check_pattern
 from common.intensities import BackgroundRule
 from common.layouts import BY_NAMES, IMAGE_ENDINGS, patient_of
-from common.settings import parse, read_yaml
+from common.settings import parse, read_yaml_file
 from common.splits import FractionSplits, Splits
 from common.task import GLIOMA, Name, Task, TaskField
 
@@ -172,6 +175,13 @@ class Manifest(Section):
                 raise ValueError(f"{value}: must be one of {', '.join(allowed)}, found {name!r}")
         return names
 
+    @field_validator("patient_pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str) -> str:
+        if pattern != "auto":
+            check_pattern(pattern, "patient")
+        return pattern
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         images = self.task.modalities
@@ -182,18 +192,10 @@ class Manifest(Section):
                 f"not known: list the endings of {', '.join(images)} under modalities"
             )
         endings = [ending for group in (*known.values(), self.label) for ending in group]
-        if doubled := sorted({ending for ending in endings if endings.count(ending) > 1}):
+        if doubled := sorted(e for e, count in Counter(endings).items() if count > 1):
             raise ValueError(f"name endings used twice: {', '.join(doubled)}")
         if any(self.modalities.values()) and self.layout != "auto":
             raise ValueError("layout: modalities lists endings of its own; leave one of both out")
-        if self.patient_pattern == "auto":
-            return self
-        try:
-            groups = re.compile(self.patient_pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"patient_pattern is no regular expression: {error}") from error
-        if "patient" not in groups:
-            raise ValueError("patient_pattern has no group (?P<patient>…)")
         return self
 
     def patient_of(self, case_id: str) -> str:
@@ -230,7 +232,7 @@ def manifest_path(path: Path | None, data: Path) -> Path | None:
     if path is not None:
         return path
     candidates = (data / DEFAULT_NAME, Path(DEFAULT_NAME))
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return next((candidate for candidate in candidates if os.path.lexists(candidate)), None)
 
 
 def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Manifest:
@@ -241,6 +243,6 @@ def load_manifest(path: Path | None = None, overrides: Sequence[str] = ()) -> Ma
     """
     if path is None:
         return parse(Manifest, {}, "the default manifest", overrides)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ConfigError(f"{path}: no such manifest; name a YAML file, or leave --manifest out")
-    return parse(Manifest, read_yaml(path.read_text("utf-8"), str(path)), str(path), overrides)
+    return parse(Manifest, read_yaml_file(path), str(path), overrides)

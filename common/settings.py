@@ -1,16 +1,31 @@
 """YAML and `--set key=value` as typed values; an error about an unknown key names the nearest."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.errors import ConfigError
+from common.errors import ConfigError, InputError
+from common.files import read_text, reason_of
 
 M = TypeVar("M", bound=BaseModel)
+
+MOST_YAML_BYTES = 1 << 20
+"""Largest file of settings: lists of 40,000 case ids."""
+
+MOST_NESTED = 20
+"""Levels of nested values; those of this program have five."""
+
+MOST_DIGITS = 100
+"""Of a number."""
+
+MOST_SHOWN = 5
+"""Wrong keys and values that a message names."""
 
 
 class Settings(BaseModel):
@@ -19,15 +34,45 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a repeated key, as YAML demands; PyYAML takes the last."""
+class _Loader(yaml.CSafeLoader):
+    """Refuses a repeated key, as YAML demands, and what could take for ever to read."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            problem = f"the key {doubled[0]!r} is there twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if doubled := [key for key, count in counts.items() if count > 1]:
+            raise _problem(
+                f"the key {_shortened(repr(doubled[0]))} is there twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
+
+
+def _problem(found: str, mark: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401 - a type without a stub
+    return yaml.constructor.ConstructorError(None, None, found, mark)
+
+
+def _check_events(text: str) -> None:
+    """Refuse what a text of settings never needs, and what can be large or slow when it is built.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or has any of this.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        mark = event.start_mark
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_NESTED:
+            raise _problem(f"values nested more than {MOST_NESTED} deep", mark)
+        if isinstance(event, yaml.NodeEvent) and event.anchor:
+            raise _problem(f"a name for a value, {event.anchor}; write the value itself", mark)
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
+            raise _problem(f"a tag, {event.tag}; write plain values", mark)
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _is_long(event.value):
+            raise _problem(f"a number of {len(event.value)} digits", mark)
+
+
+def _is_long(value: str) -> bool:
+    return len(value) > MOST_DIGITS and value.lstrip("+-")[:1].isdigit()
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
@@ -36,15 +81,37 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
     Raises:
         ConfigError: the text is not YAML, or not a mapping.
     """
-    try:
-        data = yaml.load(text, _Loader)  # noqa: S506 - a safe one
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {error}") from error
+    data = _value(text, source)
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected `key: value` lines, found {type(data).__name__}")
     return data
+
+
+def read_yaml_file(path: Path) -> dict[str, Any]:
+    """A file's YAML mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        text = read_text(path, MOST_YAML_BYTES)
+    except (InputError, OSError) as error:
+        raise ConfigError(f"{path}: {reason_of(error)}; expected a YAML file in UTF-8") from error
+    return read_yaml(text, str(path))
+
+
+def _value(text: str, source: str) -> object:
+    try:
+        _check_events(text)
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or error.context
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source}: not YAML{place}: {problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-99-99 is a ValueError
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -60,12 +127,11 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         parts = key.strip().split(".")
-        if not equals or not all(parts):
-            raise ConfigError(f"--set {override}: write key=value, as in optimizer.lr=1e-3")
-        try:
-            nested: dict[str, Any] = {parts[-1]: yaml.safe_load(value)}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+        if not equals or not all(parts) or len(parts) > MOST_NESTED:
+            raise ConfigError(
+                f"--set {_shortened(override)}: write key=value, as in optimizer.lr=1e-3"
+            )
+        nested: dict[str, Any] = {parts[-1]: _value(value, f"--set {_shortened(override)}")}
         for part in reversed(parts[:-1]):
             nested = {part: nested}
         merged = merge(merged, nested, by_kind=False)
@@ -103,19 +169,29 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
             return f"{source} with --set" if changes else source
         return "--set" if _holds(model, changes, key.split(".")) else source
 
-    known = list(dotted_keys(model, merged))
-    unknown = [
-        f"{origin(key)}: {key}: no such key"
-        + (did_you_mean(key, known) or f"; there are {', '.join(model.model_fields)}")
-        for key in _unknown_keys(model, merged)
-    ]
+    known, unknown = list(dotted_keys(model, merged)), list(_unknown_keys(model, merged))
     if unknown:
-        raise ConfigError("; ".join(unknown))
+        lines = [
+            f"{origin(key)}: {_shortened(key)}: no such key"
+            + (did_you_mean(key, known) or f"; there are {', '.join(model.model_fields)}")
+            for key in unknown[:MOST_SHOWN]
+        ]
+        raise ConfigError("; ".join(lines + _more(unknown)))
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        lines = [f"{origin(key)}: {line}" for key, line in _explained(error, model)]
-        raise ConfigError("; ".join(lines)) from error
+        wrong = list(_explained(error, model))
+        lines = [f"{origin(key)}: {line}" for key, line in wrong[:MOST_SHOWN]]
+        raise ConfigError("; ".join(lines + _more(wrong))) from error
+
+
+def _more(items: Sequence[object]) -> list[str]:
+    return [f"and {len(items) - MOST_SHOWN} more"] if len(items) > MOST_SHOWN else []
+
+
+def _shortened(text: str) -> str:
+    """A text without its middle where it is long."""
+    return text if len(text) <= MOST_DIGITS else f"{text[:60]} … {text[-20:]}"
 
 
 def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
@@ -148,7 +224,7 @@ def _explained(
             reason = reason.removeprefix("Input should be ")
         earlier.append(reason)
         if key and not isinstance(item["input"], dict):
-            found[key] = f", found {item['input']!r}"
+            found[key] = f", found {_shortened(repr(item['input']))}"
     for key, reasons in wrong.items():
         yield key, f"{key or 'values'}: {' or '.join(reasons)}{found.get(key, '')}"
 

@@ -4,6 +4,7 @@ Each component has its own values; `TrainConfig` gathers them and adds those of 
 The defaults are the paper's final model (sec. V).
 """
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from common.errors import ConfigError
 from common.manifest import Manifest
-from common.settings import Settings, did_you_mean, parse, read_yaml
+from common.settings import Settings, did_you_mean, parse, read_yaml, read_yaml_file
 from common.splits import Splits, with_fold
 from common.task import Task
 from train.data.augment import AugmentConfig
@@ -172,10 +173,9 @@ def _read(preset: str) -> tuple[str, dict[str, Any]]:
         source = f"preset {preset}"
         text = resources.files("train.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
     elif preset.endswith((".yaml", ".yml")):
-        source, path = preset, Path(preset)
-        if not path.is_file():
+        if not os.path.lexists(preset):
             raise ConfigError(f"{preset}: no such file; name a preset ({', '.join(known)}) or YAML")
-        text = path.read_text("utf-8")
+        return preset, read_yaml_file(Path(preset))
     else:
         raise ConfigError(
             f"{preset}: no such preset (there are {', '.join(known)}, or name a .yaml file)"

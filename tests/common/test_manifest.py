@@ -64,6 +64,10 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ("stacked: {labels: [imagesTr]}", "folders of images and of labels: imagesTr"),
         ("patient_pattern: 'BraTS-(.*)'", "no group"),
         ("patient_pattern: '(?P<patient>BraTS'", "no regular expression"),
+        (r"patient_pattern: '(?P<patient>a+)+$'", "patient_pattern: could take for ever"),
+        (r"patient_pattern: '(?P<patient>(a|a)*)b'", "patient_pattern: could take for ever"),
+        (r"patient_pattern: '(?P<patient>(a?){30}a{30})'", "patient_pattern: could take for ever"),
+        (f"patient_pattern: '{'(' * 450}'", "no regular expression"),
         ("splits: {kind: halves}", "splits: expected kind: fractions, folds or lists"),
         ("splits: {kind: fractions, train: 0.5, val: 0.1, test: 0.1}", "must be 1"),
         ("cluster: {walltime: long}", "cluster.walltime"),
@@ -132,7 +136,7 @@ def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert manifest_path(None, data) is None
     (here / DEFAULT_NAME).write_text("")
     assert manifest_path(None, data) == Path(DEFAULT_NAME)
-    (data / DEFAULT_NAME).write_text("")
+    (data / DEFAULT_NAME).symlink_to("nowhere")  # and not: another one
     assert manifest_path(None, data) == data / DEFAULT_NAME
     assert manifest_path(Path("mine.yaml"), data) == Path("mine.yaml")
 
@@ -173,6 +177,8 @@ def test_whose_case_it_is(case: str, patient: str) -> None:
 def test_a_pattern_of_ones_own() -> None:
     manifest = Manifest(patient_pattern=r"(?P<patient>\w+)_scan\d")
     assert manifest.patient_of("A12_scan3") == "A12"
+    manifest = Manifest(patient_pattern=r"(?P<patient>[A-Z]+-[A-Z]+-\d+)-\d+(?:_(?:pre|post))?")
+    assert manifest.patient_of("BR-GLI-12-3_pre") == "BR-GLI-12"
 
 
 def test_what_the_arrays_depend_on() -> None:

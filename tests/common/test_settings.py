@@ -1,8 +1,11 @@
 """YAML and `--set` into typed values."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pytest
+from folders import NO_FILES
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import ConfigError
@@ -13,6 +16,7 @@ from common.settings import (
     parse,
     parse_overrides,
     read_yaml,
+    read_yaml_file,
 )
 
 
@@ -57,7 +61,7 @@ def test_what_is_no_override(override: str) -> None:
 
 
 def test_a_value_that_is_no_yaml() -> None:
-    with pytest.raises(ConfigError, match="the value is not YAML"):
+    with pytest.raises(ConfigError, match=r"widths=.*: not YAML"):
         parse_overrides(["widths=[1, 2"])
 
 
@@ -179,3 +183,64 @@ def test_keys_that_can_be_set() -> None:
     ]
     assert did_you_mean("zzz", ["epochs"]) == ""
     assert did_you_mean("splits", ["modalities"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a: &x [1]\nb: *x", "line 1, column 4"),
+        ("a:\n  b: !!set {x}", "line 2, column 6"),
+        (f"a: 1\nb: {'9' * 10_000}", "line 2, column 4"),
+        (f"a: 0x{'f' * 10_000}", "line 1, column 4"),
+        (f"a: {'[' * 50_000}", "nest"),
+        ("a:\n" + "".join(f"{' ' * depth}b:\n" for depth in range(1, 500)), "line 21, column 21"),
+        ("a: 2024-99-99", "month"),
+        ("a: \0", "#x0000"),
+        ("b: 1\n" + "a: 1\n" * 9_000, "'a' is there twice"),
+    ],
+    ids=range(9),
+)
+def test_what_could_be_large_or_slow_is_one_short_line_with_its_place(
+    text: str, place: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(place)) as caught:
+        read_yaml(text, "f.yaml")
+    assert str(caught.value).startswith("f.yaml: ")
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+    if "\n" not in text:
+        with pytest.raises(ConfigError, match="--set widths="):
+            parse_overrides([f"widths={text.removeprefix('a: ')}"])
+
+
+def test_many_wrong_keys_and_values_are_one_short_message() -> None:
+    wrong = {f"epochs{n}": n for n in range(10_000)}
+    with pytest.raises(ConfigError, match="and 9995 more") as caught:
+        parse(Config, wrong, "f.yaml")
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(ConfigError, match="and 9995 more") as caught:
+        parse(Config, {"widths": ["x" * 1000] * 10_000}, "f.yaml")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("content", ["name: é".encode("latin-1"), "name: x".encode("utf-16")])
+def test_a_file_in_another_encoding_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{path}: .* line 1, which is not UTF-8"):
+        read_yaml_file(path)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_a_file_of_settings_is_a_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    NO_FILES[kind](path)
+    with pytest.raises(ConfigError, match=rf"{path}: {kind}"):
+        read_yaml_file(path)
+
+
+def test_a_file_of_settings_is_small(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_bytes(b"#" * (1 << 21))
+    with pytest.raises(ConfigError, match=f"{path}: more than 1,048,576 bytes"):
+        read_yaml_file(path)
