@@ -31,7 +31,10 @@ from common.names import show
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+}
 """Errors of a disk or a folder, as opposed to errors of this program."""
 
 EXTRAS = {

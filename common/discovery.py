@@ -375,7 +375,8 @@ class _Builder:
 
     def _check_missing(self, draft: Draft) -> list[Problem]:
         folder = draft.dataset_folder if CHANNEL in draft.roles else None
-        return check_missing(draft, self._task, self._datasets[folder] if folder else DatasetJson())
+        dataset = self._datasets[folder] if folder else DatasetJson()
+        return check_missing(draft, self._task, dataset, all_needed=not self._takes_labels)
 
     def _check_channels(self, draft: Draft) -> list[Problem]:
         if STACKED not in draft.roles:

@@ -82,8 +82,13 @@ def check_doubled(draft: Draft, shown: Callable[[Path], str]) -> list[Problem]:
     return problems
 
 
-def check_missing(draft: Draft, task: Task, dataset: DatasetJson) -> list[Problem]:
-    """Modalities without a file, and what the nearest layout or dataset.json calls it."""
+def check_missing(
+    draft: Draft, task: Task, dataset: DatasetJson, *, all_needed: bool
+) -> list[Problem]:
+    """Modalities without a file, and what the nearest layout or dataset.json calls it.
+
+    With `all_needed`, as by a network, the manifest cannot do without one.
+    """
     missing = [m for m in task.modalities if m not in draft.roles]
     if STACKED in draft.roles:
         others = ", ".join(sorted(draft.roles - {STACKED}))
@@ -110,10 +115,13 @@ def check_missing(draft: Draft, task: Task, dataset: DatasetJson) -> list[Proble
     expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
     if len(names) < len(missing):
         expected = f"an image for each of {', '.join(task.modalities)}"
-    there = ", ".join(f"{m}: []" for m in task.modalities if m in draft.roles)
+    there = [m for m in task.modalities if m in draft.roles]
     action = "add it, or move the files away"
-    if there:
-        action = f"add it; where all cases lack it, set modalities: {{{there}}} in the manifest"
+    if there and all_needed:
+        action = f"add it, or predict with a run that was trained on {', '.join(there)} alone"
+    elif there:
+        listed = ", ".join(f"{m}: []" for m in there)
+        action = f"add it; where all cases lack it, set modalities: {{{listed}}} in the manifest"
     return [(found, expected, action)]
 
 

@@ -121,7 +121,7 @@ def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Ite
     If the block or the move fails, no file is left behind and `path` is unchanged. With `sync` the
     file is on the disk at the end, so that it survives a power failure.
     """
-    beside = via or path.with_name(f".{path.name}.{uuid4().hex[:8]}{UNFINISHED}")
+    beside = via or path.with_name(f".{path.name[:40]}.{uuid4().hex[:8]}{UNFINISHED}")
     try:
         yield beside
         if sync:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from common import gunzip
 from common.errors import Finding, InputError
-from common.files import open_regular
+from common.files import open_regular, write_parts
 from common.geometry import Geometry, HeaderFields, Vector, format_vector
 from common.volume import triple
 
@@ -378,9 +378,14 @@ def description_of(path: Path) -> str:
 
 
 def write(
-    path: Path, array: NDArray[np.generic], geometry: Geometry, description: str = ""
+    path: Path,
+    array: NDArray[np.generic],
+    geometry: Geometry,
+    description: str = "",
+    *,
+    sync: bool = False,
 ) -> None:
-    """Write (D, H, W) or (C, D, H, W) voxels as NIfTI; a `.gz` name compresses.
+    """Write (D, H, W) or (C, D, H, W) voxels as NIfTI, whole or not; a `.gz` name compresses.
 
     A geometry that was read from a file is written as that file has it: sform, qform, their codes
     and the units are the same to the bit. Not by ITK, which writes one place as both forms, and
@@ -407,4 +412,4 @@ def write(
     content = header.binaryblock.ljust(WRITTEN_START, b"\0") + voxels
     if path.suffix.lower() == ".gz":
         content = isal_zlib.compress(content, GZIP_LEVEL, gunzip.GZIP_WINDOW)
-    path.write_bytes(content)
+    write_parts(path, [content], sync=sync)

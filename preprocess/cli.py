@@ -21,6 +21,7 @@ from common.manifest import (
     load_manifest,
     manifest_path,
 )
+from common.outputs import check_output
 from common.store import Store, StoreWriter
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def phantom(
     from preprocess.phantom import make_cohort
 
     shape = _triple(size)
-    check_outside(directory)
+    check_output(directory, "folder")
     with console.progress("cases") as bar:
         bar_task = bar.add_task("phantoms", total=cases)
         made = make_cohort(
@@ -346,8 +347,7 @@ def report(
 
     opened = Store.open(store)
     page = out_file or quality.default_path(store)
-    check_outside(page, store)
-    quality.check_writable(page)
+    check_output(page, "file", store)
     with console.progress("cases") as bar:
         contents = opened.contents()
         total = len(contents.records)

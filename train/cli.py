@@ -11,8 +11,8 @@ import typer
 
 from common import console, hints
 from common.console import err, out
-from common.files import check_outside
 from common.manifest import load_manifest, manifest_path
+from common.outputs import check_output
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(
     name = preset or DEFAULT_PRESET
     folder = run_dir or Path("runs") / Path(name).stem
     opened = _store(store)
-    check_outside(folder)
+    check_output(folder, "folder")
     with hold(str(folder)):
         if resume:
             session = reopen(preset, overrides or (), opened, folder)

@@ -12,9 +12,9 @@ from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
-from common.files import check_outside, replacing
 from common.grouping import VOLUME_SUFFIXES
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
+from common.outputs import check_output
 from common.record import CaseRecord
 from common.store import Store, is_remote
 from common.task import Task
@@ -111,11 +111,7 @@ def predict(
         RunError: the masks cannot be written at `out`, or would lie among the data, where they
             would be taken for cases.
     """
-    check_outside(out, data)
-    if out.is_file():
-        raise RunError(
-            f"{out}: there is a file already; name a folder, or a file that is not there"
-        )
+    check_output(out, "file" if _names_a_file(out) else "folder", data)
     is_store = is_remote(data) or Path(data, "zarr.json").is_file()
     source = _of_store(loaded, Store.open(data)) if is_store else _of_folder(loaded, Path(data))
     done = Predictions(
@@ -140,7 +136,11 @@ def predict(
 
 def _paths(out: Path, source: Source) -> dict[str, Path]:
     """Case id to the file of its mask; makes the folder."""
-    names_a_file = out.name.lower().endswith(VOLUME_SUFFIXES) and not out.is_dir()
+    names_a_file = _names_a_file(out)
+    if names_a_file and out.exists():
+        raise RunError(
+            f"{out}: there is a file already; name a folder, or a file that is not there"
+        )
     if not names_a_file and out.suffix.lower() in OTHER_FORMATS and not out.is_dir():
         raise RunError(f"{out}: masks are .nii.gz or .nii; name such a file, or a folder")
     if names_a_file and len(source.cases) > 1:
@@ -157,15 +157,21 @@ def _paths(out: Path, source: Source) -> dict[str, Path]:
         case_id: out if names_a_file else out / f"{case_id}{VOLUME_SUFFIXES[0]}"
         for case_id in source.cases
     }
-    for path in filter(Path.exists, paths.values()):
-        _check_predicted(path)
+    for path in paths.values():
+        check_output(path, "file")
+        if path.exists():
+            _check_predicted(path)
     return paths
+
+
+def _names_a_file(out: Path) -> bool:
+    return out.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def _check_predicted(path: Path) -> None:
     """Refuse to replace what may be a reference label, or anything but an earlier mask."""
     try:
-        is_mask = path.is_file() and nifti.description_of(path) == PREDICTED
+        is_mask = nifti.description_of(path) == PREDICTED
     except InputError:
         is_mask = False
     if not is_mask:
@@ -182,10 +188,13 @@ def _write_mask(
     logits = loaded.logits(image, source.task.modalities)
     label = loaded.labels(logits, record.spacing_mm)
     was_there = path.exists()
-    ending = next(ending for ending in VOLUME_SUFFIXES if path.name.lower().endswith(ending))
-    via = path.with_name(f".{case_id}.partial{ending}")  # its ending decides how it is written
-    with replacing(path, via=via, sync=True) as unfinished:
-        nifti.write(unfinished, *restore(label, record, source.task), PREDICTED)
+    try:
+        nifti.write(path, *restore(label, record, source.task), PREDICTED, sync=True)
+    except OSError as error:
+        kept = ", and the earlier mask is kept" if was_there else ""
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}){kept}; make room, and predict it again"
+        ) from error
     done.written[case_id], done.records[case_id] = path, record
     if was_there:
         done.replaced.append(case_id)

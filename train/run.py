@@ -18,6 +18,7 @@ from common.console import err
 from common.errors import ConfigError, RunError
 from common.files import write_json, write_text
 from common.interrupts import stop_requests
+from common.outputs import check_output
 from common.splits import SplitAssignment, require, resolve
 from common.store import Store
 from common.store.paths import resolved
@@ -212,8 +213,7 @@ def _check_new_run(run_dir: Path) -> None:
             f"{run_dir} holds a run: resume it with {hints.option('--resume')}, or name another "
             f"folder with {_other_folder()}"
         )
-    if run_dir.is_file():
-        raise RunError(f"{run_dir} is a file: name a folder with {_other_folder()}")
+    check_output(run_dir, "folder")
 
 
 def _other_folder() -> str:

@@ -1,10 +1,8 @@
 """The quality report: a page that shows what is unusual in a store, to read before training."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ConfigError
 from common.files import write_text
 from common.store import Store, is_remote
 from common.store.reader import Contents
@@ -18,18 +16,6 @@ def default_path(store_path: str) -> Path:
     """`brats-quality.html` for `brats.zarr`: beside it; in the working folder if it is remote."""
     name = Path(store_path.rstrip("/")).name.removesuffix(".zarr") + "-quality.html"
     return Path(name) if is_remote(store_path) else Path(store_path).parent / name
-
-
-def check_writable(path: Path) -> None:
-    """Check that a page can be written, before the whole store is read.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(
-            f"{path}: no page can be written there; name a file in another folder with --out"
-        )
 
 
 def measure_cohort(
@@ -51,4 +37,5 @@ def measure_cohort(
 
 def write(cohort: Cohort, path: Path) -> None:
     """Write the page: one file, which needs no other file and no network."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render(cohort))

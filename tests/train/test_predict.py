@@ -1,5 +1,8 @@
 import json
-from collections.abc import Callable
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from common.discovery import discover
 from common.errors import ConfigError, InputError, RunError, StoreError
 from common.geometry import Geometry
 from common.manifest import Manifest
+from common.names import MAX_NAME_BYTES
 from common.store import Store, StoreWriter
 from common.task import GLIOMA, MODALITIES, TASKS, Task
 from train.config import TrainConfig
@@ -369,7 +373,7 @@ def test_one_mask_goes_to_the_file_that_is_named(
     with pytest.raises(RunError, match="already"):
         predict(loaded, data, tmp_path / "mask.NII")
     same_file(tmp_path / "mask.NII", data / "one" / "one_seg.nii.gz")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(ConfigError, match=r"mask\.NII is no folder"):
         predict(loaded, data, tmp_path / "mask.NII" / "below")
     write_coded_case(data / "two", *head(), geometry())
     with pytest.raises(RunError, match=r"the name of one mask, and .*data has 2 cases"):
@@ -434,7 +438,9 @@ def test_a_run_of_two_modalities_needs_these_two_files(
     (data / "two" / "two_t1.nii.gz").unlink()
     (finding,) = predict(loaded, data, tmp_path / "out").findings
     assert finding.case == "two"
-    assert "t1" in str(finding)
+    assert finding.found == "t1 is missing"
+    assert "modalities:" not in finding.action  # the run would refuse a manifest of fewer images
+    assert "flair alone" in finding.action
 
 
 def test_what_is_unusual_in_a_case_is_said_with_its_mask(
@@ -497,3 +503,56 @@ def test_only_earlier_masks_are_replaced(
     with pytest.raises(RunError, match=r"case\.nii\.gz: is there"):
         predict(loaded, data, out)
     assert (out / "case.nii.gz").read_bytes() == reference
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """A limit on files, which fails as a full disk does: in the middle of a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_mask_that_cannot_be_written_leaves_the_earlier_one_and_the_others_go_on(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data, out, loaded = tmp_path / "data", tmp_path / "out", copying()
+    write_coded_case(data / "a-large", *head((40, 50, 60)), geometry((40, 50, 60)))
+    write_coded_case(data / "b-small", *head(), geometry())
+    predict(loaded, data, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    sizes = [len(content) for _, content in sorted(before.items())]
+    assert sizes[0] > sizes[1]
+    with files_of_at_most(sizes[1]):
+        again = predict(loaded, data, out)
+    assert not again.clean
+    assert again.failures.keys() == {"a-large"}
+    assert "a-large.nii.gz: cannot be written" in again.failures["a-large"]
+    assert again.replaced == ["b-small"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_mask_in_the_place_of_something_else_is_refused_before_any_work(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    data, out, loaded = tmp_path / "data", tmp_path / "out", copying()
+    write_coded_case(data / "case", *head(), geometry())
+    out.mkdir()
+    mask = out / "case.nii.gz"
+    for make in (os.mkfifo, lambda path: path.symlink_to("nowhere"), Path.mkdir):
+        make(mask)
+        with pytest.raises(ConfigError, match=r"case\.nii\.gz"):
+            predict(loaded, data, out)
+        mask.rmdir() if mask.is_dir() else mask.unlink()
+
+
+def test_the_longest_case_id_can_be_predicted(
+    tmp_path: Path, write_coded_case: Callable, copying: Copying
+) -> None:
+    case = "é" * (MAX_NAME_BYTES // 2)
+    write_coded_case(tmp_path / "data" / case, *head(), geometry())
+    assert predict(copying(), tmp_path / "data", tmp_path / "out").clean
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{case}.nii.gz"]

@@ -1,6 +1,7 @@
 """The quality report's page and command."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -96,11 +97,22 @@ def test_the_command_writes_the_page_beside_the_store(store: Store, command: Com
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     store: Store, tmp_path: Path, command: Command
 ) -> None:
-    refused = command("report", store.path, "--out", tmp_path / "no-such-folder/page.html")
-    assert refused.returncode == 2
-    assert "no-such-folder" in refused.stderr.replace("\n", "")
-    assert "cases/s" not in refused.stdout
-    assert "Traceback" not in refused.stderr
+    (tmp_path / "file").touch()
+    (tmp_path / "link.html").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.html")
+    for name in ("file/page.html", "link.html", "pipe.html", ".", "::x.html", 260 * "a"):
+        refused = command("report", store.path, "--out", tmp_path / name)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {tmp_path / name}: ")
+        assert refused.stderr.count("\n") == 1
+        assert refused.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link.html", "pipe.html"]
+
+
+def test_missing_folders_of_a_page_are_made(store: Store, tmp_path: Path, command: Command) -> None:
+    page = tmp_path / "a" / "b" / (240 * "p" + ".html")
+    assert command("report", store.path, "--out", page).returncode == 0
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
 
 
 def test_a_store_without_cases_is_reported_too(tmp_path: Path) -> None:
