@@ -125,6 +125,10 @@ def evaluate(
     out.print()
     out.print(mean_table(evaluation, loaded.task))
     _warn(evaluation.warnings)
+    for problem in evaluation.unwritten:
+        err.print(f"✗ {problem}", soft_wrap=True)
+    if evaluation.unwritten:
+        raise typer.Exit(UNCLEAN)
     out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
     out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
     out.print(f"next: {hints.predict(run_dir, which)}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import fsum, nan
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import InferenceError, StoreError
-from common.files import replacing, write_json
+from common.files import write_json, write_parts
 from common.metrics import (
     DICE,
     METRICS,
@@ -26,9 +26,10 @@ from common.metrics import (
     summarise,
 )
 from common.names import show
+from common.outputs import check_output
 from common.store import Store
 from common.task import Task
-from train.figures import Sample, choose_samples, evaluation_figure, sample_of
+from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
 from train.loaded_run import LoadedRun, check_task, split_cases, store_warnings
 from train.loss import RegionLoss
 
@@ -111,6 +112,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     json_file: Path
     figure_file: Path
+    unwritten: tuple[str, ...] = ()  # why one of these could not be written
 
 
 def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
@@ -177,16 +179,26 @@ def evaluate(
 ) -> Evaluation:
     """Score a split of any store of the task, and write scores and a picture into the run's folder.
 
-    `on_case` gets (cases done, cases in all), first with none done.
+    `on_case` gets (cases done, cases in all), first with none done. Where a file cannot be written
+    after all, the scores are still returned.
 
     Raises:
-        ConfigError: the split is empty, or the store is of another task.
+        ConfigError: the split is empty, the store is of another task, or the run's folder cannot be
+            written.
         StoreError, InferenceError: as `score_case`.
     """
     check_task(loaded, store.task, store.path)
     contents = store.contents()
     case_ids = split_cases(loaded, contents, split)
     warnings = store_warnings(loaded, store, contents, case_ids)
+    # Scores on another store do not replace those on the run's own.
+    elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
+    which = "" if loaded.which == "best" else "-last"
+    changes = "".join(f"-{change}" for change in loaded.changes)  # nor do those of other settings
+    stem = f"evaluation-{split}{which}{changes}{elsewhere}"
+    json_file, figure_file = (loaded.run_dir / f"{stem}.{ending}" for ending in ("json", "png"))
+    for file in (json_file, figure_file):
+        check_output(file, "file")
     samples = list[Sample]()
     on_case(0, len(case_ids))
 
@@ -195,25 +207,31 @@ def evaluate(
         on_case(len(samples), len(case_ids))
 
     scores = tuple(score_cases(loaded, store, case_ids, keep_plane))
-    # Scores on another store do not replace those on the run's own.
-    elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
-    which = "" if loaded.which == "best" else "-last"
-    changes = "".join(f"-{change}" for change in loaded.changes)  # nor do those of other settings
-    stem = f"evaluation-{split}{which}{changes}{elsewhere}"
-    evaluation = Evaluation(
-        split,
-        scores,
-        mean_scores(scores),
-        tuple(warnings),
-        loaded.run_dir / f"{stem}.json",
-        loaded.run_dir / f"{stem}.png",
-    )
+    mean = mean_scores(scores)
+    evaluation = Evaluation(split, scores, mean, tuple(warnings), json_file, figure_file)
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
-    figure = evaluation_figure(choose_samples(samples), heading, evaluation.mean.dice, loaded.task)
-    with replacing(evaluation.figure_file) as unfinished:
-        figure.savefig(unfinished, format="png")
-    write_json(evaluation.json_file, _as_json(evaluation, loaded, store, contents.fingerprint))
-    return evaluation
+
+    def write_scores() -> None:
+        write_json(json_file, _as_json(evaluation, loaded, store, contents.fingerprint))
+
+    def draw() -> None:
+        figure = evaluation_figure(choose_samples(samples), heading, mean.dice, loaded.task)
+        write_parts(figure_file, [as_png(figure)])
+
+    # The scores first: no picture is worth them.
+    problems = (_problem(json_file, write_scores), _problem(figure_file, draw))
+    return replace(evaluation, unwritten=tuple(filter(None, problems)))
+
+
+def _problem(file: Path, write: Callable[[], None]) -> str:
+    """Write a file; if that fails, why, for whatever reason: the hours of scoring count more."""
+    try:
+        write()
+    except Exception as error:  # noqa: BLE001
+        reason = isinstance(error, OSError) and error.strerror
+        reason = reason or f"{type(error).__name__}: {error}"
+        return f"{file}: could not be written ({reason}); the scores above are complete"
+    return ""
 
 
 def case_table(evaluation: Evaluation, task: Task) -> Table:

@@ -1,5 +1,7 @@
 """Pictures of predictions: cases in rows, regions in columns (paper Fig. 7–9)."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from common.images import intensity_window, paint, plane_with_most, shown_channel, to_grey
 from common.metrics import mean_over_regions
+from common.names import show
 from common.task import Task, title
 from common.volume import T
 
@@ -115,6 +118,24 @@ def evaluation_figure(
     samples: Sequence[tuple[str, Sample]], heading: str, mean_dice: Mapping[str, float], task: Task
 ) -> "Figure":
     """Named samples in rows: the image, then reference and prediction of each region."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # a case id may have $ in it
+        return _drawn(samples, show(heading), mean_dice, task)
+
+
+def as_png(figure: "Figure") -> bytes:
+    """A figure as a PNG file; characters that its font lacks are drawn as boxes."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _drawn(
+    samples: Sequence[tuple[str, Sample]], heading: str, mean_dice: Mapping[str, float], task: Task
+) -> "Figure":
     from matplotlib.figure import Figure
 
     rows, columns = len(samples), 1 + 2 * len(task.regions)
@@ -162,7 +183,7 @@ def _draw_heading(page: "Axes", heading: str, mean_dice: Mapping[str, float], ta
 
 
 def _draw_label(page: "Axes", top: float, name: str, sample: Sample) -> None:
-    case_id, half = sample.case_id, ID_LENGTH // 2
+    case_id, half = show(sample.case_id), ID_LENGTH // 2
     if len(case_id) > ID_LENGTH:
         case_id = f"{case_id[: half - 1]}…{case_id[-half:]}"
     lines = (

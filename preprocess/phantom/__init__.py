@@ -1,9 +1,8 @@
 """`fmnet-preprocess phantom`: a synthetic cohort with the files of a BraTS release."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -11,6 +10,7 @@ import yaml
 from common import nifti
 from common.dataset_json import NAME as DATASET_JSON
 from common.errors import ConfigError
+from common.files import write_json, write_text
 from common.geometry import Geometry
 from common.layouts import BY_NAMES, CHANNEL, LABEL, STACKED, Layout
 from common.manifest import DEFAULT_NAME, Manifest
@@ -46,7 +46,7 @@ CONVENTIONS = {"nnunet": "msd", "bids": "brats2021"}
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 """Modalities in the order that nnU-Net's own conversion of BraTS gives them."""
 
-DATASETS = {
+DATASETS: dict[str, dict[str, Any]] = {
     "nnunet": {
         "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"},
         "labels": {
@@ -109,14 +109,14 @@ def make_cohort(  # noqa: PLR0913 - the command has as many options
     for _ in map_in_processes(_write_case, plan, range(cases), available_cores()):
         on_case()
     if layout.name in DATASETS:
-        (directory / DATASET_JSON).write_text(json.dumps(DATASETS[layout.name], indent=1), "utf-8")
+        write_json(directory / DATASET_JSON, DATASETS[layout.name])
     described = describe([case_id.format(index) for index in range(cases)], size)
     introduction = INTRODUCTION.format(
         task=task, release=layout.name, seed=seed, cases=cases, size=",".join(map(str, size))
     )
     content = {"task": task} | described.model_dump(mode="json", exclude_unset=True)
     text = introduction + yaml.safe_dump(content, sort_keys=False)
-    (directory / DEFAULT_NAME).write_text(text, "utf-8")
+    write_text(directory / DEFAULT_NAME, text)
     return directory
 
 

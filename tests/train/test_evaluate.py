@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from limits import files_of_at_most
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -210,6 +211,32 @@ def region_score(reference: int, prediction: int, intersection: int) -> RegionSc
     total = reference + prediction
     dice = 2 * intersection / total if total else DICE.both_empty
     return RegionScore({"dice": dice}, reference, prediction, intersection)
+
+
+def test_scores_are_kept_where_the_picture_has_no_room(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    with files_of_at_most(20_000):
+        evaluation = evaluate(loaded, store, "val")
+    (problem,) = evaluation.unwritten
+    assert problem.startswith(f"{evaluation.figure_file}: could not be written (File too large)")
+    assert json.loads(evaluation.json_file.read_text())["mean"]["loss"] == evaluation.mean.loss
+    written = {path.name for path in (tmp_path / "run").iterdir() if "evaluation" in path.name}
+    assert written == {evaluation.json_file.name}
+    with files_of_at_most(100):
+        assert len(evaluate(loaded, store, "val").unwritten) == 2
+    assert json.loads(evaluation.json_file.read_text())["mean"]["loss"] == evaluation.mean.loss
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(
+    store: Store, tmp_path: Path
+) -> None:
+    run_of(store, tmp_path / "run")
+    (tmp_path / "run" / "evaluation-val.png").mkdir()
+    scored = list[int]()
+    with pytest.raises(ConfigError, match=r"evaluation-val\.png: a folder is there"):
+        evaluate(load_run(tmp_path / "run"), store, "val", lambda done, _: scored.append(done))
+    assert scored == []
 
 
 def test_the_table_says_where_empty_masks_decided() -> None:

@@ -5,8 +5,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from common.names import show
 from common.task import GLIOMA, TASKS, Task
-from train.figures import Sample, choose_samples, evaluation_figure, overlay, sample_of
+from train.figures import (
+    Sample,
+    as_png,
+    choose_samples,
+    evaluation_figure,
+    overlay,
+    sample_of,
+)
 
 
 def volume(shape: tuple[int, int, int] = (9, 16, 12)) -> np.ndarray:
@@ -86,9 +94,7 @@ def test_without_any_tumour_the_plane_with_the_most_brain_is_shown() -> None:
 def drawn(samples: list[tuple[str, Sample]], task: Task = GLIOMA) -> list[list[np.ndarray]]:
     """The pixels of every panel, by row and column."""
     figure = evaluation_figure(samples, "run · test", dict.fromkeys(task.regions, 1.0), task)
-    file = io.BytesIO()
-    figure.savefig(file)
-    file.seek(0)
+    file = io.BytesIO(as_png(figure))
     pixels = (matplotlib.image.imread(file, "png")[..., :3] * 255).round().astype(int)
     height, width = pixels.shape[:2]
     panels = []
@@ -145,3 +151,12 @@ def test_every_region_of_a_task_has_its_columns(name: str) -> None:
         expected = label.max() in task.regions[region]
         assert coloured(row[1 + 2 * index], region, task).any() == expected
     assert overlay(chosen, task).shape == (16, 3 * 12, 3)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a$b", "_^{\\x", "病例", "\x1b[31m\u202e\n"])
+def test_any_name_can_be_drawn(name: str) -> None:
+    chosen = [("The case", sample(name, 0.5))]
+    figure = evaluation_figure(chosen, name, dict.fromkeys(GLIOMA.regions, 1.0), GLIOMA)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count(show(name)) == 2
+    assert as_png(figure).startswith(b"\x89PNG")

@@ -1,8 +1,6 @@
 import json
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import files_of_at_most
 
 from common import nifti
 from common.case import prepare
@@ -503,17 +502,6 @@ def test_only_earlier_masks_are_replaced(
     with pytest.raises(RunError, match=r"case\.nii\.gz: is there"):
         predict(loaded, data, out)
     assert (out / "case.nii.gz").read_bytes() == reference
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """A limit on files, which fails as a full disk does: in the middle of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_mask_that_cannot_be_written_leaves_the_earlier_one_and_the_others_go_on(
