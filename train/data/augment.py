@@ -229,14 +229,50 @@ class Brightness(ByAmount):
         return image * drawn[0], label
 
 
+class ModalityDropout(Augmentation):
+    """Take one image away, each equally likely, so that the network predicts without any one.
+
+    What is left is background, as predictions have it where a case lacks an image.
+    """
+
+    placeholder = (np.ones((1, 1, 1, 1), np.float32),)
+    """(M, 1, 1, 1): 0 for the image that is taken away, 1 for the others."""
+    on_device = True
+
+    probability: Probability = 0.0
+    """Of a sample; one with a single image keeps it."""
+
+    def draw(self, random: Generator, shape: Shape) -> Drawn | None:
+        if random.random() >= self.probability or shape[0] == 1:
+            return None
+        kept = np.ones((shape[0], 1, 1, 1), np.float32)
+        kept[random.integers(shape[0])] = 0
+        return (kept,)
+
+    def most_bytes(self, shape: Shape) -> int:
+        return super().most_bytes(shape) * shape[0]
+
+    def apply_torch(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        import torch
+
+        return image * torch.from_numpy(drawn[0]), label
+
+    def apply_dali(self, image: Node, label: Node, drawn: Sequence[Node]) -> tuple[Node, Node]:
+        return image * drawn[0], label
+
+
 class AugmentConfig(Settings):
-    """What is done to training samples, in the order of the fields (paper, sec. III)."""
+    """What is done to training samples, in the order of the fields (paper, sec. III).
+
+    Only `modality_dropout` is not the paper's.
+    """
 
     zoom: Zoom = Zoom()
     flip: Flip = Flip()
     noise: Noise = Noise()
     blur: Blur = Blur()
     brightness: Brightness = Brightness()
+    modality_dropout: ModalityDropout = ModalityDropout()
 
     def in_order(self) -> tuple[Augmentation, ...]:
         """All augmentations, in the order in which they are applied."""

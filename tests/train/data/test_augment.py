@@ -181,6 +181,23 @@ def test_an_augmentation_more_leaves_the_others_as_they_were() -> None:
     assert not same(another, others[-1])
 
 
+def test_one_image_is_taken_away_each_as_often_as_the_others() -> None:
+    shape = (4, *SHAPE[1:])
+    found = [
+        augment(0, modality_dropout={"probability": 0.5}).draw(shape, 0, 1, f"case-{n}")[-1]
+        for n in range(2000)
+    ]
+    kept = np.stack([arrays[0].ravel() for arrays in found if arrays])
+    assert abs(len(kept) - 1000) < 5 * np.sqrt(500)
+    assert (kept.sum(axis=1) == 3).all()
+    assert abs((kept == 0).sum(axis=0) - len(kept) / 4).max() < 5 * np.sqrt(len(kept) * 3 / 16)
+
+
+def test_a_single_image_is_never_taken_away() -> None:
+    found = [augment(1).draw((1, *SHAPE[1:]), 0, 1, f"case-{n}")[-1] for n in range(20)]
+    assert found == [None] * 20
+
+
 def test_noise_is_standard_normal_and_its_own() -> None:
     shape = (2, 40, 30, 20)
 

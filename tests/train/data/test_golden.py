@@ -11,11 +11,13 @@ from train.data.loader import open_feed
 from train.run import begin
 
 GOLDEN = [5.406514, 5.267042, 5.337039, 5.327562, 5.304529, 5.276336]
-"""Through DALI with every augmentation at p = 0.5: FM-Net of widths [4, 6, 8], batch 2, float32."""
+"""Through DALI with every augmentation of the paper at p = 0.5: FM-Net of widths [4, 6, 8], batch 2,
+float32."""
 
 
 def test_losses_are_those_on_record(store: Store, tmp_path: Path) -> None:
-    chances = [f"augment.{name}.probability=0.5" for name in AUGMENTATIONS]
+    of_the_paper = [name for name in AUGMENTATIONS if name != "modality_dropout"]
+    chances = [f"augment.{name}.probability=0.5" for name in of_the_paper]
     settings = ["model.widths=[4,6,8]", "device=cpu", "precision=fp32", "batch_size=2", *chances]
     session = begin("fm_net", settings, store, tmp_path / "run")
     config = session.config

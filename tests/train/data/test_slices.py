@@ -20,7 +20,7 @@ from train.data.stream import Stream
 MakeStore = Callable[..., Store]
 Collect = Callable[[LoaderKind, float], list[Batch]]
 DEPTH = 16
-NOISE = AUGMENTATIONS.index("noise")
+OF_ALL_IMAGES = [AUGMENTATIONS.index(name) for name in ("noise", "modality_dropout")]
 
 
 def slices_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
@@ -87,8 +87,9 @@ def test_a_slice_depends_on_seed_epoch_case_and_plane_alone(
     assert {key[0] for key in after} == {1, 2}
     for key, (image, label) in after.items():
         assert (label == before[key][1]).all()
-        # Noise is drawn for all modalities together, so fewer of them have another.
-        if stream.augment.draw(stream.image_shape, stream.seed, *key)[NOISE] is None:
+        # These are drawn for all modalities together, so fewer of them have others.
+        draws = stream.augment.draw((4, *stream.shape), stream.seed, *key)
+        if all(draws[number] is None for number in OF_ALL_IMAGES):
             assert (image.view(torch.int16) == before[key][0][3:].view(torch.int16)).all()
 
 
