@@ -11,8 +11,7 @@ from train.data.loader import open_feed
 from train.run import begin
 
 GOLDEN = [5.406514, 5.267042, 5.337039, 5.327562, 5.304529, 5.276336]
-"""Through DALI with every augmentation of the paper at p = 0.5: FM-Net of widths [4, 6, 8], batch 2,
-float32."""
+"""Through DALI, each augmentation of the paper at p = 0.5: FM-Net of widths [4, 6, 8], float32."""
 
 
 def test_losses_are_those_on_record(store: Store, tmp_path: Path) -> None:
