@@ -9,9 +9,9 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +26,17 @@ from common import gunzip
 from common.errors import Finding, InputError
 from common.files import open_regular, write_parts
 from common.geometry import Geometry, HeaderFields, Vector, format_vector
-from common.volume import triple
+from common.volume import Triple, triple
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 LFS_POINTER = b"version https://git-lfs"
 
 MOST_BYTES = 1 << 31
-"""Largest size of a file's voxels: four float32 modalities of 512³."""
+"""Largest size of a case's images in memory: four float32 modalities of 512³."""
+
+MOST_START = 1 << 26
+"""Largest first byte of the voxels: extensions of some tools are a few megabytes."""
 
 TRAILING_BYTES = 1 << 12
 """Most bytes after the voxels: some tools pad their files."""
@@ -43,10 +46,15 @@ HEADER_BYTES, HEADER_BYTES_OF_NIFTI_2 = 348, 540
 HEADER_READ = 1 << 16
 """Bytes read for the header alone; compressed, it has a few hundred."""
 
+FORMS = {
+    "sform": ("srow_x", "srow_y", "srow_z"),
+    "qform": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+}
+"""Fields of each form."""
+
 PLACE_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z"),
+    *(name for names in FORMS.values() for name in names),
 )
 """Fields of a header that tell where its voxels are."""
 
@@ -55,6 +63,9 @@ WRITTEN_START = 352
 
 GZIP_LEVEL = 1
 """ISA-L's: as small as zlib's usual one for images, in a tenth of the time."""
+
+MOST_IN_FORM = 1e9
+"""Largest number of a form: ITK may compute for ever with larger ones, and with infinity."""
 
 FORMS_MM = 0.1
 """An sform and a qform that differ by more are of different places."""
@@ -75,6 +86,11 @@ class _Header(NamedTuple):
     def stop(self) -> int:
         """The byte after the last voxel."""
         return self.start + math.prod(self.shape) * self.voxel_type.itemsize
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its voxels take when they are scaled, which makes them float64."""
+        return math.prod(self.shape) * (8 if self.scaling else self.voxel_type.itemsize)
 
 
 def _read_content(path: Path, most: int = -1) -> tuple[bytes, os.stat_result]:
@@ -119,10 +135,11 @@ def _nifti_fields(path: Path, content: bytes) -> Nifti1Header:
     return header
 
 
-def _checked_header(path: Path, content: bytes, size_bytes: int) -> _Header:
+def _checked_header(path: Path, content: bytes, size_bytes: int, others_bytes: int = 0) -> _Header:
     """The header of a file of this size, which begins with `content`.
 
-    One with more voxels than such a file can hold is refused: they would fill the memory.
+    One with more voxels than such a file can hold is refused, or than fit beside the case's others:
+    they would fill the memory.
     """
     fields = _nifti_fields(path, content)
     shape = _shape_of(path, fields)
@@ -135,14 +152,15 @@ def _checked_header(path: Path, content: bytes, size_bytes: int) -> _Header:
     except HeaderDataError as error:
         raise _damaged(path, f"damaged: {error}") from error
     start = float(fields["vox_offset"])
-    if not HEADER_BYTES <= start <= MOST_BYTES:
-        raise _damaged(path, f"damaged: its voxels begin at byte {start:g}")
+    if not HEADER_BYTES <= start <= MOST_START:
+        raise _damaged(path, f"damaged: its voxels begin at byte {start:.10g} (vox_offset)")
     is_scaled = slope is not None and (slope, intercept) != (1, 0)
     scaling = (float(slope), float(intercept)) if is_scaled else None
     header = _Header(fields.binaryblock, shape, fields.get_data_dtype(), int(start), scaling)
     possible = size_bytes * (gunzip.MOST_COMPRESSED if gunzip.is_gzip(content) else 1)
-    if header.stop > MOST_BYTES:
-        raise _too_large(path, header.stop, f" for {shape} voxels")
+    if max(header.stop, others_bytes + header.memory_bytes) > MOST_BYTES:
+        beside = f", beside {others_bytes / 1e9:,.1f} GB of other images" if others_bytes else ""
+        raise _too_large(path, header.memory_bytes, f" for {shape} voxels{beside}")
     if header.stop > possible:
         raise _damaged(path, f"damaged: {size_bytes} bytes for {shape} voxels")
     return header
@@ -168,7 +186,8 @@ def _damaged(path: Path, found: str) -> InputError:
 
 
 def _too_large(path: Path, size: int, what: str = "") -> InputError:
-    found, expected = f"{size / 1e9:,.1f} GB{what}", f"a head: {MOST_BYTES / 1e9:.1f} GB at most"
+    found = f"{size / 1e9:,.1f} GB{what}"
+    expected = f"{MOST_BYTES / 1e9:.1f} GB at most, in memory, for all images of a case"
     return InputError(Finding(str(path), found, expected, "correct its header, or crop it"))
 
 
@@ -191,8 +210,10 @@ class Volume(NamedTuple):
     file: ReadFile
 
 
-def read(path: Path) -> Volume:
+def read(path: Path, others_bytes: int = 0) -> Volume:
     """Read a whole volume and check every byte of it.
+
+    `others_bytes` is what the case's other images take in memory: `MOST_BYTES` is for all of them.
 
     The file is decompressed here, because ITK fills the missing part of a truncated gzip stream
     with zeros without an error. The geometry is ITK's reading of the header.
@@ -201,7 +222,7 @@ def read(path: Path) -> Volume:
         InputError: the file is missing, damaged, or not one scalar 3-D volume.
     """
     content, state = _read_content(path)
-    header = _header_of_3d(path, content, len(content))
+    header = _header_of_3d(path, content, len(content), others_bytes)
     return _volume(path, content, state, header)
 
 
@@ -226,8 +247,8 @@ def check_header(path: Path) -> None:
         read(path)
 
 
-def _header_of_3d(path: Path, content: bytes, size_bytes: int) -> _Header:
-    header = _checked_header(path, content, size_bytes)
+def _header_of_3d(path: Path, content: bytes, size_bytes: int, others_bytes: int = 0) -> _Header:
+    header = _checked_header(path, content, size_bytes, others_bytes)
     if len(header.shape) != 3:
         found = f"{len(header.shape)} axes of {header.shape}"
         action = "split it into one file a modality, or name it imagesTr/<case>.nii.gz"
@@ -313,9 +334,13 @@ def _geometry(path: Path, content: bytes, header: _Header) -> Geometry:
     if gunzip.is_gzip(content) and path.suffix.lower() != ".gz":
         found, expected = "gzip under a name without .gz", "a name that ends in .gz"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
-    file = _HeaderOf(header.block, "".join(path.suffixes[-2:]), path)
-    fields = _place_fields(header.block)
-    geometry = Geometry(triple(header.shape[-3:]), *_as_itk_reads(file), fields)
+    shape = triple(header.shape[-3:])
+    _check_forms(path, header.block)
+    try:
+        place = _as_itk_reads(header.block, shape)
+    except RuntimeError as error:
+        raise _itk_error(path, error) from error
+    geometry = Geometry(shape, *place, _place_fields(header.block))
     numbers = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing_mm) <= 0:
         spacing, direction = map(format_vector, (geometry.spacing_mm, geometry.direction))
@@ -325,6 +350,17 @@ def _geometry(path: Path, content: bytes, header: _Header) -> Geometry:
     return geometry
 
 
+def _check_forms(path: Path, block: bytes) -> None:
+    """Refuse a form that counts and has numbers of no place."""
+    header = Nifti1Header(block, check=False)
+    for form, names in FORMS.items():
+        numbers = np.concatenate([np.ravel(header[name]) for name in names])
+        wrong = numbers[~(np.abs(numbers) < MOST_IN_FORM)]  # NaN among them
+        if header[f"{form}_code"] > 0 and wrong.size:
+            found, expected = f"{wrong[0]:g} in its {form}", "numbers that place its voxels, in mm"
+            raise InputError(Finding(str(path), found, expected, "correct its header"))
+
+
 @lru_cache(maxsize=64)
 def _place_fields(block: bytes) -> HeaderFields:
     header = Nifti1Header(block, check=False)
@@ -332,29 +368,28 @@ def _place_fields(block: bytes) -> HeaderFields:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
-@dataclass(frozen=True)
-class _HeaderOf:
-    """A file whose header ITK reads: equal to any other with the same header and ending."""
-
-    block: bytes
-    ending: str
-    path: Path = field(compare=False)
-
-
 @lru_cache(maxsize=64)  # most headers of a cohort are the same
-def _as_itk_reads(file: _HeaderOf) -> tuple[Vector, Vector, tuple[float, ...]]:
-    """Spacing in mm (z, y, x), origin in mm (x, y, z) and direction, as ITK reads them."""
+def _as_itk_reads(block: bytes, shape: Triple) -> tuple[Vector, Vector, tuple[float, ...]]:
+    """Spacing in mm (z, y, x), origin in mm (x, y, z) and direction, as ITK reads them.
+
+    It gets a file of what tells the place and nothing else: it would read millions of a header's
+    extensions, for hours, and ends the process at a path that is not UTF-8.
+    """
+    header, given = Nifti1Header(), Nifti1Header(block, check=False)
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(shape[::-1])
+    for name in PLACE_FIELDS:
+        header[name] = given[name]
+    header["magic"], header["vox_offset"] = b"n+1", WRITTEN_START
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file.path))
-    try:
+    with NamedTemporaryFile(suffix=".nii") as file:
+        file.write(header.binaryblock.ljust(WRITTEN_START, b"\0"))
+        file.flush()
+        reader.SetFileName(file.name)
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _itk_error(file.path, error) from error
-    x, y, z = reader.GetSpacing()[:3]
-    axes = len(reader.GetSize())
-    direction = np.asarray(reader.GetDirection()).reshape(axes, axes)[:3, :3]
-    cosines = tuple(float(cosine) for cosine in direction.ravel())
-    return (z, y, x), tuple(reader.GetOrigin()[:3]), cosines
+    x, y, z = reader.GetSpacing()
+    cosines = tuple(float(cosine) for cosine in reader.GetDirection())
+    return (z, y, x), reader.GetOrigin(), cosines
 
 
 def _itk_error(path: Path, error: RuntimeError) -> InputError:

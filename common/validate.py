@@ -37,6 +37,9 @@ LEAST_MM, MOST_MM = 8, 600
 USUAL_MM, NEAR_MM = 1, 0.001
 """Voxels' sides in the releases: that a coarser grid is made of them is the manifest's doing."""
 
+STORED_BYTES = 4
+"""Of a voxel of the stored grid while a case is made: float32."""
+
 OBLIQUE_DEGREES = 3
 """Smallest angle to the body's axes that is reported; nothing is rotated."""
 
@@ -83,6 +86,8 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
     first = modalities[0]
     if not _errors(findings):
         to_lps = ToLPS.of(volumes[first].geometry, manifest.spacing_mm)
+        findings += _check_stored_grid(paths[first], volumes[first].geometry, to_lps, manifest)
+    if not _errors(findings):
         findings += _check_resampled_brain(paths[first], images.values(), to_lps)
         findings += check_different(paths, images) + _placement_warnings(paths, read, to_lps)
     findings = [replace(finding, case=files.case_id) for finding in _grouped(findings)]
@@ -121,8 +126,9 @@ def _read_all(
     for role, path in paths.items():
         if stacked and role != LABEL:
             continue
+        others_bytes = 0 if role == LABEL else sum(v.voxels.nbytes for v in volumes.values())
         try:
-            volumes[role] = nifti.read(path)
+            volumes[role] = nifti.read(path, others_bytes)
         except InputError as error:
             findings += error.findings
     return volumes, findings
@@ -253,6 +259,21 @@ def _check_field_of_view(paths: Paths, volumes: Mapping[str, Volume]) -> list[Fi
             action = "correct the spacing in its header"
             findings.append(Finding(str(paths[role]), found, expected, action))
     return findings
+
+
+def _check_stored_grid(
+    path: Path, geometry: Geometry, to_lps: ToLPS, manifest: Manifest
+) -> list[Finding]:
+    """A grid of so many voxels, once it has the stored spacing, that the case fills the memory."""
+    size = math.prod(to_lps.shape) * len(manifest.task.modalities) * STORED_BYTES
+    if size <= nifti.MOST_BYTES:
+        return []
+    shape, file_shape = (" × ".join(map(str, s)) for s in (to_lps.shape, geometry.shape))
+    spacing = " × ".join(f"{mm:.4g}" for mm in geometry.spacing_mm)
+    found = f"{file_shape} voxels of {spacing} mm (z, y, x), which are {shape} of "
+    found += f"{to_lps.spacing_mm:g} mm: {size / 1e9:,.1f} GB for all images of the case"
+    action = "correct the spacing in its header, or set a larger spacing_mm in the manifest"
+    return [Finding(str(path), found, f"{nifti.MOST_BYTES / 1e9:.1f} GB at most", action)]
 
 
 def _check_resampled_brain(path: Path, images: Iterable[Array], to_lps: ToLPS) -> list[Finding]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import struct
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -222,7 +223,7 @@ def header_of(offset: int, *values: float, kind: str = "f") -> Callable[[Path], 
     return change
 
 
-AXES, SIZES, TYPE, SPACINGS, START, ROWS = 40, 42, 70, 80, 108, 280
+AXES, SIZES, TYPE, SPACINGS, START, SCALING, QUATERN, ROWS = 40, 42, 70, 80, 108, 112, 256, 280
 """Offsets in a NIfTI-1 header: dim[0], dim[1:], datatype, pixdim[1:], vox_offset, srow."""
 
 
@@ -263,9 +264,13 @@ def folder(path: Path) -> None:
         (header_of(AXES, 9, kind="h"), "damaged|no NIfTI header"),
         (header_of(TYPE, 1, kind="h"), "voxels of type binary"),
         (header_of(TYPE, 999, kind="h"), "voxels of type <unknown code 999>"),
-        (header_of(START, 1e9), "damaged"),
+        (header_of(START, 1e9), "damaged: its voxels begin at byte 1000000000"),
+        (header_of(START, float("nan")), "damaged: its voxels begin at byte nan"),
         (header_of(SPACINGS, -1, -1, -1), "spacing .* mm, direction"),
-        (header_of(ROWS, *[float("nan")] * 12), "spacing .* mm, direction"),
+        (header_of(ROWS, *[float("nan")] * 12), "nan in its sform"),
+        (header_of(ROWS, float("-inf"), 3e38), "-inf in its sform"),
+        (header_of(ROWS, 3e38), r"3e\+38 in its sform"),
+        (header_of(QUATERN, float("inf")), "inf in its qform"),
         (removed, "unreadable: No such file"),
         (folder, "a folder"),
     ],
@@ -309,8 +314,28 @@ def test_gzip_under_a_plain_name_is_refused_and_the_reverse_is_read(tmp_path: Pa
 def test_a_file_larger_than_any_heads_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.nii").open("wb") as file:
         file.truncate(1 << 32)  # a hole, which takes no room
-    with pytest.raises(InputError, match=r"4\.3 GB; expected a head: 2\.1 GB at most"):
+    with pytest.raises(InputError, match=r"4\.3 GB; expected 2\.1 GB at most"):
         nifti.read(tmp_path / "huge.nii")
+
+
+def test_a_million_extensions_are_skipped(good: Path) -> None:
+    """ITK takes hours for them."""
+    content, extensions = gzip.decompress(good.read_bytes()), struct.pack("<ii8x", 16, 0) * 10**6
+    good.write_bytes(
+        gzip.compress(content[:348] + b"\1\0\0\0" + extensions + content[352:], compresslevel=1)
+    )
+    header_of(START, 352 + len(extensions))(good)
+    began = time.monotonic()
+    assert np.array_equal(nifti.read(good).voxels, voxels())
+    assert time.monotonic() - began < 10
+
+
+def test_the_size_in_memory_counts_that_of_scaled_voxels_and_of_a_cases_others(good: Path) -> None:
+    """2 MB of a file may ask for 16 GB."""
+    header_of(SCALING, 0.5, 1.0)(good)
+    nifti.read(good, nifti.MOST_BYTES - 8 * voxels().size)
+    with pytest.raises(InputError, match=r"beside 2\.1 GB of other images; expected 2\.1 GB"):
+        nifti.read(good, nifti.MOST_BYTES - 8 * voxels().size + 1)
 
 
 def test_what_follows_the_voxels_is_left_out(good: Path) -> None:

@@ -53,6 +53,7 @@ from tests.preprocess.odd.build import (
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 GOOD: dict[str, Build] = {
+    "mixed case": renamed("odd_t1.nii.gz", "odd_t1.Nii.gz"),
     "plain": lambda data: written(data, arrays()),
     "sign of 0": with_header(SIGN, "f", 0.0, names=NAMES),
 }
@@ -67,7 +68,6 @@ ERRORS: dict[str, tuple[Build, str]] = {
     "link to itself": (no_file("t1", lambda path: path.symlink_to(path)), "unreadable: Too many"),
     "named pipe": (no_file("seg", NO_FILES["a named pipe"]), "a named pipe"),
     "gzip in disguise": (renamed("odd_t1.nii.gz", "odd_t1.nii"), "gzip under a name without .gz"),
-    "mixed case": (renamed("odd_t1.nii.gz", "odd_t1.Nii.gz"), "no readable image (sitk"),
     "pointer": (with_bytes("t1", lambda _: POINTER), "a git-LFS pointer"),
     "web page": (with_bytes("t1", lambda _: b"<html>" * 99), "no NIfTI header, it begins with"),
     "magic": (with_header(344, "B", 0, 0, 0, 0), "a header with the magic b''"),
@@ -98,7 +98,7 @@ ERRORS: dict[str, tuple[Build, str]] = {
         "voxels of type complex64",
     ),
     "spacing": (with_header(SPACINGS, "f", -1, -1, -1), "spacing ("),
-    "nowhere": (with_header(ROWS, "f", *[float("nan")] * 12), "spacing ("),
+    "nowhere": (with_header(ROWS, "f", *[float("nan")] * 12), "nan in its sform"),
     "sheared": (
         with_nibabel("t1", lambda v: nibabel.Nifti1Image(v, np.eye(4) + np.eye(4, k=1) / 3)),
         "sheared axes in its sform, and no qform",
@@ -125,6 +125,7 @@ ERRORS: dict[str, tuple[Build, str]] = {
         "a grid of",
     ),
     "metres": (everywhere(spaced(0.001, 0.001, 0.001)), "a volume of 0.02 × 0.026 × 0.024 mm"),
+    "coarse": (everywhere(spaced(29, 22, 24)), "20 × 26 × 24 voxels of 29 × 22 × 24 mm (z, y, x)"),
     "thin": (thin, "a brain of 15 × 1 × 1 voxels of 1 × 0.35 × 0.35 mm"),
     "another task's id": (
         several(("BraTS-PED-00001-000", 1, 3)),
