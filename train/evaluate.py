@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from common import metrics
 from common.errors import InferenceError, StoreError
 from common.files import write_json, write_parts
 from common.metrics import (
     DICE,
-    METRICS,
+    TRAINING_METRICS,
     Metric,
     RegionScore,
     RegionSummary,
     mean_over_regions,
-    score,
     summarise,
 )
 from common.names import show
@@ -132,12 +132,14 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
     prediction = loaded.labels(logits, record.spacing_mm)
-    regions = score(
-        record.to_file_grid(prediction),
+    regions = metrics.score_case(
         store.read_reference(case_id),
+        record.to_file_grid(prediction),
         record.geometry.spacing_mm,
         loaded.task,
-    )
+        rules=None,
+        metrics=TRAINING_METRICS,
+    ).regions
     loss = _loss(loaded, logits, label)
     found = CaseScore(case_id, regions, loss, time.perf_counter() - began)
     return ScoredCase(found, loaded.task, image, label, prediction)
@@ -255,20 +257,20 @@ def mean_table(evaluation: Evaluation, task: Task) -> Table:
     table = Table(
         title=f"Means over {_count(len(evaluation.scores))} in {evaluation.split}",
         title_justify="left",
-        caption="\n".join((*map(_rule, METRICS), f"loss: {mean.loss:.3f}")),
+        caption="\n".join((*map(_rule, TRAINING_METRICS), f"loss: {mean.loss:.3f}")),
         caption_justify="left",
         show_footer=True,
         footer_style="bold",
     )
     table.add_column("region", "mean")
-    for metric in METRICS:
+    for metric in TRAINING_METRICS:
         heading = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
         average = mean_over_regions(mean.of(metric.name))
         table.add_column(heading, f"{average:.3f}", justify="right")
     for count in ("both empty", "missed", "false alarm"):
         table.add_column(count, justify="right")
     for region, summary in mean.regions.items():
-        means = [f"{summary.means[metric.name]:.3f}" for metric in METRICS]
+        means = [f"{summary.means[metric.name]:.3f}" for metric in TRAINING_METRICS]
         counts = (summary.both_empty, summary.misses, summary.false_alarms)
         name = Text(region.upper(), task.region_colours[region])
         table.add_row(name, *means, *map(str, counts))
@@ -313,7 +315,7 @@ def _as_json(
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
         "compute": loaded.compute.describe(),
-        "mean": {metric.name: mean.of(metric.name) for metric in METRICS}
+        "mean": {metric.name: mean.of(metric.name) for metric in TRAINING_METRICS}
         | {
             "mean_dice": mean.mean_dice,
             "loss": mean.loss,
@@ -322,7 +324,7 @@ def _as_json(
         "cases": [
             {
                 "case_id": found.case_id,
-                **{metric.name: found.of(metric.name) for metric in METRICS},
+                **{metric.name: found.of(metric.name) for metric in TRAINING_METRICS},
                 "mean_dice": found.mean_dice,
                 "loss": found.loss,
                 "voxels": {region: _counts(each) for region, each in found.regions.items()},

@@ -18,7 +18,7 @@ from common import hints
 from common.console import err
 from common.errors import CheckpointError, DivergedError, FMNetError, LoaderError, OutOfMemoryError
 from common.files import write_text
-from common.metrics import METRICS, mean_over_regions
+from common.metrics import TRAINING_METRICS, mean_over_regions
 from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
@@ -350,7 +350,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "val_loss": None,
         **{
             f"val_{metric.name}_{region}": None
-            for metric in METRICS
+            for metric in TRAINING_METRICS
             for region in session.store.task.regions
         },
         "steps": at.step,
@@ -398,7 +398,7 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
         f"val_{metric.name}_{region}": value
-        for metric in METRICS
+        for metric in TRAINING_METRICS
         for region, value in mean.of(metric.name).items()
     }
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.metrics import DICE, METRICS, Mask, Metric, RegionScore, score, summarise
+from common.metrics import (
+    DICE,
+    METRICS,
+    MaskPair,
+    Metric,
+    RegionScore,
+    score_case,
+    summarise,
+)
 from common.task import GLIOMA, TASKS, Task
 
 MM = (1.0, 1.0, 1.0)
@@ -16,8 +24,8 @@ LABELS = arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3))
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray, task: Task = GLIOMA) -> dict[str, float]:
-    found = score(prediction, reference, MM, task)
-    return {region: each.values["dice"] for region, each in found.items()}
+    found = score_case(reference, prediction, MM, task, rules=None)
+    return {region: each.values["dice"] for region, each in found.regions.items()}
 
 
 def test_dice_worked_out_by_hand() -> None:
@@ -31,7 +39,7 @@ def test_dice_worked_out_by_hand() -> None:
 def test_scores_are_those_of_the_region_masks(
     prediction: np.ndarray, reference: np.ndarray
 ) -> None:
-    found = score(prediction, reference, MM, GLIOMA)
+    found = score_case(reference, prediction, MM, rules=None).regions
     masks = zip(GLIOMA.to_regions(prediction), GLIOMA.to_regions(reference), strict=True)
     for each, (a, b) in zip(found.values(), masks, strict=True):
         counts = int(b.sum()), int(a.sum()), int((a & b).sum())
@@ -63,25 +71,26 @@ def test_a_metric_is_a_value() -> None:
     """It sees masks cut to a box around both and the spacing; an empty mask is not its business."""
     seen = []
 
-    def extent_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, ...]) -> float:
-        seen.append((prediction.shape, int(prediction.sum()), int(reference.sum())))
-        return float(prediction.shape[1] * spacing_mm[1])
+    def extent_mm(pair: MaskPair) -> float:
+        seen.append((pair.reference.shape, pair.reference_voxels, pair.prediction_voxels))
+        return float(pair.reference.shape[1] * pair.spacing_mm[1])
 
-    extent = Metric("extent", "Extent", "mm", extent_mm, 0.0, 374.0, higher_is_better=False)
+    extent = Metric("extent", "Extent", "", extent_mm, 0.0, 374.0, higher_is_better=False)
     prediction, reference = np.zeros((2, 40, 50, 60), np.uint8)
     prediction[10, 20:22, 30] = 3
     reference[10:13, 20:25, 30] = 3
     reference[12, 22, 31] = 2
-    found = score(prediction, reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
-    assert {region: each.values["extent"] for region, each in found.items()} == {
-        "wt": 10,
-        "tc": 10,
-        "et": 10,
-    }
-    assert seen[0] == ((3, 5, 2), 2, 16)
-    only = score(prediction, 0 * reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
+
+    def extents(reference: np.ndarray, prediction: np.ndarray) -> dict[str, RegionScore]:
+        metrics = (*METRICS, extent)
+        return score_case(reference, prediction, (1, 2, 3), rules=None, metrics=metrics).regions
+
+    found = extents(reference, prediction)
+    assert [each.values["extent"] for each in found.values()] == [10] * 3
+    assert seen[0] == ((3, 5, 2), 16, 2)
+    only = extents(0 * reference, prediction)
     assert [each.values["extent"] for each in only.values()] == [374] * 3
-    none = score(0 * prediction, 0 * reference, (1, 2, 3), GLIOMA, (*METRICS, extent))
+    none = extents(0 * reference, 0 * prediction)
     assert [each.values["extent"] for each in none.values()] == [0] * 3
     summary = summarise([found, only, none])["wt"]
     assert summary.means["extent"] == (10 + 374 + 0) / 3
@@ -89,9 +98,9 @@ def test_a_metric_is_a_value() -> None:
 
 def test_arrays_of_other_shapes_or_values_are_refused() -> None:
     with pytest.raises(ValueError, match="differ"):
-        score(EMPTY, EMPTY[:1], MM, GLIOMA)
+        score_case(EMPTY, EMPTY[:1], MM)
     with pytest.raises(ValueError, match=r"glioma.*found \[4\]"):
-        score(EMPTY, np.full_like(EMPTY, 4), MM, GLIOMA)
+        score_case(EMPTY, np.full_like(EMPTY, 4), MM)
 
 
 def region_score(reference: int, prediction: int, intersection: int) -> RegionScore:
