@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.geometry import Vector
 from common.volume import Triple
+from preprocess.phantom.image import synthesise
 
 Labels = NDArray[np.uint8]
 Random = np.random.Generator
@@ -45,7 +46,7 @@ def mask_cases() -> list[MaskCase]:
 
 def _case(seed: int, kind: str, spacing_mm: Vector) -> MaskCase:
     random = np.random.default_rng(seed)
-    z, y, x = random.integers(24, 40, 3).tolist()
+    z, y, x = random.integers(24, 31, 3).tolist()
     reference, prediction = KINDS[kind](random, (z, y, x))
     return MaskCase(f"{seed}-{kind}", reference, prediction, spacing_mm)
 
@@ -74,7 +75,7 @@ def tumour(random: Random, shape: Triple, *, lesions: int, largest: float) -> La
 def disturbed(random: Random, labels: Labels) -> Labels:
     """Moved by a voxel or two, with changed voxels at random, and something more or less."""
     moved = np.roll(labels, random.integers(-2, 3, 3).tolist(), axis=(0, 1, 2))
-    changed = random.random(labels.shape) < random.choice((0.0, 0.002, 0.02))
+    changed = random.random(labels.shape) < random.choice((0.0, 0.001, 0.004))
     moved[changed] = random.integers(0, 5, int(changed.sum()))
     if random.random() < 0.5:
         more = tumour(random, moved.shape, lesions=2, largest=5.0)
@@ -88,12 +89,12 @@ Pair = tuple[Labels, Labels]
 
 
 def _blobs(random: Random, shape: Triple) -> Pair:
-    labels = tumour(random, shape, lesions=3, largest=12.0)
+    labels = tumour(random, shape, lesions=3, largest=10.0)
     return labels, disturbed(random, labels)
 
 
 def _many_small(random: Random, shape: Triple) -> Pair:
-    labels = tumour(random, shape, lesions=14, largest=4.5)
+    labels = tumour(random, shape, lesions=10, largest=4.0)
     return labels, disturbed(random, labels)
 
 
@@ -133,7 +134,7 @@ def _single_voxels(random: Random, shape: Triple) -> Pair:
 
 
 def _noise(random: Random, shape: Triple) -> Pair:
-    share = random.choice((0.002, 0.02, 0.3))
+    share = random.choice((0.002, 0.005, 0.6))
     reference, prediction = (
         np.where(random.random(shape) < share, random.integers(1, 5, shape), 0).astype(np.uint8)
         for _ in range(2)
@@ -166,6 +167,11 @@ def _at_the_edge(random: Random, shape: Triple) -> Pair:
     return np.roll(labels, -1, 0), np.roll(labels, 1, 1)
 
 
+def _phantoms(random: Random, shape: Triple) -> Pair:
+    labels = synthesise(0, int(random.integers(1, 9)), shape, cavity=True).label
+    return labels, disturbed(random, labels)
+
+
 def _same(random: Random, shape: Triple) -> Pair:
     labels = tumour(random, shape, lesions=3, largest=8.0)
     return labels, labels.copy()
@@ -182,5 +188,6 @@ KINDS: dict[str, Callable[[Random, Triple], Pair]] = {
     "no-prediction": _no_prediction,
     "part-missing": _part_missing,
     "at-the-edge": _at_the_edge,
+    "phantoms": _phantoms,
     "same": _same,
 }

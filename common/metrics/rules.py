@@ -54,7 +54,7 @@ class RuleSet:
     """Predictions are treated as references are: parts that touch once dilated are one lesion, and
     those of at most the threshold are removed."""
     joined_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Region to others: its lesions that touch the same lesion of one of these are one."""
+    """Region to other tissues: its lesions that touch the same lesion of one of these are one."""
 
     def dilations_of(self, region: str) -> int:
         """How often lesions of this region are dilated."""
@@ -86,7 +86,8 @@ def _brats2023(challenge: str, dilations: int, threshold_mm3: float) -> RuleSet:
     )
 
 
-_BY_CORE = {"et": ("netc",)}
+_CORE = ("netc", "ncr")
+"""The non-enhancing core, as tasks name it: a task has one of both."""
 _2024 = RuleSet(
     "brats2024-ssa",
     (DICE, HD95, BORDER_NSD_HALF, BORDER_NSD_ONE),
@@ -94,7 +95,7 @@ _2024 = RuleSet(
     dilations=3,
     threshold_mm3=50.0,
     clean_predictions=True,
-    joined_by=_BY_CORE,
+    joined_by={"et": _CORE},
 )
 
 RULE_SETS: Mapping[str, RuleSet] = {
@@ -111,13 +112,13 @@ RULE_SETS: Mapping[str, RuleSet] = {
             name="brats2024-gli",
             penalty_mm=337.0,
             threshold_mm3=20.0,
-            region_dilations={"netc": 5, "rc": 5},  # not snfh, whose name the code misspells
+            region_dilations=dict.fromkeys((*_CORE, "rc"), 5),  # not snfh, which the code misspells
             region_threshold_mm3={"et": 10.0},
             joined_by={
-                "netc": ("et", "rc"),
-                "et": ("netc", "rc"),
-                "rc": ("et", "netc"),
-                "snfh": ("et", "rc", "netc"),
+                **dict.fromkeys(_CORE, ("et", "rc")),
+                "et": (*_CORE, "rc"),
+                "rc": ("et", *_CORE),
+                "snfh": ("et", "rc", *_CORE),
             },
         ),
         _2024,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum, nan
+from math import fsum, isfinite, nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,17 +93,27 @@ def score_case(  # noqa: PLR0913 - what rarely changes goes by name
     Without `rules` no lesions are scored, which is faster.
 
     Raises:
-        ValueError: the shapes differ, a value is no label of the task's, or there is no such rule
-            set.
+        ValueError: the shapes differ, the spacing is no length, a value is no label of the task's,
+            or there is no such rule set.
     """
-    _check_shapes(reference, prediction)
+    _check_grids(spacing_mm, reference, prediction)
     whole = triple(reference.shape)
     box = bounding_box(reference, prediction) or Box((0, 0, 0), (1, 1, 1))
     true, predicted = (np.ascontiguousarray(extract(a, box)) for a in (reference, prediction))
     _check_labels(task, true, predicted)
-    masks = zip(task.regions, task.to_regions(true), task.to_regions(predicted), strict=True)
-    pairs = {region: MaskPair(a, b, spacing_mm, whole, box.start).cut() for region, a, b in masks}
-    return _score(pairs, metrics, rules, task)
+
+    def pair(a: Mask, b: Mask) -> MaskPair:
+        return MaskPair(a, b, spacing_mm, whole, box.start).cut()
+
+    regions = zip(task.regions, task.to_regions(true), task.to_regions(predicted), strict=True)
+    pairs = {region: pair(a, b) for region, a, b in regions}
+    rule_set = rules_for(rules or DEFAULT_RULES, task)
+    tissues = {
+        name: pair(true == value, predicted == value)
+        for name, value in task.labels.items()
+        if rules and rule_set.joined_by and name not in pairs
+    }
+    return _score(pairs, tissues, metrics, rule_set, with_lesions=rules is not None)
 
 
 def score_masks(  # noqa: PLR0913 - what rarely changes goes by name
@@ -117,27 +127,35 @@ def score_masks(  # noqa: PLR0913 - what rarely changes goes by name
 ) -> CaseScores:
     """As `score_case`, of a mask (D, H, W) for each region; the task only says which rules hold.
 
+    Rules that join lesions by another tissue see only the regions given.
+
     Raises:
         ValueError: as `score_case`, or the regions differ.
     """
     if not reference or list(reference) != list(prediction):
         raise ValueError(f"regions {list(reference)} and {list(prediction)} differ, or are none")
-    _check_shapes(*reference.values(), *prediction.values())
+    _check_grids(spacing_mm, *reference.values(), *prediction.values())
     pairs = {
         region: MaskPair(mask, prediction[region], spacing_mm, triple(mask.shape)).cut()
         for region, mask in reference.items()
     }
-    return _score(pairs, metrics, rules, task)
+    rule_set = rules_for(rules or DEFAULT_RULES, task)
+    return _score(pairs, {}, metrics, rule_set, with_lesions=rules is not None)
 
 
 def _score(
-    pairs: Mapping[str, MaskPair], metrics: Sequence[Metric], rules: str | None, task: Task
+    pairs: Mapping[str, MaskPair],
+    tissues: Mapping[str, MaskPair],
+    metrics: Sequence[Metric],
+    rules: RuleSet,
+    *,
+    with_lesions: bool,
 ) -> CaseScores:
-    rule_set = rules_for(rules or DEFAULT_RULES, task)
-    lesions = _score_lesions(pairs, rule_set) if rules else {}
+    """Score pairs of masks by region; `tissues` are labels that are no regions."""
+    lesions = _score_lesions(pairs, tissues, rules) if with_lesions else {}
     regions = {
         region: RegionScore(
-            {m.name: m.of(pair) for m in rule_set.with_penalty(metrics, pair.image_shape)},
+            {m.name: m.of(pair) for m in rules.with_penalty(metrics, pair.image_shape)},
             pair.reference_voxels,
             pair.prediction_voxels,
             pair.shared_voxels,
@@ -146,11 +164,13 @@ def _score(
         )
         for region, pair in pairs.items()
     }
-    return CaseScores(regions, rule_set.name)
+    return CaseScores(regions, rules.name)
 
 
-def _score_lesions(pairs: Mapping[str, MaskPair], rules: RuleSet) -> dict[str, LesionScores]:
-    reference, prediction = number_lesions(pairs, rules)
+def _score_lesions(
+    pairs: Mapping[str, MaskPair], tissues: Mapping[str, MaskPair], rules: RuleSet
+) -> dict[str, LesionScores]:
+    reference, prediction = number_lesions({**tissues, **pairs}, rules)
     return {
         region: score_lesions(
             RegionLesions(reference[region], prediction[region], pair),
@@ -162,7 +182,9 @@ def _score_lesions(pairs: Mapping[str, MaskPair], rules: RuleSet) -> dict[str, L
     }
 
 
-def _check_shapes(*arrays: NDArray[np.generic]) -> None:
+def _check_grids(spacing_mm: Vector, *arrays: NDArray[np.generic]) -> None:
+    if not all(isfinite(mm) and mm > 0 for mm in spacing_mm):
+        raise ValueError(f"spacing must be three lengths in mm, found {spacing_mm}")
     shapes = list(dict.fromkeys(array.shape for array in arrays))
     if len(shapes) > 1:
         raise ValueError(f"shapes of reference and prediction differ: {shapes[0]} and {shapes[1]}")
