@@ -35,6 +35,10 @@ class CheckpointError(FMNetError):
     """A checkpoint is missing, damaged, or belongs to another network."""
 
 
+class ModelFileError(FMNetError):
+    """A model file is damaged, foreign, or of another version."""
+
+
 class InferenceError(FMNetError):
     """A network's output cannot be used."""
 

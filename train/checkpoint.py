@@ -37,6 +37,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]  # as `capture` gives them
     state: dict[str, Any]  # anything that JSON can hold
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The network's, by its own names."""
+        return _model_tensors(self.tensors)
+
 
 def checkpoint_path(run_dir: Path, which: Which) -> Path:
     """The file of a run's best checkpoint, its last, or the one before the last."""
@@ -100,7 +105,7 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
     Names are `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
     """
-    tensors = {f"{MODEL}{name}": value for name, value in _weights(model).items()}
+    tensors = {f"{MODEL}{name}": value for name, value in weights_of(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{key}"] = value
@@ -119,7 +124,7 @@ def restore(
     Raises:
         CheckpointError: the weights or moments are those of another network, or are missing.
     """
-    load_weights(model, tensors)
+    load_weights(model, _model_tensors(tensors))
     try:
         for name, parameter in model.named_parameters():
             prefix = f"{OPTIMIZER}{name}."
@@ -144,21 +149,24 @@ def _moment(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter).copy_(value)
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Weights and persistent buffers, once each: some networks have a module under two names."""
     once = {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
     return {name: value for name, value in model.state_dict().items() if name in once}
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put a checkpoint's weights into `model`.
+def _model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights, as `weights_of` names them, into `model`.
 
     Raises:
         CheckpointError: the weights are those of another network.
     """
-    weights = {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
     try:
-        if other := sorted(weights.keys() ^ _weights(model).keys()):
+        if other := sorted(weights.keys() ^ weights_of(model).keys()):
             raise RuntimeError(f"{len(other)} names differ, such as {other[0]}")
         model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model file.")]
 StoreOption = Annotated[
     str | None, typer.Option(help="The store's path or URL; default is the manifest's.")
 ]
@@ -114,11 +114,11 @@ def evaluate(
     """Score a run on the cases of a split; writes scores and a picture into the run's folder."""
     from train.evaluate import case_table, mean_table
     from train.evaluate import evaluate as score_split
-    from train.loaded_run import load_run, read_run_file
+    from train.loaded_run import load_run, store_of
 
     loaded = load_run(run_dir, which, device, overrides or ())
     _tell_postprocessing(loaded)
-    opened = _store(store or read_run_file(run_dir)["store"])
+    opened = _store(store or store_of(run_dir))
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case)
     out.print(case_table(evaluation, loaded.task))
@@ -176,6 +176,26 @@ def predict(
         out.print(f"next: look at it in a viewer, as in: {viewer}", soft_wrap=True)
     if not done.clean:
         raise typer.Exit(UNCLEAN)
+
+
+@app.command()
+def export(
+    run_dir: Run,
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to write, which ends in .fmnet.")
+    ],
+    which: CheckpointOption = "best",
+) -> None:
+    """Write a run's model as one file that predicts without the run and names none of its cases."""
+    from train.export import export_model
+
+    done = export_model(run_dir, path, which)
+    replaced = ", in place of an earlier one" if done.replaced else ""
+    out.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB{replaced}", soft_wrap=True)
+    if not done.scores:
+        again = hints.evaluate(run_dir, which)
+        out.print(f"its card has no scores: `{again}` and export again", soft_wrap=True)
+    out.print(f"next: {hints.predict(path)}", soft_wrap=True)
 
 
 def _store(path: str | None) -> Store:

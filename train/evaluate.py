@@ -30,7 +30,7 @@ from common.outputs import check_output
 from common.store import Store
 from common.task import Task
 from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
-from train.loaded_run import LoadedRun, check_task, split_cases, store_warnings
+from train.loaded_run import LoadedRun, check_task, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
 
 
@@ -195,10 +195,8 @@ def evaluate(
     warnings = store_warnings(loaded, store, contents, case_ids)
     # Scores on another store do not replace those on the run's own.
     elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
-    which = "" if loaded.which == "best" else "-last"
-    changes = "".join(f"-{change}" for change in loaded.changes)  # nor do those of other settings
-    stem = f"evaluation-{split}{which}{changes}{elsewhere}"
-    json_file, figure_file = (loaded.run_dir / f"{stem}.{ending}" for ending in ("json", "png"))
+    stem = f"evaluation-{split}{suffix(loaded.which, loaded.changes)}{elsewhere}"
+    json_file, figure_file = (loaded.result(f"{stem}.{ending}") for ending in ("json", "png"))
     for file in (json_file, figure_file):
         check_output(file, "file")
     samples = list[Sample]()

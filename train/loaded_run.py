@@ -1,4 +1,4 @@
-"""A run's network, ready to predict."""
+"""A run's network, ready to predict, from the run's folder or a model file."""
 
 import json
 from collections.abc import Sequence
@@ -15,20 +15,24 @@ from common import hints
 from common.errors import CheckpointError, ConfigError, RunError
 from common.manifest import Manifest, load_manifest
 from common.record import differences, hash_of
+from common.settings import parse
 from common.splits import ListSplits, assign, require
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
-from train import checkpoint
+from train import checkpoint, model_file
 from train.checkpoint import Which
 from train.config import TrainConfig, load_config
 from train.inference import sliding_window
-from train.postprocess import labels_of, read_tuned
+from train.postprocess import PostprocessConfig, labels_of, read_tuned
 from train.precision import Compute, choose_compute, configure_float32
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.yaml"
 RUN_FILE = "run.json"
+
+SplitCases = dict[str, list[str]]
+"""Split to ids of its cases."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class LoadedRun:
     config: TrainConfig
     manifest: Manifest  # how its cases were preprocessed
     compute: Compute
-    run_dir: Path
+    run_dir: Path  # the run's folder, or its model file
     which: Which  # the checkpoint that the weights are from
     epochs: int  # that the network was trained for
     changes: tuple[str, ...] = ()  # how it predicts otherwise than in training, as `flips=8`
@@ -53,6 +57,11 @@ class LoadedRun:
     def needed(self) -> tuple[str, ...]:
         """The modalities that the network sees, in its order."""
         return self.config.modalities_of(self.task)
+
+    def result(self, name: str) -> Path:
+        """Where results of this name are written: in the run's folder, or beside the model file."""
+        path = self.run_dir
+        return path.with_name(f"{path.stem}-{name}") if path.is_file() else path / name
 
     def logits(self, image: NDArray[np.floating], modalities: Sequence[str] = ()) -> Tensor:
         """Logits (regions, D, H, W) float32 of a whole volume (modalities, D, H, W) as stored.
@@ -80,22 +89,71 @@ class LoadedRun:
         return labels_of(logits, self.task, self.config.inference.postprocess, spacing_mm)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training gave: all that a run's folder or a model file holds for predictions."""
+
+    config: TrainConfig
+    manifest: Manifest
+    weights: dict[str, Tensor]
+    which: Which  # the checkpoint that they are from
+    epochs: int  # of training
+    tuned: PostprocessConfig  # what `tune` picked, on top of the configuration
+
+
 def load_run(
     run_dir: Path,
     which: Which = "best",
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> LoadedRun:
-    """Read a run folder; `overrides` change how it predicts, as in `inference.flips=8`.
+    """Read a run's folder or a model file; `overrides` are of how it predicts: `inference.flips=8`.
 
     Post-processing that was tuned is applied. The precision is the run's where the device has it.
 
     Raises:
         RunError: there is no such run.
         CheckpointError: the checkpoint is missing or damaged.
+        ModelFileError: the model file is damaged, or of another version.
         ConfigError: the configuration is of another version, the device is not available, or an
             override is not of `inference`.
     """
+    trained = read_trained(run_dir, which)
+    config, changes = to_predict(trained, run_dir, overrides)
+    compute = choose_compute(device, config.precision)
+    configure_float32(compute.precision)
+    model = config.build_network(trained.manifest.task, compute.device)
+    checkpoint.load_weights(model, trained.weights)
+    return LoadedRun(
+        model, config, trained.manifest, compute, run_dir, trained.which, trained.epochs, changes
+    )
+
+
+def read_trained(run_dir: Path, which: Which = "best") -> Trained:
+    """Read a run's folder or a model file.
+
+    Raises:
+        RunError, CheckpointError, ModelFileError, ConfigError: as `load_run`.
+    """
+    return _from_file(run_dir, which) if run_dir.is_file() else _from_folder(run_dir, which)
+
+
+def _from_file(path: Path, which: Which) -> Trained:
+    model = model_file.read(path)
+    description, there = model.description, model.description.training.checkpoint
+    if which not in {"best", there}:
+        raise CheckpointError(f"{path}: holds the {there} checkpoint alone; leave --checkpoint out")
+    return Trained(
+        description.config,
+        description.manifest,
+        model.weights,
+        there,
+        description.training.epochs,
+        description.postprocess,
+    )
+
+
+def _from_folder(run_dir: Path, which: Which) -> Trained:
     if not run_dir.is_dir():
         train = hints.train(run=run_dir)
         raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
@@ -105,30 +163,34 @@ def load_run(
             f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "
             f"`{hints.train(run='RUN')}` wrote"
         )
-    config, changes = _to_predict(run_dir, overrides)
-    manifest = load_manifest(run_dir / MANIFEST)
-    config.inference.postprocess.check_regions(manifest.task)
+    config, manifest = load_config(str(run_dir / CONFIG)), load_manifest(run_dir / MANIFEST)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
         again = hints.resume(read_run_file(run_dir)["store"], run_dir)
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, because the run was never validated; resume with "
             f"`{again}`, or use the last checkpoint with --checkpoint last"
         )
-    compute = choose_compute(device, config.precision)
-    configure_float32(compute.precision)
-    loaded = checkpoint.load(run_dir, which)
-    model = config.build_network(manifest.task, compute.device)
-    checkpoint.load_weights(model, loaded.tensors)
-    epochs = int(loaded.state["epoch"]) - 1  # the state names the epoch under way
-    return LoadedRun(model, config, manifest, compute, run_dir, which, epochs, changes)
+    saved = checkpoint.load(run_dir, which)
+    epochs = int(saved.state["epoch"]) - 1  # the state names the epoch under way
+    return Trained(config, manifest, saved.weights, which, epochs, read_tuned(run_dir))
 
 
-def _to_predict(run_dir: Path, overrides: Sequence[str]) -> tuple[TrainConfig, tuple[str, ...]]:
-    """A run's configuration with overrides of how to predict, and which of these change it."""
-    tuned = [f"inference.postprocess={read_tuned(run_dir).model_dump_json()}"]
-    own, config = (
-        load_config(str(run_dir / CONFIG), changes) for changes in ((), [*tuned, *overrides])
-    )
+def to_predict(
+    trained: Trained, run_dir: Path, overrides: Sequence[str] = ()
+) -> tuple[TrainConfig, tuple[str, ...]]:
+    """A run's configuration with what was tuned and overridden, and which of these change it.
+
+    Raises:
+        ConfigError: an override is not of `inference`.
+    """
+    own = trained.config
+    tuned = [f"inference.postprocess={trained.tuned.model_dump_json()}"]
+    values = own.model_dump(mode="json")
+    config = parse(TrainConfig, values, str(run_dir), [*tuned, *overrides])
+    try:
+        config.inference.postprocess.check_regions(trained.manifest.task)
+    except ConfigError as error:
+        raise ConfigError(f"{run_dir}: {error}") from error
     if config.model_copy(update={"inference": own.inference}) != own:
         keys = ", ".join(f"inference.{name}" for name in type(config.inference).model_fields)
         raise ConfigError(
@@ -139,9 +201,61 @@ def _to_predict(run_dir: Path, overrides: Sequence[str]) -> tuple[TrainConfig, t
     return config, tuple(f"{name}={_brief(after[name])}" for name in changed)
 
 
+def suffix(which: Which, changes: Sequence[str]) -> str:
+    """What the names of results have that are not of the best checkpoint as it was trained."""
+    return "".join(f"-{part}" for part in (which, *changes) if part != "best")
+
+
 def _brief(value: object) -> str:
     """A setting's value in the name of a file; of several values a hash."""
     return hash_of(value)[:8] if isinstance(value, dict) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The store and the cases that a run was trained on."""
+
+    store: str  # its path; a model file tells none
+    fingerprint: str
+    cases: SplitCases | None  # by split; None in a model file, which names no case
+    split: str = ""  # of a model file: a hash of `cases`
+
+
+def trained_on(run_dir: Path) -> TrainedOn:
+    """What a run's folder or a model file says of its data.
+
+    Raises:
+        ModelFileError, ConfigError: as `load_run`.
+    """
+    if run_dir.is_file():
+        training = model_file.describe(run_dir).training
+        return TrainedOn("", training.store_fingerprint, None, training.split)
+    run = read_run_file(run_dir)
+    return TrainedOn(run["store"], run["store_fingerprint"], run["cases"])
+
+
+def store_of(run_dir: Path) -> str:
+    """The path of the store that a run was trained on.
+
+    Raises:
+        ConfigError: it is a model file, which does not tell.
+    """
+    store = trained_on(run_dir).store
+    if not store:
+        raise ConfigError(f"{run_dir}: a model file does not say where its store is; add --store S")
+    return store
+
+
+def _known_cases(loaded: LoadedRun, origin: TrainedOn, contents: Contents) -> SplitCases | None:
+    """The cases of the run's splits; None where a model file is not known to be of these cases.
+
+    A model file names no case. Where its rule divides the store's cases into the same lists, these
+    are known.
+    """
+    if origin.cases is not None:
+        return origin.cases
+    divided = assign(loaded.config.splits_of(contents.manifest), contents.patients)
+    return divided if hash_of(divided) == origin.split else None
 
 
 def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:
@@ -173,9 +287,9 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
-    run = read_run_file(loaded.run_dir)
-    recorded: dict[str, list[str]] = run["cases"]
-    if run["store_fingerprint"] == contents.fingerprint:
+    origin = trained_on(loaded.run_dir)
+    recorded = _known_cases(loaded, origin, contents) or {}
+    if recorded and origin.fingerprint == contents.fingerprint:
         return require(split, recorded, contents.patients)
     patients = contents.patients
     for rule in (loaded.config.splits, contents.manifest.splits):
@@ -200,15 +314,25 @@ def store_warnings(
     The reasons are another store, with its other preprocessing parameters, and cases of patients
     that the run was trained on, which another store or patient rule may have in another split.
     """
-    run = read_run_file(loaded.run_dir)
-    is_own, trained_on = run["store_fingerprint"] == contents.fingerprint, run["cases"]["train"]
-    warnings = [] if is_own else _differences(loaded, store, run["store"])
+    origin = trained_on(loaded.run_dir)
+    is_own, cases = (
+        origin.fingerprint == contents.fingerprint,
+        _known_cases(loaded, origin, contents),
+    )
+    warnings = [] if is_own else _differences(loaded, store, origin.store)
+    if cases is None:
+        return [
+            *warnings,
+            f"{loaded.run_dir} does not name the cases that it was trained on: if some of these "
+            f"{len(case_ids)} case(s) are of its patients, their scores are too high",
+        ]
     patient_of = contents.manifest.patient_of  # may have been corrected since
-    patients = {patient_of(case_id) for case_id in trained_on}
+    training = cases["train"]
+    patients = {patient_of(case_id) for case_id in training}
     seen = [
         case_id
         for case_id in case_ids
-        if patient_of(case_id) in patients and not (is_own and case_id in trained_on)
+        if patient_of(case_id) in patients and not (is_own and case_id in training)
     ]
     if seen:
         shown = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
@@ -219,10 +343,10 @@ def store_warnings(
     return warnings
 
 
-def _differences(loaded: LoadedRun, store: Store, trained_on: str) -> list[str]:
+def _differences(loaded: LoadedRun, store: Store, own: str) -> list[str]:
     """How a store differs from that which a run was trained on."""
-    other = f"{store.path} is not the store that the run was trained on, {trained_on}"
-    if store.path == trained_on:
+    other = f"{store.path} is not the store that the run was trained on{f', {own}' if own else ''}"
+    if store.path == own:
         other = f"{store.path} holds other cases or parameters than when the run was trained"
     return [other] + [
         f"{store.path} was preprocessed with {name} {theirs}, the run's store with {ours}"

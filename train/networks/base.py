@@ -9,7 +9,7 @@ from torch import nn
 
 from common.settings import Settings
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class NetworkConfig(Settings, ABC):
@@ -39,7 +39,7 @@ class NetworkConfig(Settings, ABC):
 class UNetConfig(NetworkConfig):
     """A network whose every level has half the size of the one above."""
 
-    widths: tuple[Width, ...] = Field(default=(32, 64, 128, 256, 512), min_length=2)
+    widths: tuple[Width, ...] = Field(default=(32, 64, 128, 256, 512), min_length=2, max_length=10)
     """Channels of each level, from full resolution down."""
 
     @property

@@ -31,7 +31,7 @@ class FMNetConfig(UNetConfig):
     """Additive attention gates on the skips (Oktay et al. 2018, arXiv:1804.03999)."""
     heads: int = Field(default=2, ge=0)
     """Deep supervision heads beside the main one; head k sits at resolution 1/2^k."""
-    bottleneck: int = Field(default=2, ge=0)
+    bottleneck: int = Field(default=2, ge=0, le=32)
     """Further blocks at the deepest size."""
     pool_kernel: tuple[Literal[2, 3], ...] | None = None
     """Of the pooling that halves each axis; null is 2 along each (the paper prints 2×2×3)."""

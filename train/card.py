@@ -1,0 +1,137 @@
+"""The model card: what a model was trained on, how it scored, and what it is not for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.metrics import METRICS
+from common.task import title
+from train.loaded_run import Trained, read_run_file, suffix, to_predict
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+"""Of the cases, for an interval."""
+
+SPLITS = ("test", "val")
+"""Whose scores a card has."""
+
+LIMITS = (
+    "For research only: this is no medical device, and no decision about a patient may rest on it.",
+    "It expects images of one session that are registered to each other, with the skull removed "
+    "and 0 outside the brain.",
+    "Its scores hold for cases as those of its split. Another scanner, protocol, disease or age "
+    "can lower them without a sign of it.",
+    "It segments what is in every image: a healthy brain gets a mask too, if the network errs.",
+)
+
+
+def model_card(run_dir: Path, trained: Trained) -> dict[str, Any]:
+    """What is known of a run's model, without names of cases and paths."""
+    config, manifest, task = trained.config, trained.manifest, trained.manifest.task
+    run = read_run_file(run_dir)
+    sizes = {name: len(cases) for name, cases in run["cases"].items()}
+    predicting, changes = to_predict(trained, run_dir)
+    names = {split: f"evaluation-{split}{suffix(trained.which, changes)}.json" for split in SPLITS}
+    scores = [_scores(run_dir / name, trained, split) for split, name in names.items()]
+    return {
+        "network": config.model.kind,
+        "parameters": sum(value.numel() for value in trained.weights.values()),
+        "task": task.name,
+        "modalities": list(config.modalities_of(task)),
+        "regions": {region: list(members) for region, members in task.regions.items()},
+        "labels": task.labels,
+        "cohort": manifest.name,
+        "cases": sizes,
+        "spacing_mm": manifest.spacing_mm,
+        "window_voxels": list(manifest.crop),
+        "epochs": trained.epochs,
+        "checkpoint": trained.which,
+        "postprocessing": str(predicting.inference.postprocess),
+        "scores": [each for each in scores if each],
+        "limits": list(LIMITS),
+    }
+
+
+def _scores(path: Path, trained: Trained, split: str) -> dict[str, Any] | None:
+    """Means and intervals of a split, where it was evaluated with these weights as they are."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if (found["epochs"], found["checkpoint"]) != (trained.epochs, trained.which):
+            return None
+        cases = found["cases"]
+        return {
+            "split": split,
+            "cases": len(cases),
+            "regions": {
+                region: {
+                    metric.name: _summary([case[metric.name][region] for case in cases])
+                    for metric in METRICS
+                }
+                for region in trained.manifest.task.regions
+            },
+        }
+    except (OSError, ValueError, KeyError, TypeError):  # of another version, or not there
+        return None
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean and bootstrap interval (percentiles of the means of resampled cases)."""
+    found = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(0).integers(len(found), size=(RESAMPLES, len(found)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(found[drawn].mean(axis=1), [tail, 1 - tail])
+    return {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+
+
+def as_text(card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    cases = ", ".join(f"{count} {name}" for name, count in card["cases"].items())
+    images = ", ".join(map(title, card["modalities"]))
+    regions = "; ".join(
+        f"{region} ({title(region)}): {' + '.join(_labels(card, members))}"
+        for region, members in card["regions"].items()
+    )
+    facts = {
+        "Network": f"{card['network']}, {card['parameters'] / 1e6:.1f} M parameters",
+        "Task": card["task"],
+        "Images": images,
+        "Regions": regions,
+        "Cohort": f"{card['cohort']}: {cases}",
+        "Grid": f"{card['spacing_mm']:g} mm, LPS; windows of "
+        f"{'×'.join(map(str, card['window_voxels']))} voxels",
+        "Training": f"{card['epochs']} epochs, the {card['checkpoint']} checkpoint",
+        "Post-processing": card["postprocessing"],
+    }
+    lines = [f"# {card['task']} model", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += ["", "## Scores", "", *_score_lines(card["scores"])]
+    lines += ["", "## Limits", "", *(f"* {limit}" for limit in card["limits"])]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(card: Mapping[str, Any], members: Sequence[int]) -> list[str]:
+    return [name for name, value in card["labels"].items() if value in members]
+
+
+def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not scores:
+        return ["Not evaluated."]
+    lines = ["Over whole volumes, in the grid of each case's files.", ""]
+    lines += [
+        f"| split | cases | region | metric | mean | {CONFIDENCE:.0%} bootstrap interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    titles = {metric.name: metric.title for metric in METRICS}
+    for split in scores:
+        for region, metrics in split["regions"].items():
+            for name, value in metrics.items():
+                lines.append(
+                    f"| {split['split']} | {split['cases']} | {region.upper()} | {titles[name]} | "
+                    f"{value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} |"
+                )
+    if any(split["split"] == "val" for split in scores):
+        lines += ["", "The val cases chose the checkpoint, so their scores are somewhat too high."]
+    return lines

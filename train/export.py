@@ -1,0 +1,101 @@
+"""A run as one file that others can use."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.files import check_outside
+from common.manifest import Manifest
+from common.record import hash_of
+from common.splits import ListSplits
+from train import model_file
+from train.card import as_text, model_card
+from train.checkpoint import Which
+from train.config import TrainConfig
+from train.loaded_run import Trained, read_run_file, read_trained
+from train.model_file import Description, Training
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written."""
+
+    path: Path
+    replaced: bool  # whether there was one before
+    scores: bool  # whether its card has scores
+
+
+def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
+    """Write a run's model file; it names no case and no path.
+
+    Raises:
+        RunError: there is no such run, or the file cannot be written there.
+        CheckpointError, ConfigError: as `train.loaded_run.load_run`.
+    """
+    if run_dir.is_file():
+        raise RunError(f"{run_dir}: a file; a model file is handed on by copying it")
+    replaced = check_target(path, model_file.ENDING)
+    trained = read_trained(run_dir, which)
+    card = model_card(run_dir, trained)
+    cards = {
+        model_file.CARD: json.dumps(card, indent=2, allow_nan=False) + "\n",
+        model_file.CARD_TEXT: as_text(card),
+    }
+    try:
+        model_file.write(path, _describe(run_dir, trained), trained.weights, cards)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); name another") from error
+    return Exported(path, replaced, bool(card["scores"]))
+
+
+def check_target(path: Path, ending: str) -> bool:
+    """Whether there is a file to replace.
+
+    Raises:
+        RunError: the file would have another ending, or there is something else.
+        ConfigError: it would lie in a store.
+    """
+    check_outside(path)
+    if path.suffix.lower() != ending:
+        raise RunError(f"{path}: expected a file that ends in {ending}; name one")
+    there = path.exists() or path.is_symlink()
+    if there and not path.is_file():
+        raise RunError(f"{path}: is there, and is no file; name another")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent}: no such folder; make it, or name another")
+    return there
+
+
+def _describe(run_dir: Path, trained: Trained) -> Description:
+    run = read_run_file(run_dir)
+    last: dict[str, Any] = run["sessions"][-1]
+    return Description(
+        config=_public_config(trained),
+        manifest=_public_manifest(trained.manifest),
+        postprocess=trained.tuned,
+        training=Training(
+            checkpoint=trained.which,
+            epochs=trained.epochs,
+            store_fingerprint=run["store_fingerprint"],
+            cases={name: len(cases) for name, cases in run["cases"].items()},
+            split=hash_of(run["cases"]),
+            compute=last["compute"],
+            versions=last["versions"],
+        ),
+    )
+
+
+def _public_config(trained: Trained) -> TrainConfig:
+    """The configuration with its split as one rule, and without lists of cases."""
+    rule = trained.config.splits_of(trained.manifest)
+    splits = None if isinstance(rule, ListSplits) else rule
+    return trained.config.model_copy(update={"splits": splits, "fold": None})
+
+
+def _public_manifest(manifest: Manifest) -> Manifest:
+    """The manifest without what is the site's own: its store, its cluster, lists of cases."""
+    default = Manifest()
+    own = ("store", "cluster", "splits")
+    return manifest.model_copy(update={name: getattr(default, name) for name in own})
