@@ -244,6 +244,8 @@ def _announce(session: "Session", folder: Path) -> None:
         f"{session.compute.describe()}; {config.loader} loader → {folder}",
         soft_wrap=True,
     )
+    for line in session.start.lines if session.start else ():
+        out.print(line, soft_wrap=True)
     _warn(session.splits.messages)
     if session.compute.note:
         _warn([session.compute.note])

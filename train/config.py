@@ -99,6 +99,8 @@ class TrainConfig(Settings):
     """Time between checkpoints within an epoch; each epoch ends with one."""
     max_bad_steps: Count = 25
     """Steps in a row without a finite gradient that end the run; gradient scaling skips a few."""
+    init: str | None = None
+    """Model file, or run folder, whose weights training starts from, as far as they fit."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, order and augmentation."""
 

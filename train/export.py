@@ -83,15 +83,16 @@ def _describe(run_dir: Path, trained: Trained) -> Description:
             split=hash_of(run["cases"]),
             compute=last["compute"],
             versions=last["versions"],
+            init=(run.get("init") or {}).get("sha256"),
         ),
     )
 
 
 def _public_config(trained: Trained) -> TrainConfig:
-    """The configuration with its split as one rule, and without lists of cases."""
+    """The configuration with its split as one rule, without lists of cases and paths."""
     rule = trained.config.splits_of(trained.manifest)
     splits = None if isinstance(rule, ListSplits) else rule
-    return trained.config.model_copy(update={"splits": splits, "fold": None})
+    return trained.config.model_copy(update={"splits": splits, "fold": None, "init": None})
 
 
 def _public_manifest(manifest: Manifest) -> Manifest:

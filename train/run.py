@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +28,7 @@ from train.checkpoint import remove_unfinished
 from train.config import TrainConfig, load_config
 from train.data.feed import StallDetector
 from train.data.loader import check_cache, open_feed
+from train.initial import seen_before, start_from
 from train.loaded_run import CONFIG, MANIFEST, RUN_FILE, read_run_file
 from train.monitor import Monitor
 from train.precision import avoid_cpu_bf16_bug, choose_compute, configure_backends
@@ -70,9 +71,15 @@ def fresh(
     config = load_config(preset, overrides)
     config = config.model_copy(update={"modalities": config.modalities_of(store.task)})
     config.inference.postprocess.check_regions(store.task)
-    splits = assign_cases(config, contents or store.contents())
+    contents = contents or store.contents()
+    splits = assign_cases(config, contents)
     _check_store(config, store)
-    return _session(run_dir, config, store, splits)
+    session = _session(run_dir, config, store, splits)
+    if config.init:
+        session.start = start_from(config.init, session.model, config, store.task)
+        seen = seen_before(config.init, contents, splits.cases)
+        session.splits = replace(splits, messages=(*splits.messages, *seen))
+    return session
 
 
 def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
@@ -88,7 +95,8 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(run_dir / MANIFEST, store.manifest.to_yaml())
-        _write_run_file(session, preset, contents.fingerprint, [])
+        started = asdict(session.start) if session.start else None
+        _write_run_file(session, preset, contents.fingerprint, started, [])
         save(session)
         write_text(run_dir / CONFIG, session.config.to_yaml())
     except OSError as error:
@@ -131,7 +139,9 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         note = f"this run was on {before} before, so its numbers are not those of one device"
         session.compute = replace(session.compute, note=note)
     write_text(run_dir / CONFIG, config.to_yaml())
-    _write_run_file(session, run["preset"], run["store_fingerprint"], run["sessions"])
+    _write_run_file(
+        session, run["preset"], run["store_fingerprint"], run.get("init"), run["sessions"]
+    )
     trainer.write_metrics(session)
     return session
 
@@ -238,7 +248,11 @@ def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> Tr
 
 
 def _write_run_file(
-    session: Session, preset: str, fingerprint: str, before: list[dict[str, Any]]
+    session: Session,
+    preset: str,
+    fingerprint: str,
+    init: dict[str, Any] | None,
+    before: list[dict[str, Any]],
 ) -> None:
     config, store = session.config, session.store
     now = {
@@ -256,6 +270,7 @@ def _write_run_file(
         {
             "preset": preset,
             "seed": config.seed,
+            "init": init,
             "store": resolved(store.path),
             "store_fingerprint": fingerprint,
             "cases": session.splits.cases,

@@ -27,6 +27,7 @@ from train.config import TrainConfig
 from train.data.feed import Batch
 from train.data.stream import Stream
 from train.evaluate import ScoredCase, mean_scores, score_cases
+from train.initial import Start
 from train.loaded_run import LoadedRun
 from train.loss import RegionLoss
 from train.precision import DTYPES, Compiled, Compute
@@ -85,6 +86,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     scaler: GradScaler  # passes gradients through where the precision needs no scaling
     at: Position = field(default_factory=Position)
+    start: Start | None = None  # the weights of another model that it began with
 
     @property
     def training(self) -> tuple[str, ...]:
