@@ -5,15 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.metrics import METRICS
+from common.statistics import LEVEL, Spread, spreads
 from common.task import title
 from train.loaded_run import Trained, read_run_file, suffix, to_predict
-
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-"""Of the cases, for an interval."""
 
 SPLITS = ("test", "val")
 """Whose scores a card has."""
@@ -62,28 +57,26 @@ def _scores(path: Path, trained: Trained, split: str) -> dict[str, Any] | None:
         if (found["epochs"], found["checkpoint"]) != (trained.epochs, trained.which):
             return None
         cases = found["cases"]
+        regions, names = [*trained.manifest.task.regions], [metric.name for metric in METRICS]
+        patients = [trained.manifest.patient_of(case["case_id"]) for case in cases]
+        columns = [(region, name) for region in regions for name in names]
+        table = [[case[name][region] for region, name in columns] for case in cases]
+        found_spreads = dict(zip(columns, spreads(table, patients), strict=True))
         return {
             "split": split,
             "cases": len(cases),
+            "patients": len(set(patients)),
             "regions": {
-                region: {
-                    metric.name: _summary([case[metric.name][region] for case in cases])
-                    for metric in METRICS
-                }
-                for region in trained.manifest.task.regions
+                region: {name: _public(found_spreads[region, name]) for name in names}
+                for region in regions
             },
         }
     except (OSError, ValueError, KeyError, TypeError):  # of another version, or not there
         return None
 
 
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean and bootstrap interval (percentiles of the means of resampled cases)."""
-    found = np.asarray(values, np.float64)
-    drawn = np.random.default_rng(0).integers(len(found), size=(RESAMPLES, len(found)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found[drawn].mean(axis=1), [tail, 1 - tail])
-    return {"mean": float(found.mean()), "low": float(low), "high": float(high)}
+def _public(spread: Spread) -> dict[str, float]:
+    return {name: getattr(spread, name) for name in ("mean", "low", "high")}
 
 
 def as_text(card: Mapping[str, Any]) -> str:
@@ -121,7 +114,7 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["Not evaluated."]
     lines = ["Over whole volumes, in the grid of each case's files.", ""]
     lines += [
-        f"| split | cases | region | metric | mean | {CONFIDENCE:.0%} bootstrap interval |",
+        f"| split | cases | region | metric | mean | {LEVEL:.0%} bootstrap interval |",
         "|---|---|---|---|---|---|",
     ]
     titles = {metric.name: metric.title for metric in METRICS}

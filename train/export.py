@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import RunError
-from common.files import check_outside
+from common.errors import ConfigError, RunError
 from common.manifest import Manifest
+from common.outputs import check_output
 from common.record import hash_of
 from common.splits import ListSplits
 from train import model_file
@@ -31,8 +31,10 @@ def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
     """Write a run's model file; it names no case and no path.
 
     Raises:
-        RunError: there is no such run, or the file cannot be written there.
-        CheckpointError, ConfigError: as `train.loaded_run.load_run`.
+        RunError: there is no such run.
+        ConfigError: the file cannot be written there.
+        OSError: the disk is full.
+        FMNetError: as `train.loaded_run.load_run`.
     """
     if run_dir.is_file():
         raise RunError(f"{run_dir}: a file; a model file is handed on by copying it")
@@ -43,10 +45,8 @@ def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
         model_file.CARD: json.dumps(card, indent=2, allow_nan=False) + "\n",
         model_file.CARD_TEXT: as_text(card),
     }
-    try:
-        model_file.write(path, _describe(run_dir, trained), trained.weights, cards)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); name another") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model_file.write(path, _describe(run_dir, trained), trained.weights, cards)
     return Exported(path, replaced, bool(card["scores"]))
 
 
@@ -54,18 +54,12 @@ def check_target(path: Path, ending: str) -> bool:
     """Whether there is a file to replace.
 
     Raises:
-        RunError: the file would have another ending, or there is something else.
-        ConfigError: it would lie in a store.
+        ConfigError: the file would have another ending, or cannot be written there.
     """
-    check_outside(path)
     if path.suffix.lower() != ending:
-        raise RunError(f"{path}: expected a file that ends in {ending}; name one")
-    there = path.exists() or path.is_symlink()
-    if there and not path.is_file():
-        raise RunError(f"{path}: is there, and is no file; name another")
-    if not path.parent.is_dir():
-        raise RunError(f"{path.parent}: no such folder; make it, or name another")
-    return there
+        raise ConfigError(f"{path}: expected a file that ends in {ending}; name one")
+    check_output(path, "file")
+    return path.exists()
 
 
 def _describe(run_dir: Path, trained: Trained) -> Description:

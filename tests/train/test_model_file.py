@@ -170,12 +170,13 @@ def test_one_checkpoint_is_in_a_file(run: Path, model: Path, tmp_path: Path) -> 
     assert load_run(tmp_path / "last.fmnet").which == "last"
 
 
-@pytest.mark.parametrize("name", ["model.zip", "folder.fmnet", "absent/model.fmnet"])
+@pytest.mark.parametrize("name", ["model.zip", "folder.fmnet", "file/model.fmnet"])
 def test_what_is_no_new_model_file_is_not_written(run: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.fmnet").mkdir()
-    with pytest.raises(RunError, match=name.partition("/")[0]):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=name):
         export_model(run, tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.fmnet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.fmnet"]
 
 
 def test_a_model_file_is_not_exported_again(model: Path, tmp_path: Path) -> None:
