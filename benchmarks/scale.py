@@ -25,10 +25,10 @@ from common.discovery import discover
 from common.files import write_json
 from common.lock import Lock
 from common.manifest import DEFAULT_NAME, load_manifest
+from common.pool import available_cores, map_in_processes
 from preprocess.cluster import connect
 from preprocess.pipeline import execute, peak_memory_mb
 from preprocess.plan import plan
-from preprocess.pool import available_cores, map_in_processes
 
 SHAPE = (16, 18, 20)
 CROP = [8, 8, 8]

@@ -11,6 +11,7 @@ from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.duplicates import doubles, identities
 from common.errors import WHOLE, ConfigError, Finding, InputError, cohort_warning
 from common.manifest import Manifest
+from common.pool import available_cores, map_in_processes
 from common.splits import SPLITS, ListSplits, assign, resolve
 from common.validate import load_case
 from preprocess.cohort_labels import (
@@ -20,7 +21,6 @@ from preprocess.cohort_labels import (
     in_ml,
     label_findings,
 )
-from preprocess.pool import available_cores, map_in_processes
 
 
 @dataclass(frozen=True)

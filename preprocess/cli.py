@@ -212,10 +212,10 @@ def run(
 
 def _execute(report: "Report", lock: "Lock", cluster: str, workers: int | None) -> None:
     """Process the planned cases with a progress bar, and add each outcome to the report."""
+    from common.pool import available_cores
     from preprocess.cluster import connect
     from preprocess.pipeline import execute
     from preprocess.plan import done
-    from preprocess.pool import available_cores
 
     work = report.work
     processes = min(workers or available_cores(), len(work.todo))
@@ -303,9 +303,9 @@ def verify(
 ) -> None:
     """Read the whole store again, and compare every checksum."""
     from common.lock import LockFile, hold
+    from common.pool import available_cores, map_in_processes
     from common.store.audit import audit_case, case_folders, conclude
     from common.store.audit import repair as remove_damage
-    from preprocess.pool import available_cores, map_in_processes
     from preprocess.tables import audit_lines, audit_table
 
     opened = Store.open(store)
@@ -342,8 +342,8 @@ def report(
     workers: Workers = None,
 ) -> None:
     """Write the quality report, one HTML page to look at before training."""
+    from common.pool import available_cores
     from preprocess import quality
-    from preprocess.pool import available_cores
 
     opened = Store.open(store)
     page = out_file or quality.default_path(store)

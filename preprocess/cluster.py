@@ -18,8 +18,8 @@ from common.console import out
 from common.errors import ConfigError
 from common.interrupts import interrupts_held_back
 from common.manifest import ClusterSection
+from common.pool import WORKER_ENVIRONMENT
 from preprocess.pipeline import installed_version
-from preprocess.pool import WORKER_ENVIRONMENT
 
 SILENT = logging.CRITICAL + 1
 """Dask logs even a connection that Ctrl-C closes as critical; errors arrive as exceptions."""

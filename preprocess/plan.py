@@ -15,11 +15,11 @@ from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
 from common.names import name_fault
+from common.pool import available_cores
 from common.record import CaseFailure, CaseRecord, Source, differences, hash_of, parameters
 from common.store import Store, is_current
 from common.store.paths import find_store, resolved, translate_io_errors
 from common.store.writer import check_same_arrays
-from preprocess.pool import available_cores
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from common.files import write_json, write_text
 from common.geometry import Geometry
 from common.layouts import BY_NAMES, CHANNEL, LABEL, STACKED, Layout
 from common.manifest import DEFAULT_NAME, Manifest
+from common.pool import available_cores, map_in_processes
 from common.task import MODALITIES, TASKS
 from common.volume import Triple
 from preprocess.phantom.image import TUMOUR_FREE, synthesise
 from preprocess.phantom.lesions import CAVITY, ENHANCING, NECROSIS, OEDEMA
-from preprocess.pool import available_cores, map_in_processes
 
 RELEASES = {"2021": BY_NAMES["brats2021"], "2023": BY_NAMES["brats2023"]} | BY_NAMES
 """What `--release` may be."""

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.files import write_text
+from common.pool import map_in_processes
 from common.store import Store, is_remote
 from common.store.reader import Contents
-from preprocess.pool import map_in_processes
 from preprocess.quality.measure import measure
 from preprocess.quality.page import render
 from preprocess.quality.rules import Case, Cohort, raise_flags

@@ -14,8 +14,8 @@ import pytest
 from distributed import Client, Security
 
 from common.manifest import ClusterSection
+from common.pool import WORKER_ENVIRONMENT
 from preprocess.cluster import QUIET, as_variables, connect
-from preprocess.pool import WORKER_ENVIRONMENT
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clusters.md"
 PROGRAM = """
