@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from common.errors import FMNetError
 from common.interrupts import interrupts_held_back
@@ -31,6 +32,12 @@ WORKER_ENVIRONMENT = {
 ONE_THREAD = WORKER_ENVIRONMENT | {"RAYON_NUM_THREADS": "1"}
 """zarrs reads with a pool of its own, whose size Rayon sets."""
 
+DIED = "its process died, twice, as when memory runs out"
+NOT_TRIED = "not read: too many processes died before, as when memory runs out"
+FREE_MEMORY = "free some memory, or use fewer processes"
+MOST_DEATHS = 3
+"""Items at which processes die before the rest is given up: each costs two new pools."""
+
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,16 +48,50 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _raise(_: object, reason: str) -> NoReturn:
+    raise FMNetError(f"{reason}: {FREE_MEMORY}")
+
+
 def map_in_processes(
-    work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], workers: int
+    work: Callable[[Shared, Item], Result],
+    shared: Shared,
+    items: Sequence[Item],
+    workers: int,
+    lost: Callable[[Item, str], Result] = _raise,
 ) -> Iterator[Result]:
     """Call `work(shared, item)` for each item in several processes; results are in order.
 
-    `work` is a function of a module. Each process gets `shared`, such as a store, once.
+    `work` is a function of a module. Each process gets `shared`, such as a store, once. Where a
+    process dies, its item is tried again, with no other beside it. If that process dies too, the
+    result is `lost(item, why)`, and the others go on; after `MOST_DEATHS` of them they do not.
 
     Raises:
-        FMNetError: a process died.
+        FMNetError: an item is lost, without another `lost`.
     """
+    rest, deaths = deque(items), 0
+    while rest:
+        results = _in_pool(work, shared, [*rest], workers)
+        with suppress(BrokenProcessPool):
+            for result in results:
+                rest.popleft()
+                yield result
+        if not rest:
+            return
+        item = rest.popleft()
+        try:
+            (result,) = _in_pool(work, shared, [item], 1)
+        except BrokenProcessPool:
+            deaths += 1
+            result = lost(item, DIED)
+        yield result
+        if deaths == MOST_DEATHS:
+            yield from (lost(item, NOT_TRIED) for item in rest)
+            return
+
+
+def _in_pool(
+    work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], workers: int
+) -> Iterator[Result]:
     # Spawned: zarrs hangs in a process that was forked from one that has read.
     context = multiprocessing.get_context("spawn")
     processes = max(1, min(workers, len(items)))
@@ -58,15 +99,9 @@ def map_in_processes(
         _environment(ONE_THREAD),
         ProcessPoolExecutor(processes, context, _initialise, (work, shared)) as pool,
     ):
-        try:
-            with interrupts_held_back():  # the processes that start here leave Ctrl-C to this one
-                results = pool.map(_call, items)
-            yield from results
-        except BrokenProcessPool as error:
-            raise FMNetError(
-                "a process died at a case, as when memory runs out; free some memory, or use fewer "
-                "processes with --workers"
-            ) from error
+        with interrupts_held_back():  # the processes that start here leave Ctrl-C to this one
+            results = pool.map(_call, items)
+        yield from results
 
 
 _bound_work: list[Callable[[Any], Any]] = []

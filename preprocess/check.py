@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from common import hints
 from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.duplicates import doubles, identities
 from common.errors import WHOLE, ConfigError, Finding, InputError, cohort_warning
@@ -65,7 +66,8 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
     except InputError as error:
         return CheckedCase(files, error.findings, {})
     except Exception as error:  # noqa: BLE001 - as above
-        return CheckedCase(files, (_unexpected(files, error),), {})
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        return _unread(files, found, "move the case away, and report this error")
     images = identities(loaded.images, {source.role: source.image for source in loaded.sources})
     label = None
     if loaded.label is not None:
@@ -79,17 +81,20 @@ def check_case(manifest: Manifest, files: CaseFiles) -> CheckedCase:
     return CheckedCase(files, loaded.warnings, images, label)
 
 
-def _unexpected(files: CaseFiles, error: Exception) -> Finding:
+def _unread(files: CaseFiles, found: str, action: str) -> CheckedCase:
     folder = str(next(iter(files.images.values())).parent)
-    found = " ".join(f"{type(error).__name__}: {error}".split())
-    action = "move the case away, and report this error"
-    return Finding(folder, found, "a case that can be read", action, files.case_id)
+    finding = Finding(folder, found, "a case that can be read", action, files.case_id)
+    return CheckedCase(files, (finding,), {})
+
+
+def _lost(files: CaseFiles, reason: str) -> CheckedCase:
+    return _unread(files, reason, f"free some memory, or add {hints.option('--workers', '1')}")
 
 
 def _read_cases(
     data: Path, cases: list[CaseFiles], manifest: Manifest, workers: int
 ) -> Iterator[CheckedCase]:
-    for case in map_in_processes(check_case, manifest, cases, workers):
+    for case in map_in_processes(check_case, manifest, cases, workers, _lost):
         relative = [
             replace(finding, file=str(Path(finding.file).relative_to(data.absolute())))
             for finding in case.findings

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -304,7 +305,7 @@ def verify(
     """Read the whole store again, and compare every checksum."""
     from common.lock import LockFile, hold
     from common.pool import available_cores, map_in_processes
-    from common.store.audit import audit_case, case_folders, conclude
+    from common.store.audit import audit_case, case_folders, conclude, lost_case
     from common.store.audit import repair as remove_damage
     from preprocess.tables import audit_lines, audit_table
 
@@ -316,7 +317,9 @@ def verify(
         with console.progress("cases") as bar:
             folders = case_folders(opened)
             bar.disable = not folders
-            audits = map_in_processes(audit_case, opened, folders, workers or available_cores())
+            processes = workers or available_cores()
+            lost = partial(lost_case, opened)
+            audits = map_in_processes(audit_case, opened, folders, processes, lost)
             audit = conclude(opened, bar.track(audits, len(folders), description="verifying"))
         _print_lines(audit_lines(audit))
         for removed in remove_damage(StoreWriter(store), audit) if repair else ():

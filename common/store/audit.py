@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from common.errors import StoreError, UnsafeError
 from common.files import UNFINISHED
+from common.pool import FREE_MEMORY
 from common.record import CaseFailure
 from common.store.format import CROP_ARRAYS, NODE_FILE
 from common.store.paths import damaged, open_store, restored, rows_of, translate_io_errors
@@ -95,6 +96,12 @@ def audit_case(store: Store, case_id: str) -> CaseAudit:
         return _audit(store, case_id)
     except StoreError as error:
         return CaseAudit(case_id, "damaged", row, str(error))
+
+
+def lost_case(store: Store, case_id: str, reason: str) -> CaseAudit:
+    """The audit of a case that could not be read to its end."""
+    what = f"{store.path}: case {case_id}: {reason}: {FREE_MEMORY}"
+    return CaseAudit(case_id, "unreadable", store.row_if_known(case_id), what)
 
 
 def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:

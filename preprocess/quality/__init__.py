@@ -1,10 +1,12 @@
 """The quality report: a page that shows what is unusual in a store, to read before training."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common.files import write_text
-from common.pool import map_in_processes
+from common.pool import FREE_MEMORY, map_in_processes
+from common.record import CaseRecord
 from common.store import Store, is_remote
 from common.store.reader import Contents
 from preprocess.quality.measure import measure
@@ -25,7 +27,9 @@ def measure_cohort(
     records, failures = contents.records, contents.failures
     placed = {case: name for name, members in contents.splits.items() for case in members}
     cases = []
-    results = map_in_processes(measure, store, list(records.values()), workers)
+    results = map_in_processes(
+        measure, store, list(records.values()), workers, partial(_lost, store.path)
+    )
     for record, result in zip(records.values(), results, strict=True):
         measures, problem = (None, result) if isinstance(result, str) else (result, "")
         split = placed.get(record.case_id, "")
@@ -33,6 +37,10 @@ def measure_cohort(
         on_case()
     missing = [case_id for case_id in contents.absent if case_id not in failures]
     return Cohort(store, cases, raise_flags(cases), list(failures.values()), missing)
+
+
+def _lost(store_path: str, record: CaseRecord, reason: str) -> str:
+    return f"{store_path}: case {record.case_id}: {reason}: {FREE_MEMORY}"
 
 
 def write(cohort: Cohort, path: Path) -> None:
