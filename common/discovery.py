@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,9 @@ from common.layouts import (
 from common.manifest import Manifest
 from common.unused_files import other_format, stray_volume
 
+UNNAMED = {CHANNEL, STACKED}
+"""Roles of images that are not known to be one modality."""
+
 MIXED = "mixed"
 """The layout of a case whose files are named as in several releases."""
 
@@ -57,7 +60,8 @@ class CaseFiles:
     """The common start of its file names, or its folder's name."""
     patient: str
     images: dict[str, Path]
-    """File of each modality of the task; the same 4-D file for all of them if `stacked`."""
+    """File of each modality of the task, but for one that may lack; the same 4-D file for all of
+    them if `stacked`."""
     label: Path | None
     """The reference label, if there is one."""
     layout: str
@@ -92,12 +96,15 @@ class Discovery:
         return "layout: " + ", ".join(f"{name} ({count:,})" for name, count in self.layouts.items())
 
 
-def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discovery:
+def discover(
+    root: Path, manifest: Manifest, *, labels: bool = True, may_lack: Collection[str] = ()
+) -> Discovery:
     """Find the cases in a folder and its subfolders, in the layout of any release.
 
     Files of cases are listed, not opened, but for `dataset.json`. Hidden files and folders, stores
     and manifests are skipped. A volume that belongs to no case is a finding, and so is an image of
-    another format. All other files are counted in `unused`; labels too, without `labels`.
+    another format. All other files are counted in `unused`; labels too, without `labels`. A case
+    that lacks one image of `may_lack` is a case without it, with a warning.
 
     Raises:
         InputError: there is no such folder, or its path is not UTF-8.
@@ -107,7 +114,7 @@ def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discover
     grouping = Grouping(manifest)
     for path in files_below(root, found.findings):
         grouping.add(path)
-    builder = _Builder(root, manifest, found, labels=labels)
+    builder = _Builder(root, manifest, found, labels=labels, may_lack=may_lack)
     builder.join(grouping.groups())
     builder.adopt(grouping.strays)
     builder.build()
@@ -121,8 +128,17 @@ def discover(root: Path, manifest: Manifest, *, labels: bool = True) -> Discover
 class _Builder:
     """Makes cases of groups of files, and findings of what does not fit."""
 
-    def __init__(self, root: Path, manifest: Manifest, found: Discovery, *, labels: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        found: Discovery,
+        *,
+        labels: bool,
+        may_lack: Collection[str],
+    ) -> None:
         self._root, self._manifest, self._found, self._takes_labels = root, manifest, found, labels
+        self._may_lack = may_lack
         self._task = manifest.task
         self._drafts: list[Draft] = []
         self._by_id: dict[str, Draft] = {}
@@ -320,6 +336,7 @@ class _Builder:
         layout = draft.group.layout()
         images = {file.role: file.path for file in draft.images}
         stacked = images.get(STACKED)
+        there = [m for m in self._task.modalities if stacked or m in images]
         label = draft.labels[0].path if draft.labels else None
         folder = self._dataset_of(label) if label else None
         if label is None and layout and layout.has_dataset:
@@ -333,7 +350,7 @@ class _Builder:
         return CaseFiles(
             case_id=draft.case_id,
             patient=self._manifest.patient_of(draft.case_id),
-            images={m: stacked or images[m] for m in self._task.modalities},
+            images={m: stacked or images[m] for m in there},
             label=label,
             layout=layout.name if layout else MIXED,
             suggested_convention=convention,
@@ -374,6 +391,17 @@ class _Builder:
         self._count([file for file in named if file.role == COMPANION], draft.case_id)
 
     def _check_missing(self, draft: Draft) -> list[Problem]:
+        missing = [m for m in self._task.modalities if m not in draft.roles]
+        if len(missing) == 1 and missing[0] in self._may_lack and draft.roles.isdisjoint(UNNAMED):
+            action = "nothing: it is predicted without; add it if there is one"
+            self._warn(
+                draft.files[0].path.parent,
+                f"no {missing[0]}",
+                action,
+                draft.case_id,
+                f"an image for each of {', '.join(self._task.modalities)}",
+            )
+            return []
         folder = draft.dataset_folder if CHANNEL in draft.roles else None
         dataset = self._datasets[folder] if folder else DatasetJson()
         return check_missing(draft, self._task, dataset, all_needed=not self._takes_labels)

@@ -170,11 +170,7 @@ class ToLPS:
         Linear along axes on which the result is finer, else the mean over each voxel of the result:
         reading single points of it would miss what lies between them.
         """
-        sampled = voxels.astype(np.float32)
-        for axis, step in self._steps():
-            weights = _shares if step > 1 else _linear
-            sampled = _weighted(sampled, axis, weights(sampled.shape[axis], self.shape[axis], step))
-        return sampled
+        return _sampled(voxels, dict(self._steps()), self.shape)
 
     def resample_labels(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Oriented labels on the result's grid: of each of its voxels, the one that fills most.
@@ -210,6 +206,11 @@ class ToLPS:
         for axis, step in self._steps():
             steps[axis] = 1 / step
         return _nearest(label, steps, self.oriented_shape)
+
+    def unresample_values(self, voxels: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Numbers such as probabilities of the result's grid on the oriented one, as `resample`."""
+        steps = {axis: 1 / step for axis, step in self._steps()}
+        return _sampled(voxels, steps, self.oriented_shape)
 
     def _steps(self) -> Iterator[tuple[int, float]]:
         """Axes along which the spacing changes, and the result's in voxels of the file."""
@@ -263,6 +264,17 @@ def _shares(size: int, count: int, step: float) -> Weights:
     shares: Weights = np.clip(overlap, 0, None)
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
+
+
+def _sampled(
+    voxels: NDArray[np.generic], steps: Mapping[int, float], shape: Triple
+) -> NDArray[np.float32]:
+    """Voxels read on another grid: for some axes, the voxel's side there in voxels of this one."""
+    sampled = voxels.astype(np.float32)
+    for axis, step in steps.items():
+        weights = _shares if step > 1 else _linear
+        sampled = _weighted(sampled, axis, weights(sampled.shape[axis], shape[axis], step))
+    return sampled
 
 
 def _weighted(voxels: NDArray[np.float32], axis: int, weights: Weights) -> NDArray[np.float32]:

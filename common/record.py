@@ -128,6 +128,18 @@ class CaseRecord(Record):
             whole = to_lps.unresample(whole)
         return np.ascontiguousarray(to_lps.unorient(whole))
 
+    def values_to_file_grid(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Numbers of the box (*box.shape), such as probabilities, in the files' own grid.
+
+        Interpolated, so that a mask, whose labels are those of the nearest voxels, may differ from
+        them by half a voxel where the files have another spacing. They are 0 outside the box.
+        """
+        to_lps = self.to_lps
+        whole = place_back(values.astype(np.float32, copy=False), self.box, to_lps.shape)
+        if to_lps.resamples:
+            whole = to_lps.unresample_values(whole)
+        return np.ascontiguousarray(to_lps.unorient(whole))
+
     @property
     def images(self) -> dict[str, str]:
         """Modality to what identifies its image, however its file is written."""

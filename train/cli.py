@@ -16,7 +16,7 @@ from common.outputs import check_output
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
-    from train.loaded_run import LoadedRun
+    from train.ensemble import Predictor
     from train.trainer import Session
 
 UNCLEAN = 1  # exit code when the work was done, but not for every case
@@ -136,7 +136,10 @@ def evaluate(
 
 @app.command()
 def predict(
-    run_dir: Run,
+    runs: Annotated[
+        str,
+        typer.Argument(metavar="RUN[,RUN…]", help="A run, or several that predict together."),
+    ],
     data: Annotated[
         str, typer.Argument(metavar="INPUT", help="The folder of a case, a cohort, or a store.")
     ],
@@ -144,21 +147,25 @@ def predict(
         Path,
         typer.Option("--out", help="The folder of the masks; or, for one case, a .nii.gz file."),
     ],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of each region, too.")
+    ] = False,
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
     overrides: InferenceOption = None,
 ) -> None:
     """Write a NIfTI mask for every case, in its own grid, orientation and label convention.
 
-    Labels that lie beside the images are not read.
+    Labels that lie beside the images are not read. Several runs average their probabilities. Cases
+    in --out that the same weights and settings made of the same images are kept.
     """
-    from train.loaded_run import load_run
+    from train.ensemble import load_runs
     from train.predict import predict as predict_cases
 
-    loaded = load_run(run_dir, which, device, overrides or ())
-    _tell_postprocessing(loaded)
+    predictor = load_runs(runs, which, device, overrides or ())
+    _tell_postprocessing(predictor)
     with _cases("predicting") as on_case:
-        done = predict_cases(loaded, data, out_path, on_case)
+        done = predict_cases(predictor, data, out_path, on_case, probabilities=probabilities)
     for finding in done.findings:
         mark = "✗" if finding.severity == "error" else "warning:"
         case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
@@ -168,8 +175,7 @@ def predict(
     _warn([*done.case_warnings, *done.warnings])
     for line in filter(None, [done.layout, *done.legend]):
         out.print(line, soft_wrap=True)
-    replaced = f", {len(done.replaced)} in place of earlier ones" if done.replaced else ""
-    out.print(f"{len(done.written)} mask(s) in {out_path}{replaced}", soft_wrap=True)
+    out.print(done.summary(out_path), soft_wrap=True)
     if done.written:
         mask = shlex.quote(str(next(iter(done.written.values()))))
         viewer = f"itksnap -g IMAGE -s {mask}"
@@ -215,11 +221,10 @@ def _cases(doing: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _tell_postprocessing(loaded: "LoadedRun") -> None:
+def _tell_postprocessing(predictor: "Predictor") -> None:
     """Say how probabilities become labels where it is not by 0.5 alone."""
-    config = loaded.config.inference.postprocess
-    if str(config) != "none":
-        out.print(f"post-processing: {config}", soft_wrap=True)
+    if str(predictor.postprocess) != "none":
+        out.print(f"post-processing: {predictor.postprocess}", soft_wrap=True)
 
 
 def _warn(warnings: Iterable[str]) -> None:

@@ -29,8 +29,9 @@ from common.names import show
 from common.outputs import check_output
 from common.store import Store
 from common.task import Task
+from train.ensemble import check_task
 from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
-from train.loaded_run import LoadedRun, check_task, split_cases, store_warnings, suffix
+from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
 
 

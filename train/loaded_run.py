@@ -1,7 +1,7 @@
 """A run's network, ready to predict, from the run's folder or a model file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,17 @@ class LoadedRun:
         """The modalities that the network sees, in its order."""
         return self.config.modalities_of(self.task)
 
+    @property
+    def members(self) -> tuple["LoadedRun", ...]:
+        """Itself: what an ensemble has several of."""
+        return (self,)
+
+    @property
+    def may_lack(self) -> tuple[str, ...]:
+        """The modalities of which a case may lack one, as the run was trained without each."""
+        trained = self.config.augment.modality_dropout.probability > 0 and len(self.needed) > 1
+        return self.needed if trained else ()
+
     def result(self, name: str) -> Path:
         """Where results of this name are written: in the run's folder, or beside the model file."""
         path = self.run_dir
@@ -66,14 +77,19 @@ class LoadedRun:
     def logits(self, image: NDArray[np.floating], modalities: Sequence[str] = ()) -> Tensor:
         """Logits (regions, D, H, W) float32 of a whole volume (modalities, D, H, W) as stored.
 
-        `modalities` are the volume's, of which the network may see some; by default the task's.
+        `modalities` are the volume's, of which the network may see some; by default the task's. One
+        of `may_lack` that is not there is background.
 
         Raises:
             InferenceError: the network gives NaN or infinity.
+            ConfigError: an image is missing.
         """
         there = modalities or self.task.modalities
-        rows = [there.index(modality) for modality in self.needed]
+        self.check_images(there, "the volume")
+        rows = [there.index(name) if name in there else len(there) for name in self.needed]
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
+        if len(there) in rows:
+            volume = torch.cat([volume, torch.zeros_like(volume[:1])])
         return sliding_window(
             self.model,
             volume[rows],
@@ -86,7 +102,32 @@ class LoadedRun:
 
     def labels(self, logits: Tensor, spacing_mm: float) -> NDArray[np.uint8]:
         """Canonical labels (D, H, W) of logits, post-processed; their voxels have this spacing."""
-        return labels_of(logits, self.task, self.config.inference.postprocess, spacing_mm)
+        return labels_of(logits, self.task, self.postprocess, spacing_mm)
+
+    @property
+    def postprocess(self) -> PostprocessConfig:
+        """How probabilities become labels."""
+        return self.config.inference.postprocess
+
+    def map(self, change: Callable[["LoadedRun"], "LoadedRun"]) -> "LoadedRun":
+        """Itself, changed: what an ensemble does to each of its members."""
+        return change(self)
+
+    def check_images(self, there: Sequence[str], where: str | Path) -> None:
+        """Check that all images are there that the network needs.
+
+        Raises:
+            ConfigError: one is missing.
+        """
+        missing = [name for name in self.needed if name not in there]
+        if len(missing) > 1 or not {*missing} <= {*self.may_lack}:
+            action = "use data that have these, or a run that needs fewer"
+            if self.may_lack:
+                action = f"it may lack one of them; {action}"
+            raise ConfigError(
+                f"{where} has no {', '.join(missing)}, only {', '.join(there)}; the run needs "
+                f"{', '.join(self.needed)}: {action}"
+            )
 
 
 @dataclass(frozen=True)
@@ -258,25 +299,6 @@ def _known_cases(loaded: LoadedRun, origin: TrainedOn, contents: Contents) -> Sp
     return divided if hash_of(divided) == origin.split else None
 
 
-def check_task(loaded: LoadedRun, found: Task, where: str | Path) -> None:
-    """Check that a store or a manifest has the images that a run needs, and its labels.
-
-    Raises:
-        ConfigError: an image is missing, or the labels are others.
-    """
-    if missing := [name for name in loaded.needed if name not in found.modalities]:
-        raise ConfigError(
-            f"{where}: task {found.name} has no {', '.join(missing)}, only "
-            f"{', '.join(found.modalities)}; the run needs {', '.join(loaded.needed)}: use data "
-            "that have these, or a run that needs fewer"
-        )
-    if found.labels != loaded.task.labels:
-        raise ConfigError(
-            f"{where}: task {found.name} has labels {', '.join(found.labels)}; expected those of "
-            f"the run, {', '.join(loaded.task.labels)}: use data of task {loaded.task.name}"
-        )
-
-
 def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     """Ids of the cases of a split: as recorded by the run if the store is its own.
 
@@ -320,6 +342,8 @@ def store_warnings(
         _known_cases(loaded, origin, contents),
     )
     warnings = [] if is_own else _differences(loaded, store, origin.store)
+    lacking = [name for name in loaded.needed if name not in store.task.modalities]
+    warnings += [f"{store.path} has no {name}: predicted without it" for name in lacking]
     if cases is None:
         return [
             *warnings,

@@ -4,8 +4,9 @@ Prediction, evaluation and tuning share this one way. The defaults remove nothin
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import yaml
@@ -28,6 +29,11 @@ MM3_PER_ML = 1000
 TUNED = "postprocessing.yaml"
 """In a run's folder: what `tune` picked, which replaces the values of the run's configuration."""
 
+HALF = 0.5
+"""The threshold of a region without one; in logits 0."""
+DEFAULTS = {"threshold": HALF, "minimum_lesion_ml": 0.0, "minimum_ml": 0.0}
+"""What a region has that a field of `PostprocessConfig` leaves out."""
+
 Threshold = Annotated[float, Field(gt=0, lt=1)]
 Ml = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -46,6 +52,20 @@ class PostprocessConfig(Settings):
     minimum_ml: dict[str, Ml] = Field(default={})
     """Where all that a case has of a region is less, it is removed."""
 
+    @classmethod
+    def mean(cls, configs: Sequence[Self]) -> Self:
+        """The mean of each value, with the default where a configuration has none."""
+        if all(config == configs[0] for config in configs):
+            return configs[0]
+        values = {
+            key: {
+                region: sum(getattr(each, key).get(region, none) for each in configs) / len(configs)
+                for region in {region: 0 for each in configs for region in getattr(each, key)}
+            }
+            for key, none in DEFAULTS.items()
+        }
+        return cls.model_validate(values)
+
     def check_regions(self, task: Task) -> None:
         """Check that only regions of the task are named.
 
@@ -62,7 +82,7 @@ class PostprocessConfig(Settings):
                     )
 
     def __str__(self) -> str:
-        parts = [f"{r} above {value:g}" for r, value in self.threshold.items() if value != 0.5]
+        parts = [f"{r} above {value:g}" for r, value in self.threshold.items() if value != HALF]
         parts += [f"{r} lesions from {ml:g} ml" for r, ml in self.minimum_lesion_ml.items() if ml]
         parts += [f"{r} from {ml:g} ml in all" for r, ml in self.minimum_ml.items() if ml]
         return ", ".join(parts) or "none"
@@ -76,7 +96,7 @@ def labels_of(
 ) -> NDArray[np.uint8]:
     """Canonical labels (D, H, W) of logits (regions, D, H, W), whose voxels have this spacing."""
     config = config or PostprocessConfig()
-    cuts = [_logit(config.threshold.get(region, 0.5)) for region in task.regions]
+    cuts = [_logit(config.threshold.get(region, HALF)) for region in task.regions]
     above = logits > logits.new_tensor(cuts)[:, None, None, None]
     label = task.from_regions(above.cpu().numpy())
     box = bounding_box(label)

@@ -1,25 +1,39 @@
-"""Masks for cases: from raw files or a store to NIfTI in each case's own grid."""
+"""Masks for cases: from raw files or a store to NIfTI in each case's own grid.
 
-from collections.abc import Callable, Mapping
+What a folder of masks was made from is beside them (`train.predictions`): calling `predict` again
+predicts only what is missing or has changed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common import hints, nifti
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
-from common.grouping import VOLUME_SUFFIXES
+from common.grouping import VOLUME_SUFFIXES, stem_of
 from common.manifest import DEFAULT_NAME, Manifest, load_manifest
 from common.outputs import check_output
-from common.record import CaseRecord
+from common.record import CaseRecord, hash_of, parameters
 from common.store import Store, is_remote
 from common.task import Task
 from common.unused_files import IMAGE_SUFFIXES
-from train.loaded_run import LoadedRun, check_task, store_warnings
+from train.ensemble import Predictor, check_task
+from train.loaded_run import store_warnings
+from train.predictions import (
+    PREDICTIONS,
+    PredictedCase,
+    PredictionsFile,
+    key_of,
+    settings_of,
+    sha256,
+)
 
 NAMING = (
     *("layout", "modalities", "label", "companions", "stacked", "patient_pattern"),
@@ -29,6 +43,9 @@ NAMING = (
 
 OTHER_FORMATS = {*IMAGE_SUFFIXES, ".npy"}
 """Endings that no folder of masks has."""
+
+MASK = "mask"
+"""In place of a region, among the files of a case."""
 
 PREDICTED = "predicted by FM-Net"
 """The description in a mask's header: only files that have it are replaced."""
@@ -41,8 +58,9 @@ class Predictions:
     task: Task  # of the data
     of_store: bool = False  # and not of files, whose labels are not read
     written: dict[str, Path] = field(default_factory=dict)  # case id to its mask's file
-    records: dict[str, CaseRecord] = field(default_factory=dict)  # of the cases in `written`
+    cases: dict[str, PredictedCase] = field(default_factory=dict)  # of those in `written`
     replaced: list[str] = field(default_factory=list)  # ids of cases that had a mask before
+    kept: list[str] = field(default_factory=list)  # ids of cases that were predicted before
     failures: dict[str, str] = field(default_factory=dict)  # case id to why it has no mask
     findings: list[Finding] = field(default_factory=list)  # about files, as `check` reports them
     warnings: list[str] = field(default_factory=list)
@@ -53,21 +71,30 @@ class Predictions:
         """Whether every case has its mask."""
         return not self.failures and all(f.severity != "error" for f in self.findings)
 
+    def summary(self, out: Path) -> str:
+        """How many masks were written, and how many were there."""
+        counts = f"{len(self.written) - len(self.kept)} mask(s) in {out}"
+        if self.replaced:
+            counts += f", {len(self.replaced)} in place of earlier ones"
+        if self.kept:
+            counts += f"; {len(self.kept)} kept, made of the same images in the same way before"
+        return counts
+
     @property
     def case_warnings(self) -> list[str]:
         """A line for everything unusual in the files of a case that has a mask."""
         return [
             f"{case_id}: {warning.file}: {warning.found} → {warning.action}"
-            for case_id, record in self.records.items()
-            for warning in record.warnings
+            for case_id, case in self.cases.items()
+            for warning in case.warnings
         ]
 
     @property
     def legend(self) -> list[str]:
         """A line for each convention that masks are written in: what its values mean."""
         groups: dict[tuple[str, str], list[str]] = {}
-        for case_id, record in self.records.items():
-            groups.setdefault((record.convention, record.convention_from), []).append(case_id)
+        for case_id, case in self.cases.items():
+            groups.setdefault((case.convention, case.convention_from), []).append(case_id)
         return [
             f"{_some(cases)}: {self.task.legend(convention)} ({convention}, by {decided_by}"
             + (")" if self.of_store else "; labels are not read)")
@@ -75,34 +102,52 @@ class Predictions:
         ]
 
 
-Case = tuple[NDArray[np.floating], CaseRecord]
-"""Image (modalities, *box), and the record that leads back to the files' grid."""
+@dataclass(frozen=True)
+class Case:
+    """A case to predict."""
+
+    image: NDArray[np.floating]  # (modalities, *box)
+    modalities: tuple[str, ...]  # of the image, in its order
+    record: CaseRecord  # leads back to the files' grid
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A case that is not read yet."""
+
+    read: Callable[[], Case]
+    hash_input: Callable[[], str]  # of all that `read` gives, without reading voxels
 
 
 @dataclass(frozen=True)
 class Source:
-    """Cases to predict, and what reads each."""
+    """Cases to predict."""
 
     folder: str | Path  # the store's, or that of the files
-    task: Task  # whose modalities the images have, in this order
-    cases: Mapping[str, Callable[[], Case]]
+    task: Task
+    cases: Mapping[str, Unread]
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     layout: str = ""  # of a folder, in words
 
 
 def predict(
-    loaded: LoadedRun,
+    predictor: Predictor,
     data: str | Path,
     out: Path,
     on_case: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    probabilities: bool = False,
 ) -> Predictions:
     """Write a mask for every case, in its files' grid, orientation and values.
 
     `out` is the folder of the masks, `OUT/<case id>.nii.gz`, or the mask of a single case where its
-    name is a NIfTI file's. A case that fails is reported, and the others are still predicted. The
-    data are the folder of one case or of a cohort, or a store; labels of a folder are not read.
-    `on_case` gets (cases done, cases in all), first with none done.
+    name is a NIfTI file's. In a folder, cases that were predicted from the same images with the
+    same weights and settings are kept. A case that fails is reported, and the others are still
+    predicted. The data are the folder of one case or of a cohort, or a store; labels of a folder
+    are not read. `on_case` gets (cases done, cases in all), first with none done.
+
+    With `probabilities`, a volume of each region is beside each mask.
 
     Raises:
         ConfigError: the data are of another task than the run.
@@ -113,7 +158,9 @@ def predict(
     """
     check_output(out, "file" if _names_a_file(out) else "folder", data)
     is_store = is_remote(data) or Path(data, "zarr.json").is_file()
-    source = _of_store(loaded, Store.open(data)) if is_store else _of_folder(loaded, Path(data))
+    source = (
+        _of_store(predictor, Store.open(data)) if is_store else _of_folder(predictor, Path(data))
+    )
     done = Predictions(
         source.task,
         is_store,
@@ -121,11 +168,14 @@ def predict(
         warnings=source.warnings,
         layout=source.layout,
     )
-    paths = _paths(out, source)
+    regions = predictor.task.region_names if probabilities else ()
+    paths = _paths(out, source, regions)
+    folder = None if _names_a_file(out) else out
+    work = _Work(predictor, source, done, folder)
     on_case(0, len(paths))
-    for count, (case_id, path) in enumerate(paths.items(), 1):
+    for count, (case_id, of_case) in enumerate(paths.items(), 1):
         try:
-            _write_mask(loaded, source, case_id, path, done)
+            work.predict(case_id, of_case)
         except FMNetError as error:
             done.failures[case_id] = str(error)
         except Exception as error:  # noqa: BLE001 - a case that fails must not end the others
@@ -134,8 +184,8 @@ def predict(
     return done
 
 
-def _paths(out: Path, source: Source) -> dict[str, Path]:
-    """Case id to the file of its mask; makes the folder."""
+def _paths(out: Path, source: Source, regions: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Case id to the files of its mask and of these regions, by region; makes the folder."""
     names_a_file = _names_a_file(out)
     if names_a_file and out.exists():
         raise RunError(
@@ -153,14 +203,18 @@ def _paths(out: Path, source: Source) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made ({error.strerror}); name another") from error
-    paths = {
-        case_id: out if names_a_file else out / f"{case_id}{VOLUME_SUFFIXES[0]}"
-        for case_id in source.cases
-    }
-    for path in paths.values():
-        check_output(path, "file")
-        if path.exists():
-            _check_predicted(path)
+    paths = {}
+    for case_id in source.cases:
+        mask = out if names_a_file else out / f"{case_id}{VOLUME_SUFFIXES[0]}"
+        stem = stem_of(mask.name)
+        paths[case_id] = {MASK: mask} | {
+            region: folder / f"{stem}_probability_{region}{VOLUME_SUFFIXES[0]}"
+            for region in regions
+        }
+        for path in paths[case_id].values():
+            check_output(path, "file")
+            if path.exists():
+                _check_predicted(path)
     return paths
 
 
@@ -171,7 +225,7 @@ def _names_a_file(out: Path) -> bool:
 def _check_predicted(path: Path) -> None:
     """Refuse to replace what may be a reference label, or anything but an earlier mask."""
     try:
-        is_mask = nifti.description_of(path) == PREDICTED
+        is_mask = nifti.description_of(path).startswith(PREDICTED)
     except InputError:
         is_mask = False
     if not is_mask:
@@ -181,30 +235,83 @@ def _check_predicted(path: Path) -> None:
         )
 
 
-def _write_mask(
-    loaded: LoadedRun, source: Source, case_id: str, path: Path, done: Predictions
-) -> None:
-    image, record = source.cases[case_id]()
-    logits = loaded.logits(image, source.task.modalities)
-    label = loaded.labels(logits, record.spacing_mm)
-    was_there = path.exists()
+class _Work:
+    """Predicts one case after the other and notes what was done."""
+
+    def __init__(
+        self, predictor: Predictor, source: Source, done: Predictions, folder: Path | None
+    ) -> None:
+        self._predictor, self._source, self._done = predictor, source, done
+        self._folder = folder  # of the masks, None for a single mask's file
+        self._notes = PredictionsFile.read(folder) if folder else PredictionsFile()
+        settings = settings_of(predictor)
+        self._settings = key_of(settings)
+        self._notes.settings[self._settings] = settings
+
+    def predict(self, case_id: str, paths: Mapping[str, Path]) -> None:
+        """Write the files of a case at these paths, unless they are there already."""
+        unread, before = self._source.cases[case_id], self._notes.cases.get(case_id)
+        input_hash = unread.hash_input()
+        if before and before.is_of(input_hash, self._settings, paths.values()):
+            self._done.kept.append(case_id)
+            self._done.written[case_id], self._done.cases[case_id] = paths[MASK], before
+            return
+        was_there, case = paths[MASK].exists(), unread.read()
+        logits = self._predictor.logits(case.image, case.modalities)
+        self._write(logits, case.record, paths)
+        noted = PredictedCase(
+            input=input_hash,
+            settings=self._settings,
+            files={path.name: sha256(path) for path in paths.values()},
+            convention=case.record.convention,
+            convention_from=case.record.convention_from,
+            warnings=case.record.warnings,
+        )
+        self._done.written[case_id], self._done.cases[case_id] = paths[MASK], noted
+        if was_there:
+            self._done.replaced.append(case_id)
+        self._note(case_id, noted)
+
+    def _note(self, case_id: str, noted: PredictedCase) -> None:
+        """Keep what was noted of a case; without it, its mask is good but predicted again."""
+        if self._folder is None:
+            return
+        self._notes.cases[case_id] = noted
+        try:
+            self._notes.write(self._folder)
+        except OSError as error:
+            what = f"{self._folder / PREDICTIONS}: cannot be written ({error.strerror})"
+            warning = f"{what}; another call will predict again what it does not list"
+            if warning not in self._done.warnings:
+                self._done.warnings.append(warning)
+
+    def _write(self, logits: Tensor, record: CaseRecord, paths: Mapping[str, Path]) -> None:
+        """Write probabilities, then the mask, each in the files' grid."""
+        for number, region in enumerate(self._predictor.task.regions):
+            if region in paths:
+                probabilities = record.values_to_file_grid(logits[number].sigmoid().cpu().numpy())
+                # NIfTI has no float16. Rounded to it, float32 takes half the space when compressed.
+                rounded = probabilities.astype(np.float16).astype(np.float32)
+                _write(paths[region], rounded, record, f"{PREDICTED}: probability of {region}")
+        label = self._predictor.labels(logits, record.spacing_mm)
+        _write(paths[MASK], restore(label, record, self._source.task)[0], record, PREDICTED)
+
+
+def _write(path: Path, voxels: NDArray[np.generic], record: CaseRecord, description: str) -> None:
     try:
-        nifti.write(path, *restore(label, record, source.task), PREDICTED, sync=True)
+        nifti.write(path, voxels, record.geometry, description, sync=True)
     except OSError as error:
-        kept = ", and the earlier mask is kept" if was_there else ""
+        kept = ", and the earlier file is kept" if path.exists() else ""
         raise RunError(
             f"{path}: cannot be written ({error.strerror}){kept}; make room, and predict it again"
         ) from error
-    done.written[case_id], done.records[case_id] = path, record
-    if was_there:
-        done.replaced.append(case_id)
 
 
 def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
-def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
+def naming_of(predictor: Predictor, data: Path) -> Manifest:
     """How to read raw cases for a run.
 
     File names and label convention are those of the manifest in the folder, or beside the folder
@@ -214,42 +321,51 @@ def naming_of(loaded: LoadedRun, data: Path) -> Manifest:
     Raises:
         ConfigError: that manifest is not readable, or of another task.
     """
-    found = loaded.manifest
+    found = predictor.manifest
     for folder in (data, data.resolve().parent):
         if (folder / DEFAULT_NAME).is_file():
             found = load_manifest(folder / DEFAULT_NAME)
-            check_task(loaded, found.task, folder / DEFAULT_NAME)
+            check_task(predictor, found.task, folder / DEFAULT_NAME)
             break
-    kept = tuple(name for name in found.task.modalities if name in loaded.needed)
+    kept = tuple(name for name in found.task.modalities if name in predictor.needed)
     changes = {name: getattr(found, name) for name in ("task", *NAMING)}
-    return loaded.manifest.model_copy(update=changes).with_modalities(kept)
+    return predictor.manifest.model_copy(update=changes).with_modalities(kept)
 
 
-def _of_store(loaded: LoadedRun, store: Store) -> Source:
-    check_task(loaded, store.task, store.path)
+def _of_store(predictor: Predictor, store: Store) -> Source:
+    check_task(predictor, store.task, store.path)
     contents = store.contents()
     records = contents.records
     if not records:
         adding = hints.preprocess(store.path)
         raise StoreError(f"{store.path}: no case in this store; add some with `{adding}`")
+    warnings = [
+        warning
+        for member in predictor.members
+        for warning in store_warnings(member, store, contents, list(records))
+    ]
     return Source(
         store.path,
         store.task,
-        {case_id: partial(_stored, store, record) for case_id, record in records.items()},
-        warnings=[
-            *store_warnings(loaded, store, contents, list(records)),
-            *filter(None, [contents.absence]),
-        ],
+        {
+            case_id: Unread(partial(_stored, store, record), partial(_hash_stored, record))
+            for case_id, record in records.items()
+        },
+        warnings=[*dict.fromkeys(warnings), *filter(None, [contents.absence])],
     )
 
 
 def _stored(store: Store, record: CaseRecord) -> Case:
-    return store.read_volume(record.case_id)[0], record
+    return Case(store.read_volume(record.case_id)[0], store.task.modalities, record)
 
 
-def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
-    manifest = naming_of(loaded, folder)
-    discovery = discover(folder, manifest, labels=False)
+def _hash_stored(record: CaseRecord) -> str:
+    return hash_of(record.model_dump(mode="json", exclude={"row", "software"}))
+
+
+def _of_folder(predictor: Predictor, folder: Path) -> Source:
+    manifest = naming_of(predictor, folder)
+    discovery = discover(folder, manifest, labels=False, may_lack=predictor.may_lack)
     findings = discovery.findings
     if not discovery.cases:
         raise InputError(
@@ -261,10 +377,32 @@ def _of_folder(loaded: LoadedRun, folder: Path) -> Source:
             ),
             *findings,
         )
-    cases = {files.case_id: partial(_raw, files, manifest) for files in discovery.cases}
-    return Source(folder, manifest.task, cases, findings, layout=discovery.layout_line)
+    cases = {}
+    for files in discovery.cases:
+        own = manifest
+        if len(files.images) < len(manifest.task.modalities):
+            own = manifest.with_modalities(tuple(files.images))
+        cases[files.case_id] = Unread(partial(_raw, files, own), partial(_hash_raw, files, own))
+    lacking = [name for name in predictor.needed if name not in manifest.task.modalities]
+    warnings = [f"{folder} has no {name}: predicted without it" for name in lacking]
+    return Source(folder, manifest.task, cases, findings, warnings, discovery.layout_line)
 
 
 def _raw(files: CaseFiles, manifest: Manifest) -> Case:
     prepared = prepare(files, manifest)
-    return prepared.image, prepared.record
+    return Case(prepared.image, manifest.task.modalities, prepared.record)
+
+
+def _hash_raw(files: CaseFiles, manifest: Manifest) -> str:
+    """Of the files' content, of what their names say of them, and of how they are read."""
+    paths = set(files.images.values())
+    content = {str(path): sha256(path) for path in paths}
+    return hash_of(
+        {
+            "images": {modality: content[str(path)] for modality, path in files.images.items()},
+            "names": [path.name for path in files.images.values()],
+            "layout": files.layout,
+            "convention": [files.suggested_convention, files.states_convention],
+            "parameters": parameters(manifest),
+        }
+    )

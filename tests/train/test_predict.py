@@ -25,6 +25,7 @@ from train.config import TrainConfig
 from train.loaded_run import LoadedRun
 from train.precision import choose_compute
 from train.predict import naming_of, predict
+from train.predictions import PREDICTIONS
 
 SHAPE = (23, 31, 27)
 LPS = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
@@ -231,7 +232,9 @@ def test_raw_files_and_their_store_give_the_same_masks(
         assert len(np.unique(nifti.read(path).voxels)) > 2
         same_file(path, from_store.written[case_id])
     raw.written["one"].unlink()
-    assert predict(loaded, data, tmp_path / "raw").replaced == ["two"]
+    again = predict(loaded, data, tmp_path / "raw")
+    assert (again.kept, again.replaced) == (["two"], [])
+    assert again.written == raw.written
 
 
 def test_a_store_that_is_not_the_runs_own_is_said_so(
@@ -276,7 +279,7 @@ def test_a_bad_case_is_set_aside_and_the_others_go_on(
     told = []
     predictions = predict(copying(), data, tmp_path / "out", lambda *done: told.append(done))
     assert list(predictions.written) == ["good"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", PREDICTIONS}
     assert predictions.failures.keys() == {"cut", "odd"}
     assert "cut_t1.nii.gz: damaged" in predictions.failures["cut"]
     assert "a grid of" in predictions.failures["odd"]
@@ -496,6 +499,7 @@ def test_only_earlier_masks_are_replaced(
     data, out, loaded = tmp_path / "data", tmp_path / "out", copying()
     write_coded_case(data / "case", *head(), geometry())
     predict(loaded, data, out)
+    (out / PREDICTIONS).unlink()
     assert predict(loaded, data, out).replaced == ["case"]
     reference = (data / "case" / "case_seg.nii.gz").read_bytes()
     (out / "case.nii.gz").write_bytes(reference)
@@ -511,6 +515,7 @@ def test_a_mask_that_cannot_be_written_leaves_the_earlier_one_and_the_others_go_
     write_coded_case(data / "a-large", *head((40, 50, 60)), geometry((40, 50, 60)))
     write_coded_case(data / "b-small", *head(), geometry())
     predict(loaded, data, out)
+    (out / PREDICTIONS).unlink()  # else nothing is predicted again
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     sizes = [len(content) for _, content in sorted(before.items())]
     assert sizes[0] > sizes[1]
@@ -520,6 +525,7 @@ def test_a_mask_that_cannot_be_written_leaves_the_earlier_one_and_the_others_go_
     assert again.failures.keys() == {"a-large"}
     assert "a-large.nii.gz: cannot be written" in again.failures["a-large"]
     assert again.replaced == ["b-small"]
+    assert any(PREDICTIONS in warning for warning in again.warnings)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -543,4 +549,4 @@ def test_the_longest_case_id_can_be_predicted(
     case = "é" * (MAX_NAME_BYTES // 2)
     write_coded_case(tmp_path / "data" / case, *head(), geometry())
     assert predict(copying(), tmp_path / "data", tmp_path / "out").clean
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{case}.nii.gz"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{case}.nii.gz", PREDICTIONS}
