@@ -135,6 +135,44 @@ def evaluate(
 
 
 @app.command()
+def tune(
+    run_dir: Run,
+    store: Annotated[
+        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="To pick by, as dice, hd95_mm, lesion_dice.")
+    ] = "dice",
+    split: Annotated[str, typer.Option(help="val: test cases are for the score alone.")] = "val",
+    which: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    overrides: InferenceOption = None,
+) -> None:
+    """Pick thresholds and smallest volumes of each region on the validation cases.
+
+    Written into the run's folder where they are a gain; evaluate and predict then use them.
+    """
+    from train.loaded_run import load_run, store_of
+    from train.tune import check_split, criterion_named
+    from train.tune import tune as pick
+
+    check_split(split)
+    loaded = load_run(run_dir, which, device, overrides or ())
+    criterion = criterion_named(metric, loaded.task)
+    opened = _store(store or store_of(run_dir))
+    with _cases("tuning") as on_case:
+        tuning = pick(loaded, opened, criterion, on_case)
+    _warn(tuning.warnings)
+    out.print(f"{tuning} (of the cases that it was picked on)", soft_wrap=True)
+    if tuning.file:
+        out.print(f"post-processing: {tuning.config}", soft_wrap=True)
+        out.print(f"written: {tuning.file}", soft_wrap=True)
+        out.print(f"next: {hints.evaluate(run_dir, which)}", soft_wrap=True)
+    else:
+        out.print("no gain: the interval reaches 0, so nothing was written", soft_wrap=True)
+
+
+@app.command()
 def predict(
     runs: Annotated[
         str,

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.errors import ConfigError
-from common.files import write_text
+from common.files import read_text, write_text
 from common.settings import Settings, did_you_mean, parse, read_yaml
 from common.task import Task
 from common.volume import bounding_box, extract
@@ -96,7 +96,7 @@ def labels_of(
 ) -> NDArray[np.uint8]:
     """Canonical labels (D, H, W) of logits (regions, D, H, W), whose voxels have this spacing."""
     config = config or PostprocessConfig()
-    cuts = [_logit(config.threshold.get(region, HALF)) for region in task.regions]
+    cuts = [logit(config.threshold.get(region, HALF)) for region in task.regions]
     above = logits > logits.new_tensor(cuts)[:, None, None, None]
     label = task.from_regions(above.cpu().numpy())
     box = bounding_box(label)
@@ -115,17 +115,18 @@ def read_tuned(run_dir: Path) -> PostprocessConfig:
     path = run_dir / TUNED
     if not path.exists():
         return PostprocessConfig()
-    return parse(PostprocessConfig, read_yaml(path.read_text("utf-8"), str(path)), str(path))
+    return parse(PostprocessConfig, read_yaml(read_text(path), str(path)), str(path))
 
 
-def write_tuned(run_dir: Path, config: PostprocessConfig) -> Path:
-    """Write what `read_tuned` reads."""
-    path = run_dir / TUNED
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+def write_tuned(run_dir: Path, config: PostprocessConfig, comment: str = "") -> Path:
+    """Write what `read_tuned` reads, with a comment above it."""
+    path, values = run_dir / TUNED, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_text(path, (f"# {comment}\n" if comment else "") + values)
     return path
 
 
-def _logit(probability: float) -> float:
+def logit(probability: float) -> float:
+    """The logit that is a probability."""
     return math.log(probability / (1 - probability))
 
 
