@@ -142,12 +142,17 @@ def check_outside(path: str | Path, *folders: str | Path) -> None:
     """
     if "://" in str(path):
         return
-    place = Path(path).resolve()
+    place = _resolved(path)
     stores = [above for above in place.parents if (above / "zarr.json").is_file()]
-    for folder in (*(Path(f).resolve() for f in folders if "://" not in str(f)), *stores):
+    for folder in (*(_resolved(f) for f in folders if "://" not in str(f)), *stores):
         if place.is_relative_to(folder):
             what = "the store" if (folder / "zarr.json").is_file() else "the folder of the data"
             raise ConfigError(f"{path}: is in {what}; name a place outside {folder}")
+
+
+def _resolved(path: str | Path) -> Path:
+    """Without links, where there are none in a circle: `Path.resolve` raises RuntimeError then."""
+    return Path(os.path.realpath(path))
 
 
 def write_parts(path: Path, parts: Iterable[bytes], *, sync: bool = False) -> None:

@@ -16,6 +16,11 @@ def show(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """A text without its middle where it is long."""
+    return text if len(text) <= most else f"{text[: most * 3 // 5]} … {text[-most // 5 :]}"
+
+
 def name_fault(name: str) -> str:
     """What keeps a text from being a name in a store or a run: one name below its folder.
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import ConfigError, InputError
 from common.files import read_text, reason_of
+from common.names import shortened
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,9 +41,7 @@ class _Loader(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         counts = Counter(str(key.value) for key, _ in node.value)
         if doubled := [key for key, count in counts.items() if count > 1]:
-            raise _problem(
-                f"the key {_shortened(repr(doubled[0]))} is there twice", node.start_mark
-            )
+            raise _problem(f"the key {shortened(repr(doubled[0]))} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -129,9 +128,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) > MOST_NESTED:
             raise ConfigError(
-                f"--set {_shortened(override)}: write key=value, as in optimizer.lr=1e-3"
+                f"--set {shortened(override)}: write key=value, as in optimizer.lr=1e-3"
             )
-        nested: dict[str, Any] = {parts[-1]: _value(value, f"--set {_shortened(override)}")}
+        nested: dict[str, Any] = {parts[-1]: _value(value, f"--set {shortened(override)}")}
         for part in reversed(parts[:-1]):
             nested = {part: nested}
         merged = merge(merged, nested, by_kind=False)
@@ -172,7 +171,7 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
     known, unknown = list(dotted_keys(model, merged)), list(_unknown_keys(model, merged))
     if unknown:
         lines = [
-            f"{origin(key)}: {_shortened(key)}: no such key"
+            f"{origin(key)}: {shortened(key)}: no such key"
             + (did_you_mean(key, known) or f"; there are {', '.join(model.model_fields)}")
             for key in unknown[:MOST_SHOWN]
         ]
@@ -187,11 +186,6 @@ def parse(model: type[M], data: Mapping[str, Any], source: str, overrides: Seque
 
 def _more(items: Sequence[object]) -> list[str]:
     return [f"and {len(items) - MOST_SHOWN} more"] if len(items) > MOST_SHOWN else []
-
-
-def _shortened(text: str) -> str:
-    """A text without its middle where it is long."""
-    return text if len(text) <= MOST_DIGITS else f"{text[:60]} … {text[-20:]}"
 
 
 def _holds(model: type[BaseModel], values: Mapping[str, Any], key: list[str]) -> bool:
@@ -224,7 +218,7 @@ def _explained(
             reason = reason.removeprefix("Input should be ")
         earlier.append(reason)
         if key and not isinstance(item["input"], dict):
-            found[key] = f", found {_shortened(repr(item['input']))}"
+            found[key] = f", found {shortened(repr(item['input']))}"
     for key, reasons in wrong.items():
         yield key, f"{key or 'values'}: {' or '.join(reasons)}{found.get(key, '')}"
 

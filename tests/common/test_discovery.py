@@ -15,7 +15,7 @@ from common import nifti
 from common.discovery import discover
 from common.errors import Finding, InputError
 from common.geometry import Geometry
-from common.manifest import Manifest
+from common.manifest import DEFAULT_NAME, Manifest
 from common.task import MODALITIES
 
 GRID = Geometry((9, 9, 9), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -357,6 +357,48 @@ def test_links_that_lead_into_each_other_end(tmp_path: Path) -> None:
     assert [note.file for note in notes] == ["a/link/link", "b/link/link"]
 
 
+def test_links_that_fork_are_not_followed_in_every_way(tmp_path: Path) -> None:
+    """Two links in each of 40 folders to the next would be a million million ways."""
+    touch(tmp_path / "40", *[name.format("p") for name in NAMES["2021"]])
+    for number in range(40):
+        (tmp_path / str(number)).mkdir()
+        for link in "ab":
+            (tmp_path / str(number) / link).symlink_to(tmp_path / str(number + 1))
+    notes = discover(tmp_path, Manifest()).findings
+    assert {note.found for note in notes if note.severity == "warning"} == {
+        "a link to a folder that another link leads to"
+    }
+
+
+def test_a_manifest_in_a_subfolder_is_remarked_on(tmp_path: Path) -> None:
+    touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
+    for folder in (tmp_path, tmp_path / "p"):
+        (folder / DEFAULT_NAME).touch()
+    (finding,) = discover(tmp_path, Manifest()).findings
+    assert (finding.file, finding.severity) == (f"p/{DEFAULT_NAME}", "warning")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("x" * 5000, "File name too long"),
+        ("/a" * 3000, "File name too long"),
+        ("dir::x", "No such file"),
+        ("loop", "Too many levels"),
+        ("pipe", "a named pipe"),
+    ],
+    ids=range(5),
+)
+def test_a_path_that_leads_to_no_folder_is_one_short_line(
+    name: str, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=found) as caught:
+        discover(tmp_path / name, Manifest())
+    assert len(str(caught.value)) < 300
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "p", *[name.format("p") for name in NAMES["2021"]])
     too_deep(tmp_path / "q")
@@ -372,7 +414,6 @@ LATIN_1 = os.fsdecode("Müller".encode("latin-1"))
 
 
 def test_names_that_are_no_utf_8_are_errors(tmp_path: Path) -> None:
-    """ITK ends the whole process at one."""
     data = tmp_path / "data"
     touch(data / "p", *[name.format("p") for name in NAMES["2021"]])
     touch(data / LATIN_1, "q_flair")

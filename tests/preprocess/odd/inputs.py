@@ -251,6 +251,18 @@ WARNINGS: dict[str, tuple[Build, str]] = {
         lambda data: (written(data, arrays()) / "loop").symlink_to(".."),
         "a link to a folder that it is in",
     ),
+    "two links": (
+        lambda data: [
+            written(data, arrays()),
+            (data.parent / "elsewhere").mkdir(exist_ok=True),
+            [(data / link).symlink_to("../elsewhere") for link in "ab"],
+        ],
+        "a link to a folder that another link leads to",
+    ),
+    "manifest below": (
+        lambda data: (written(data, arrays()) / "data_manifest.yaml").touch(),
+        "a manifest in a subfolder",
+    ),
     "turned label": (turned("seg"), "another order of axes than odd_flair.nii.gz"),
     "turned image": (turned("t2"), "another order of axes than odd_flair.nii.gz"),
     "a little off": (
