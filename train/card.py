@@ -8,7 +8,8 @@ from typing import Any
 from common.metrics import METRICS
 from common.statistics import LEVEL, Spread, spreads
 from common.task import title
-from train.loaded_run import Trained, read_run_file, suffix, to_predict
+from train.loaded_run import Trained, suffix, to_predict
+from train.run_folder import read_run_file
 
 SPLITS = ("test", "val")
 """Whose scores a card has."""
@@ -27,7 +28,7 @@ def model_card(run_dir: Path, trained: Trained) -> dict[str, Any]:
     """What is known of a run's model, without names of cases and paths."""
     config, manifest, task = trained.config, trained.manifest, trained.manifest.task
     run = read_run_file(run_dir)
-    sizes = {name: len(cases) for name, cases in run["cases"].items()}
+    sizes = {name: len(cases) for name, cases in run.cases.items()}
     predicting, changes = to_predict(trained, run_dir)
     names = {split: f"evaluation-{split}{suffix(trained.which, changes)}.json" for split in SPLITS}
     scores = [_scores(run_dir / name, trained, split) for split, name in names.items()]

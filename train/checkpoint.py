@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,8 @@ Which = Literal["best", "last", "previous"]
 FORMAT = 2
 METADATA_KEY = "fm_net"
 MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
+MOMENTS = {"step": False, "mu_product": False, "exp_avg": True, "exp_avg_sq": True}
+"""NAdam's state of a parameter: whether each has the parameter's shape, or is one number."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     try:
         _save(run_dir, checkpoint, best=best)
     except (OSError, SafetensorError) as error:
+        if not run_dir.is_dir():
+            raise CheckpointError(
+                f"{run_dir}: the run's folder is gone, and no checkpoint can be written to it; "
+                "begin a new run"
+            ) from error
         size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-        free = shutil.disk_usage(run_dir).free if run_dir.is_dir() else 0
+        free = shutil.disk_usage(run_dir).free
         raise CheckpointError(
             f"{run_dir}: a checkpoint of {size / 1e6:.0f} MB cannot be written ({error}), "
             f"{free / 1e6:.0f} MB are free there; make room, or make the folder writable. The "
@@ -71,7 +78,7 @@ def save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
 
 def _save(run_dir: Path, checkpoint: Checkpoint, *, best: bool) -> None:
     last = checkpoint_path(run_dir, "last")
-    with replacing(last, via=_temporary(last), sync=True) as unfinished:
+    with replacing(last, sync=True) as unfinished:
         state = json.dumps(checkpoint.state, allow_nan=False)
         digest = _digest(checkpoint.tensors, state)
         metadata = json.dumps({"format": FORMAT, "digest": digest, "state": state})
@@ -128,11 +135,12 @@ def restore(
     try:
         for name, parameter in model.named_parameters():
             prefix = f"{OPTIMIZER}{name}."
-            optimizer.state[parameter] = {
-                key.removeprefix(prefix): _moment(value, parameter)
+            saved = {
+                key.removeprefix(prefix): value
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }
+            optimizer.state[parameter] = _moments(saved, parameter)
         torch.set_rng_state(tensors[RNG])
     except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(
@@ -141,12 +149,18 @@ def restore(
         ) from error
 
 
-def _moment(value: Tensor, parameter: Tensor) -> Tensor:
-    if value.ndim == 0:  # a step count
-        return value.clone()
-    if value.shape != parameter.shape:
-        raise RuntimeError(f"{tuple(value.shape)} for {tuple(parameter.shape)}")
-    return torch.zeros_like(parameter).copy_(value)
+def _moments(saved: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """The optimiser's state of a parameter; empty before its first step."""
+    if saved.keys() != MOMENTS.keys() and saved:
+        raise RuntimeError(f"{', '.join(sorted(saved))} in place of {', '.join(MOMENTS)}")
+    moments = {}
+    for name, value in saved.items():
+        shape = parameter.shape if MOMENTS[name] else ()
+        if value.shape != shape or value.dtype != torch.float32:
+            raise RuntimeError(f"{_kind(value)} in place of float32 {tuple(shape)}")
+        like = torch.zeros_like(parameter) if MOMENTS[name] else torch.zeros(())
+        moments[name] = like.copy_(value)
+    return moments
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -159,20 +173,45 @@ def _model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
 
 
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Check that weights are those of `model`, which may be on the device `meta`.
+
+    Raises:
+        CheckpointError: they are those of another network, or no numbers.
+    """
+    expected = weights_of(model)
+    if other := sorted(weights.keys() ^ expected.keys()):
+        raise _other_network(f"{len(other)} names differ, such as {other[0]}")
+    for name, value in weights.items():
+        wanted = expected[name]
+        if (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+            raise _other_network(f"{name} is {_kind(value)}, expected {_kind(wanted)}")
+        if not value.isfinite().all():
+            raise CheckpointError(
+                f"the checkpoint's {name} has NaN or infinity in it; use another checkpoint, or "
+                "train again"
+            )
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights, as `weights_of` names them, into `model`.
 
     Raises:
-        CheckpointError: the weights are those of another network.
+        CheckpointError: as `check_weights`.
     """
-    try:
-        if other := sorted(weights.keys() ^ weights_of(model).keys()):
-            raise RuntimeError(f"{len(other)} names differ, such as {other[0]}")
-        model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the checkpoint does not fit the configured model: {error}"
-        ) from error
+    check_weights(model, weights)
+    model.load_state_dict(weights, strict=False)
+
+
+def _other_network(how: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint does not fit the configured model ({how}): it is of another run; put this "
+        "run's own back, or train again"
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -231,20 +270,8 @@ def _offer_other(run_dir: Path, which: Which) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Make `target` a second name of a file, or a copy on a file system without hard links."""
-    with replacing(target, via=_temporary(target), sync=True) as unfinished:
-        unfinished.unlink(missing_ok=True)
+    with replacing(target, sync=True) as unfinished:
         try:
             unfinished.hardlink_to(source)
         except OSError:
             shutil.copyfile(source, unfinished)
-
-
-def remove_unfinished(run_dir: Path) -> None:
-    """Remove what a killed process left half written in a run's folder."""
-    for which in get_args(Which):
-        _temporary(checkpoint_path(run_dir, which)).unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    """Always the same name, so that killed processes leave one large file at most."""
-    return path.with_name(f"{path.name}.tmp")

@@ -67,7 +67,7 @@ class TrainConfig(Settings):
     """Samples in a step."""
     loader: Literal["dali", "torch"] = "dali"
     """`torch` where DALI cannot be installed; both give the same samples."""
-    workers: Count = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Processes that read crops."""
     cache: CacheKind = "none"
     """Where decoded crops are kept after the first reading: `ram`, one copy that all workers share,
@@ -140,6 +140,11 @@ class TrainConfig(Settings):
         if not self.channels_last:
             return torch.contiguous_format
         return torch.channels_last_3d if self.model.dims == 3 else torch.channels_last
+
+    def blueprint(self, task: Task) -> nn.Module:
+        """The network without memory for its weights: their names and shapes."""
+        with torch.device("meta"):
+            return self.model.build(len(self.modalities_of(task)), len(task.regions))
 
     def build_network(self, task: Task, device: torch.device) -> nn.Module:
         """The network for a task's regions, on a device, with weights from torch's random state."""

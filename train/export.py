@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.errors import ConfigError, RunError
 from common.manifest import Manifest
@@ -14,8 +13,9 @@ from train import model_file
 from train.card import as_text, model_card
 from train.checkpoint import Which
 from train.config import TrainConfig
-from train.loaded_run import Trained, read_run_file, read_trained
+from train.loaded_run import Trained, read_trained
 from train.model_file import Description, Training
+from train.run_folder import read_run_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_target(path: Path, ending: str) -> bool:
 
 def _describe(run_dir: Path, trained: Trained) -> Description:
     run = read_run_file(run_dir)
-    last: dict[str, Any] = run["sessions"][-1]
+    last = run.sessions[-1]
     return Description(
         config=_public_config(trained),
         manifest=_public_manifest(trained.manifest),
@@ -72,12 +72,12 @@ def _describe(run_dir: Path, trained: Trained) -> Description:
         training=Training(
             checkpoint=trained.which,
             epochs=trained.epochs,
-            store_fingerprint=run["store_fingerprint"],
-            cases={name: len(cases) for name, cases in run["cases"].items()},
-            split=hash_of(run["cases"]),
-            compute=last["compute"],
-            versions=last["versions"],
-            init=(run.get("init") or {}).get("sha256"),
+            store_fingerprint=run.store_fingerprint,
+            cases={name: len(cases) for name, cases in run.cases.items()},
+            split=hash_of(run.cases),
+            compute=last.compute,
+            versions=last.versions,
+            init=run.init.sha256 if run.init else None,
         ),
     )
 

@@ -15,7 +15,7 @@ from common.errors import InferenceError
 from common.settings import Settings
 from common.volume import Triple
 from train.postprocess import PostprocessConfig
-from train.precision import Compute
+from train.precision import Compute, told_as_out_of_memory
 
 SIGMA_OF_WINDOW = 1 / 8
 """Standard deviation of a tile's weights as a share of its side: predictions near a tile's border
@@ -179,7 +179,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _explained(config: InferenceConfig) -> Iterator[None]:
     """Say what to do where the device's memory is too small."""
     try:
-        yield
+        with told_as_out_of_memory():
+            yield
     except torch.OutOfMemoryError as error:
         fewer = "set inference.tiles=1" if config.tiles > 1 else "predict with --device cpu"
         raise InferenceError(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common import hints
-from common.errors import CheckpointError, ConfigError, RunError
-from common.manifest import Manifest, load_manifest
+from common.errors import CheckpointError, ConfigError
+from common.manifest import Manifest
 from common.record import differences, hash_of
 from common.settings import parse
 from common.splits import ListSplits, assign, require
@@ -22,14 +21,12 @@ from common.store.reader import Contents
 from common.task import Task
 from train import checkpoint, model_file
 from train.checkpoint import Which
-from train.config import TrainConfig, load_config
+from train.config import TrainConfig
 from train.inference import sliding_window
+from train.position import position_of
 from train.postprocess import PostprocessConfig, labels_of, read_tuned
 from train.precision import Compute, choose_compute, configure_float32
-
-CONFIG = "config.yaml"
-MANIFEST = "manifest.yaml"
-RUN_FILE = "run.json"
+from train.run_folder import check_run, read_config, read_manifest, read_run_file
 
 SplitCases = dict[str, list[str]]
 """Split to ids of its cases."""
@@ -163,7 +160,9 @@ def load_run(
     config, changes = to_predict(trained, run_dir, overrides)
     compute = choose_compute(device, config.precision)
     configure_float32(compute.precision)
-    model = config.build_network(trained.manifest.task, compute.device)
+    task = trained.manifest.task
+    checkpoint.check_weights(config.blueprint(task), trained.weights)
+    model = config.build_network(task, compute.device)
     checkpoint.load_weights(model, trained.weights)
     return LoadedRun(
         model, config, trained.manifest, compute, run_dir, trained.which, trained.epochs, changes
@@ -195,24 +194,16 @@ def _from_file(path: Path, which: Which) -> Trained:
 
 
 def _from_folder(run_dir: Path, which: Which) -> Trained:
-    if not run_dir.is_dir():
-        train = hints.train(run=run_dir)
-        raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
-    absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).is_file()]
-    if absent:
-        raise RunError(
-            f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "
-            f"`{hints.train(run='RUN')}` wrote"
-        )
-    config, manifest = load_config(str(run_dir / CONFIG)), load_manifest(run_dir / MANIFEST)
+    check_run(run_dir)
+    config, manifest, run = read_config(run_dir), read_manifest(run_dir), read_run_file(run_dir)
     if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
-        again = hints.resume(read_run_file(run_dir)["store"], run_dir)
+        again = hints.resume(run.store, run_dir)
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, because the run was never validated; resume with "
             f"`{again}`, or use the last checkpoint with --checkpoint last"
         )
     saved = checkpoint.load(run_dir, which)
-    epochs = int(saved.state["epoch"]) - 1  # the state names the epoch under way
+    epochs = position_of(saved.state, manifest.task, run_dir).epoch - 1  # of the one under way
     return Trained(config, manifest, saved.weights, which, epochs, read_tuned(run_dir))
 
 
@@ -272,7 +263,7 @@ def trained_on(run_dir: Path) -> TrainedOn:
         training = model_file.describe(run_dir).training
         return TrainedOn("", training.store_fingerprint, None, training.split)
     run = read_run_file(run_dir)
-    return TrainedOn(run["store"], run["store_fingerprint"], run["cases"])
+    return TrainedOn(run.store, run.store_fingerprint, run.cases)
 
 
 def store_of(run_dir: Path) -> str:
@@ -376,9 +367,3 @@ def _differences(loaded: LoadedRun, store: Store, own: str) -> list[str]:
         f"{store.path} was preprocessed with {name} {theirs}, the run's store with {ours}"
         for name, (theirs, ours) in differences(store.manifest, loaded.manifest).items()
     ]
-
-
-def read_run_file(run_dir: Path) -> dict[str, Any]:
-    """What `train.run` wrote about a run beside its configuration."""
-    run: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
-    return run

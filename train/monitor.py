@@ -10,16 +10,17 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from common import hints
 from common.console import TimesColumn, duration, out
 from common.images import shown_channel
 from common.task import Task, title
 from train.checkpoint import checkpoint_path
+from train.curves import Curves
 from train.evaluate import ScoredCase
 from train.figures import overlay
-from train.trainer import End, Position, Session
+from train.position import Position
+from train.trainer import End, Session
 
 OVERLAYS = 3  # cases whose picture goes to TensorBoard at each validation: always the same ones
 
@@ -28,15 +29,12 @@ RATE_SECONDS = 1800
 
 
 class Monitor:
-    """Shows training as it goes; a context manager.
-
-    TensorBoard hides what an earlier session wrote of later steps than the session's position.
-    """
+    """Shows training as it goes; a context manager."""
 
     def __init__(self, session: Session, samples: int) -> None:
-        at, run_dir = session.at, session.run_dir
+        at = session.at
         self._session, self._samples = session, samples
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=at.step + 1)
+        self._curves = Curves(session.run_dir, at.step + 1)
         self._bars = Progress(
             TextColumn("{task.description}", style="bold"),
             BarColumn(bar_width=24),
@@ -61,11 +59,11 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        self._writer.close()
+        self._curves.close()
 
     def step(self, at: Position, loss: float) -> None:
         """Show the loss of a step, and how far the run is."""
-        self._writer.add_scalar("train/loss_step", loss, at.step)
+        self._curves.add("train/loss_step", loss, at.step)
         self._bars.update(
             self._task,
             description=_epoch_of(at, self._session.config.epochs),
@@ -85,14 +83,14 @@ class Monitor:
             task = scored.task
             modality = title(task.modalities[shown_channel(task.modalities)])
             name = f"val/{done} {scored.score.case_id} ({modality}, reference, prediction)"
-            self._writer.add_image(name, overlay(scored.sample(), task), at.step, dataformats="HWC")
+            self._curves.add_image(name, overlay(scored.sample(), task), at.step)
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
         """Print a line for a finished epoch, and send its row to TensorBoard."""
         for key, value in row.items():
             if value is not None and key not in {"epoch", "steps"}:
-                self._writer.add_scalar(_curve(key), value, row["steps"])
-        self._writer.flush()
+                self._curves.add(_curve(key), value, row["steps"])
+        self._curves.flush()
         line = f"epoch {row['epoch']:>3}  loss {_shown(row['train_loss'])}"
         if row["val_loss"] is not None:
             dice = _dice(row, self._session.store.task)

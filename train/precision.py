@@ -5,8 +5,8 @@ What the machine cannot do is replaced; a note then says so at the start of the 
 
 import os
 import resource
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,6 +53,21 @@ class Compute:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+@contextmanager
+def told_as_out_of_memory() -> Iterator[None]:
+    """Raise each way in which memory can be too small as torch's error of a full device.
+
+    Raises:
+        torch.OutOfMemoryError: it is too small.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def configure_backends(compute: Compute, *, deterministic: bool) -> None:

@@ -5,33 +5,48 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from common import __version__, hints
 from common.console import err
 from common.errors import ConfigError, RunError
-from common.files import write_json, write_text
 from common.interrupts import stop_requests
 from common.outputs import check_output
 from common.splits import SplitAssignment, require, resolve
 from common.store import Store
 from common.store.paths import resolved
 from common.store.reader import Contents
+from common.task import Task
 from train import trainer
-from train.checkpoint import remove_unfinished
+from train.checkpoint import Which, checkpoint_path
 from train.config import TrainConfig, load_config
+from train.data.cache import free_memory
 from train.data.feed import StallDetector
 from train.data.loader import check_cache, open_feed
-from train.initial import seen_before, start_from
-from train.loaded_run import CONFIG, MANIFEST, RUN_FILE, read_run_file
+from train.initial import Start, seen_before, start_from
 from train.monitor import Monitor
-from train.precision import avoid_cpu_bf16_bug, choose_compute, configure_backends
+from train.networks import parameter_count
+from train.precision import Compute, avoid_cpu_bf16_bug, choose_compute, configure_backends
+from train.run_folder import (
+    CONFIG,
+    InitRecord,
+    RunFile,
+    SessionRecord,
+    check_run,
+    explained,
+    read_config,
+    read_manifest,
+    read_run_file,
+    remove_unfinished,
+    write_config,
+    write_manifest,
+    write_run_file,
+)
 from train.trainer import Session, new_session, restore, save
 
 CHANGEABLE = frozenset(
@@ -52,6 +67,11 @@ CHANGEABLE = frozenset(
     }
 )
 """What may change when a run is resumed: no step depends on it, except by rounding."""
+
+LATER: tuple[Which, ...] = ("best", "previous")
+"""Checkpoints that only a run has that was trained."""
+BYTES_OF_PARAMETER = 16
+"""Its value, its gradient and NAdam's two moments, in float32."""
 
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
@@ -92,18 +112,13 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
     _check_new_run(run_dir)
     contents = store.contents()
     session = fresh(preset, overrides, store, run_dir, contents)
-    try:
+    with explained(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / MANIFEST, store.manifest.to_yaml())
-        started = asdict(session.start) if session.start else None
-        _write_run_file(session, preset, contents.fingerprint, started, [])
+        remove_unfinished(run_dir)
+        write_manifest(run_dir, store.manifest)
+        _write_run_file(session, preset, contents.fingerprint, _init(session.start), [])
         save(session)
-        write_text(run_dir / CONFIG, session.config.to_yaml())
-    except OSError as error:
-        raise RunError(
-            f"{run_dir}: cannot be written ({error.strerror}); name another folder with "
-            f"{_other_folder()}"
-        ) from error
+        write_config(run_dir, session.config)
     return session
 
 
@@ -117,31 +132,32 @@ def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: 
         RunError: there is no run, or the store has changed.
         CheckpointError: the checkpoint is damaged.
     """
-    if not (run_dir / CONFIG).is_file():
+    if not (run_dir / CONFIG).exists():
         resume = hints.option("--resume")
-        raise RunError(f"{run_dir}: no run to resume; leave {resume} out to begin one")
-    run = read_run_file(run_dir)
-    if preset not in {None, run["preset"]}:
-        raise ConfigError(
-            f"{run_dir} began with preset {run['preset']}, not {preset}: name that one"
-        )
-    if run["store_fingerprint"] != store.contents().fingerprint:
         raise RunError(
-            f"{run_dir} was trained on {run['store']}; {store.path} now holds other cases or "
+            f"{run_dir}: no run to resume, {CONFIG} is missing; leave {resume} out to begin one"
+        )
+    check_run(run_dir)
+    read_manifest(run_dir)  # whoever predicts with the run later needs it whole
+    run = read_run_file(run_dir)
+    if preset not in {None, run.preset}:
+        raise ConfigError(f"{run_dir} began with preset {run.preset}, not {preset}: name that one")
+    if run.store_fingerprint != store.contents().fingerprint:
+        raise RunError(
+            f"{run_dir} was trained on {run.store}; {store.path} now holds other cases or "
             f"parameters: begin a new run with another {_other_folder()}"
         )
-    config = _changed(load_config(str(run_dir / CONFIG)), run_dir, overrides)
-    remove_unfinished(run_dir)
-    session = _session(run_dir, config, store, SplitAssignment(run["cases"]))
+    config = _changed(read_config(run_dir), run_dir, overrides)
+    session = _session(run_dir, config, store, SplitAssignment(run.cases))
     restore(session)
-    before = run["sessions"][-1]["compute"]
+    before = run.sessions[-1].compute
     if session.compute.describe() != before:
         note = f"this run was on {before} before, so its numbers are not those of one device"
         session.compute = replace(session.compute, note=note)
-    write_text(run_dir / CONFIG, config.to_yaml())
-    _write_run_file(
-        session, run["preset"], run["store_fingerprint"], run.get("init"), run["sessions"]
-    )
+    with explained(run_dir):
+        remove_unfinished(run_dir)
+        write_config(run_dir, config)
+        _write_run_file(session, run.preset, run.store_fingerprint, run.init, run.sessions)
     trainer.write_metrics(session)
     return session
 
@@ -197,12 +213,26 @@ def assign_cases(config: TrainConfig, contents: Contents) -> SplitAssignment:
 
 def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssignment) -> Session:
     compute = choose_compute(config.device, config.precision)
+    _check_size(config, store.task, compute)
     if config.model.dims == 3:
         compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
     configure_backends(compute, deterministic=config.deterministic)
     session = new_session(run_dir, config, compute, store, splits)
     check_cache(config.loader, session.epoch_stream(), config.cache)
     return session
+
+
+def _check_size(config: TrainConfig, task: Task, compute: Compute) -> None:
+    """Check that the network alone fits into memory, before any is taken."""
+    count = parameter_count(config.blueprint(task).parameters())
+    needed, device = count * BYTES_OF_PARAMETER, compute.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"model: a network of {count / 1e6:,.0f} M parameters takes {needed / 1e9:,.1f} GB "
+            f"or more in training, and {free / 1e9:,.1f} GB are free: take fewer or smaller "
+            "model.widths"
+        )
 
 
 def _check_store(config: TrainConfig, store: Store) -> None:
@@ -223,6 +253,11 @@ def _check_new_run(run_dir: Path) -> None:
             f"{run_dir} holds a run: resume it with {hints.option('--resume')}, or name another "
             f"folder with {_other_folder()}"
         )
+    if any(checkpoint_path(run_dir, which).exists() for which in LATER):
+        raise RunError(
+            f"{run_dir} holds a run whose {CONFIG} is missing: restore that from a copy, or name "
+            f"another folder with {_other_folder()}"
+        )
     check_output(run_dir, "folder")
 
 
@@ -232,7 +267,7 @@ def _other_folder() -> str:
 
 def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
     """The run's configuration with overrides that change no number of the steps to come."""
-    changed = load_config(str(run_dir / CONFIG), overrides)
+    changed = read_config(run_dir, overrides)
     fixed = [
         name
         for name in TrainConfig.model_fields
@@ -251,32 +286,36 @@ def _write_run_file(
     session: Session,
     preset: str,
     fingerprint: str,
-    init: dict[str, Any] | None,
-    before: list[dict[str, Any]],
+    init: InitRecord | None,
+    before: list[SessionRecord],
 ) -> None:
     config, store = session.config, session.store
-    now = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "epoch": session.at.epoch,
-        "compute": session.compute.describe(),
-        "loader": config.loader,
-        "workers": config.workers,
-        "cache": config.cache,
-        "versions": versions(),
-    }
-    write_json(
-        session.run_dir / RUN_FILE,
-        {
-            "preset": preset,
-            "seed": config.seed,
-            "init": init,
-            "store": resolved(store.path),
-            "store_fingerprint": fingerprint,
-            "cases": session.splits.cases,
-            "sessions": [*before, now],
-        },
+    now = SessionRecord(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join(sys.argv),
+        epoch=session.at.epoch,
+        compute=session.compute.describe(),
+        loader=config.loader,
+        workers=config.workers,
+        cache=config.cache,
+        versions=versions(),
     )
+    run = RunFile(
+        preset=preset,
+        seed=config.seed,
+        init=init,
+        store=resolved(store.path),
+        store_fingerprint=fingerprint,
+        cases=session.splits.cases,
+        sessions=[*before, now],
+    )
+    write_run_file(session.run_dir, run)
+
+
+def _init(start: Start | None) -> InitRecord | None:
+    if start is None:
+        return None
+    return InitRecord(source=start.source, sha256=start.sha256, lines=[*start.lines])
 
 
 def versions() -> dict[str, str]:

@@ -30,45 +30,11 @@ from train.evaluate import ScoredCase, mean_scores, score_cases
 from train.initial import Start
 from train.loaded_run import LoadedRun
 from train.loss import RegionLoss
-from train.precision import DTYPES, Compiled, Compute
+from train.position import Position, position_of
+from train.precision import DTYPES, Compiled, Compute, told_as_out_of_memory
+from train.run_folder import explained
 
 METRICS_FILE = "metrics.jsonl"  # in a run's folder: one row of JSON for each finished epoch
-
-
-@dataclass
-class Position:
-    """How far a run is: what a checkpoint holds beside the tensors."""
-
-    epoch: int = 1  # the current one, from 1
-    samples: int = 0  # samples of this epoch trained on so far
-    loss_sum: float = 0.0  # of this epoch's finite losses of the main head
-    finite_samples: int = 0  # samples of this epoch with a finite loss
-    step: int = 0  # optimiser steps over all epochs, with the skipped ones
-    skipped: int = 0  # steps of this epoch without a finite gradient
-    skipped_in_a_row: int = 0  # steps up to now without a finite gradient
-    spent_seconds: float = 0.0  # training and validation time, over all sessions
-    seconds: float = 0.0  # training time of this epoch, without validation
-    waited_seconds: float = 0.0  # of this, time spent waiting for data
-    best_score: float | None = None  # of the best validation so far; higher is better
-    best_epoch: int | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)  # a row for each finished epoch
-
-    @property
-    def mean_loss(self) -> float | None:
-        """Of this epoch; None if no loss was finite."""
-        return self.loss_sum / self.finite_samples if self.finite_samples else None
-
-    def next_epoch(self) -> "Position":
-        """The start of the next epoch."""
-        return Position(
-            epoch=self.epoch + 1,
-            step=self.step,
-            skipped_in_a_row=self.skipped_in_a_row,
-            spent_seconds=self.spent_seconds,
-            best_score=self.best_score,
-            best_epoch=self.best_epoch,
-            rows=self.rows,
-        )
 
 
 @dataclass
@@ -166,17 +132,26 @@ def restore(session: Session) -> None:
     names: tuple[Which, ...] = ("last", "previous", "best")
     found = [name for name in names if checkpoint.checkpoint_path(session.run_dir, name).exists()]
     saved = checkpoint.load(session.run_dir, found[0] if found else "last")
+    if found[0] != "last":
+        err.print(
+            f"warning: {session.run_dir}: last.safetensors is missing; going on from {found[0]}",
+            soft_wrap=True,
+        )
     checkpoint.restore(saved.tensors, session.model, session.optimizer)
-    state = dict(saved.state)
+    session.at = position_of(saved.state, session.store.task, session.run_dir)
+    if session.at.samples > session.epoch_stream().samples:
+        raise CheckpointError(
+            f"{session.run_dir}: the checkpoint is {session.at.samples} samples into an epoch of "
+            f"{session.epoch_stream().samples}; begin a new run"
+        )
+    scaler = saved.state.get("scaler")
     try:
-        scaler = state.pop("scaler")
         if scaler and session.scaler.is_enabled():  # both are missing where nothing is scaled
             session.scaler.load_state_dict(scaler)
-        session.at = Position(**state)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
-            f"{session.run_dir}: the checkpoint's state is not that of this version ({error}); "
-            "resume with the version that wrote it, or begin a new run"
+            f"{session.run_dir}: the checkpoint's gradient scale cannot be read ({error}); begin a "
+            "new run"
         ) from error
 
 
@@ -276,7 +251,8 @@ def _next(session: Session, batches: Iterator[Batch]) -> Batch:
 def _explained_memory(session: Session, doing: str) -> Iterator[None]:
     """Raise torch's error of a full device as ours, with what to do."""
     try:
-        yield
+        with told_as_out_of_memory():
+            yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{session.compute.describe()}: out of memory at a peak of "
@@ -381,7 +357,8 @@ def end_epoch(session: Session, observer: Observer) -> None:
 def write_metrics(session: Session) -> None:
     """Write the checkpoint's rows of all finished epochs."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in session.at.rows)
-    write_text(session.run_dir / METRICS_FILE, "".join(lines))
+    with explained(session.run_dir):
+        write_text(session.run_dir / METRICS_FILE, "".join(lines))
 
 
 def _validate(session: Session, observer: Observer) -> dict[str, float]:

@@ -28,10 +28,10 @@ from common.statistics import Difference, difference
 from common.store import Store
 from common.task import Task
 from common.volume import Box, bounding_box, extract, place_back
-from train.config import load_config
 from train.ensemble import check_task
-from train.loaded_run import CONFIG, LoadedRun, split_cases, store_warnings
+from train.loaded_run import LoadedRun, split_cases, store_warnings
 from train.postprocess import DEFAULTS, PostprocessConfig, labels_of, logit, write_tuned
+from train.run_folder import CONFIG, read_config
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "threshold": (0.3, 0.4, 0.5, 0.6, 0.7),
@@ -150,7 +150,7 @@ def tune(
     contents = store.contents()
     case_ids = split_cases(loaded, contents, "val")
     patients = [contents.patients[case_id] for case_id in case_ids]
-    own = load_config(str(loaded.run_dir / CONFIG)).inference.postprocess
+    own = read_config(loaded.run_dir).inference.postprocess
     with TemporaryDirectory(prefix="fmnet-tune-") as folder:
         search = _Search(loaded, store, criterion, Path(folder), on_case)
         config, before, after = search.run(case_ids, own)

@@ -15,6 +15,7 @@ from train.data.augment import AUGMENTATIONS
 from train.data.loader import open_feed
 from train.monitor import Monitor
 from train.run import begin
+from train.run_folder import RunFile, SessionRecord, write_run_file
 from train.trainer import End, Session
 
 SMALL = [
@@ -26,11 +27,36 @@ SMALL = [
     "epochs=2",
     *(f"augment.{name}.probability=0.5" for name in AUGMENTATIONS),
 ]
+SESSION = SessionRecord(
+    started="2026-01-01T00:00:00+00:00",
+    command="fmnet-train run",
+    epoch=1,
+    compute="CPU",
+    loader="torch",
+    workers=1,
+    cache="none",
+    versions={},
+)
 TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
 
 
 def begun(store: Store, folder: Path, *overrides: str) -> Session:
     return begin("fm_net", [*SMALL, *overrides], store, folder)
+
+
+def describe_run(folder: Path, store: Store, **cases: list[str]) -> None:
+    """Write a run's `run.json` with these cases in its splits, as if it had them on this store."""
+    folder.mkdir(exist_ok=True)
+    run = RunFile(
+        preset="unet",
+        seed=0,
+        init=None,
+        store=store.path,
+        store_fingerprint=store.contents().fingerprint,
+        cases={"train": [], "val": [], "test": []} | cases,
+        sessions=[SESSION],
+    )
+    write_run_file(folder, run)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from limits import files_of_at_most
 from rich.console import Console
+from runs import describe_run
 from typer.testing import CliRunner
 
 from common import nifti
@@ -38,6 +39,7 @@ from train.loss import RegionLoss
 from train.postprocess import PostprocessConfig, labels_of, write_tuned
 from train.predict import predict
 from train.run import begin
+from train.run_folder import read_run_file
 from train.trainer import Session
 
 TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
@@ -134,8 +136,7 @@ def test_a_case_is_scored_as_its_written_mask_against_its_label_file(
     store = coded_store(tmp_path / "a.zarr", write_coded_case, {"case": label}, grid)
     loaded = replace(copying(), run_dir=tmp_path / "run")
     loaded.run_dir.mkdir()
-    run = {"store": "", "store_fingerprint": store.contents().fingerprint, "cases": {"train": []}}
-    (loaded.run_dir / "run.json").write_text(json.dumps(run))
+    describe_run(loaded.run_dir, store)
     predict(loaded, store.path, tmp_path / "out")
     written = nifti.read(tmp_path / "out" / "case.nii.gz").voxels
     original = nifti.read(tmp_path / "a.data" / "case" / "case_seg.nii.gz").voxels
@@ -303,10 +304,8 @@ def test_scores_of_other_settings_stand_beside_the_runs_own(
 
 def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_path: Path) -> None:
     run_of(store, tmp_path / "run")
-    file = tmp_path / "run" / "run.json"
-    run = json.loads(file.read_text())
     chosen = sorted(store.contents().records)[:2]
-    file.write_text(json.dumps(run | {"cases": run["cases"] | {"test": chosen}}))
+    describe_run(tmp_path / "run", store, test=chosen)
     evaluation = evaluate(load_run(tmp_path / "run"), store, "test")
     assert [score.case_id for score in evaluation.scores] == chosen
 
@@ -327,11 +326,10 @@ def test_a_store_that_grew_keeps_the_recorded_splits(
 ) -> None:
     folds = "splits={kind: folds, folds: 2}"
     run_of(store, tmp_path / "run", folds)
-    file = tmp_path / "run" / "run.json"
-    run = json.loads(file.read_text())
     # As if the run had known four of the six cases, two of them in the other fold.
-    train, val = run["cases"]["train"], run["cases"]["val"]
-    file.write_text(json.dumps(run | {"cases": {"train": val[:2], "val": train[:2], "test": []}}))
+    cases = read_run_file(tmp_path / "run").cases
+    train, val = cases["train"], cases["val"]
+    describe_run(tmp_path / "run", store, train=val[:2], val=train[:2])
     other = make_store(margin=4, splits={"kind": "folds", "folds": 2})
     evaluation = evaluate(load_run(tmp_path / "run"), other, "val")
     scored = {score.case_id for score in evaluation.scores}

@@ -1,4 +1,3 @@
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_of_at_most
+from runs import describe_run
 
 from common import nifti
 from common.case import prepare
@@ -197,19 +197,6 @@ def stored(data: Path, path: Path, manifest: Manifest) -> Store:
     return Store.open(path)
 
 
-def write_run_file(run_dir: Path, store: Store) -> None:
-    run_dir.mkdir()
-    (run_dir / "run.json").write_text(
-        json.dumps(
-            {
-                "store": "here",
-                "store_fingerprint": store.contents().fingerprint,
-                "cases": {"train": []},
-            }
-        )
-    )
-
-
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_raw_files_and_their_store_give_the_same_masks(
     tmp_path: Path, write_coded_case: Callable, labelled: bool
@@ -220,7 +207,7 @@ def test_raw_files_and_their_store_give_the_same_masks(
     write_coded_case(data / "two", *head(shape), geometry(shape), labelled=labelled)
     loaded = replace(small_network(), run_dir=tmp_path / "run")
     store = stored(data, tmp_path / "cases.zarr", loaded.manifest)
-    write_run_file(loaded.run_dir, store)
+    describe_run(loaded.run_dir, store)
 
     raw = predict(loaded, data, tmp_path / "raw")
     from_store = predict(loaded, store.path, tmp_path / "stored")
@@ -243,7 +230,7 @@ def test_a_store_that_is_not_the_runs_own_is_said_so(
     loaded, data = copying(), tmp_path / "data"
     write_coded_case(data / "one", *head(), geometry())
     own = stored(data, tmp_path / "own.zarr", loaded.manifest)
-    write_run_file(loaded.run_dir, own)
+    describe_run(loaded.run_dir, own)
     other = loaded.manifest.model_copy(update={"margin": 5})
     store = stored(data, tmp_path / "other.zarr", other)
     warnings = predict(loaded, store.path, tmp_path / "out").warnings
@@ -454,7 +441,7 @@ def test_what_is_unusual_in_a_case_is_said_with_its_mask(
     (data / "same" / "same_t1.nii.gz").write_bytes((data / "same/same_flair.nii.gz").read_bytes())
     loaded = copying()
     store = stored(data, tmp_path / "s.zarr", loaded.manifest)
-    write_run_file(loaded.run_dir, store)
+    describe_run(loaded.run_dir, store)
     for source in (data, store.path):
         warned = predict(loaded, source, tmp_path / "out").case_warnings
         assert any(line.startswith("same: same_t1.nii.gz: ") for line in warned), warned

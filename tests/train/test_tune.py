@@ -1,6 +1,5 @@
 """Post-processing picked on validation cases: of a network whose faults are known."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import describe_run
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -21,6 +21,7 @@ from train.cli import app
 from train.evaluate import evaluate
 from train.loaded_run import LoadedRun, load_run
 from train.postprocess import PostprocessConfig, read_tuned
+from train.run_folder import write_config
 from train.tune import criterion_named, tune
 
 SHAPE = (20, 24, 22)
@@ -63,14 +64,8 @@ def faulty(tmp_path: Path, write_coded_case: Callable, copying: Callable):
         for each, row in zip(cases, writer.allocate(len(cases)), strict=True):
             writer.write(prepare(each, loaded.manifest), row)
         store = Store.open(tmp_path / "s.zarr")
-        loaded.run_dir.mkdir()
-        (loaded.run_dir / "config.yaml").write_text(loaded.config.to_yaml())
-        run = {
-            "store": store.path,
-            "store_fingerprint": store.contents().fingerprint,
-            "cases": {name: list(lists[name]) for name in ("train", "val", "test")},
-        }
-        (loaded.run_dir / "run.json").write_text(json.dumps(run))
+        describe_run(loaded.run_dir, store, val=list(ids[:5]), test=list(ids[5:]))
+        write_config(loaded.run_dir, loaded.config)
         return replace(loaded, model=Faulty(loaded.model, bias)), store
 
     return make
