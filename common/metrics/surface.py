@@ -116,23 +116,25 @@ def _cell_codes(mask: Mask) -> NDArray[np.uint8]:
     return np.asarray(code[:-1] << four | code[1:], np.uint8)
 
 
-@cache
 def element_areas(spacing_mm: Vector) -> NDArray[np.float64]:
     """Area in mm² of the surface through a cell, by the cell's code (256).
 
     It is the surface of `surface-distance`, whose table this rule gives for every spacing.
     """
-    scale = np.asarray(spacing_mm)
-    areas = np.zeros(256)
-    for code in range(1, 255):
-        for triangle in _triangles(code):
-            a, b, c = np.asarray(triangle) * scale
-            areas[code] += float(np.linalg.norm(np.cross(b - a, c - a))) / 2
-    return areas
+    codes, triangles = _all_triangles()
+    a, b, c = np.moveaxis(triangles * spacing_mm, 1, 0)
+    areas = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+    return np.asarray(np.bincount(codes, areas, minlength=256), np.float64)
 
 
 @cache
-def _triangles(code: int) -> tuple[Polygon, ...]:
+def _all_triangles() -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """(codes (n), triangles (n, 3 corners, 3)) of the surfaces through all cells."""
+    found = [(code, triangle) for code in range(1, 255) for triangle in _triangles(code)]
+    return np.array([code for code, _ in found]), np.array([triangle for _, triangle in found])
+
+
+def _triangles(code: int) -> list[Polygon]:
     """The surface through a cell of unit sides.
 
     Corners that are fewer than the others are cut off one by one where a face leaves it open; a
@@ -143,7 +145,7 @@ def _triangles(code: int) -> tuple[Polygon, ...]:
     triangles: list[Polygon] = []
     for polygon in _polygons(inside):
         triangles += max(_divisions(polygon), key=lambda parts: round(sum(map(_area, parts)), 9))
-    return tuple(triangles)
+    return triangles
 
 
 def _polygons(inside: dict[Point, bool]) -> list[Polygon]:
