@@ -116,6 +116,33 @@ def scale(
     measure_sizes(folder, sorted(cases or (250, 500, 1000, 2000)), workers, out_path)
 
 
+PUBLISHED = "A checkout of the challenge's scoring code of "
+
+
+@app.command()
+def scores(
+    published_2023: Annotated[Path, typer.Argument(help=PUBLISHED + "2023.")],
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Measure scoring beside the challenge's published code."""
+    from benchmarks.reference_scores import measure
+
+    measure(published_2023, cache.resolve())
+
+
+@app.command()
+def reference_scores(
+    published_2023: Annotated[Path, typer.Argument(help=PUBLISHED + "2023.")],
+    published_2024: Annotated[Path, typer.Argument(help=PUBLISHED + "2024.")],
+    out_path: JsonFile,
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Compute others' scores of the seeded cases, for tests/common/reference_scores.json."""
+    from benchmarks.reference_scores import make
+
+    make(out_path, published_2023, published_2024, cache.resolve())
+
+
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as fmnet-train; before torch is imported
