@@ -74,7 +74,8 @@ def _run(what: str, cases: Sequence[MaskCase], cache: Path, *published: Path) ->
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder, "cases.npz"), Path(folder, "values.json")
         np.savez_compressed(inputs, allow_pickle=False, **arrays)
-        command = [install(cache, "metrics", PACKAGES), WAYS, what, inputs, outputs]
-        subprocess.run([*command, *(path.resolve() for path in published)], check=True)
+        python = install(cache, "metrics", PACKAGES)
+        paths = map(str, (WAYS, what, inputs, outputs, *(path.resolve() for path in published)))
+        subprocess.run([python, *paths], check=True)
         found: dict[str, Any] = json.loads(outputs.read_text())
     return found
