@@ -2,7 +2,7 @@
 #   make preprocess DATA=/brats            make train PRESET=fm_net STORE=brats.zarr
 
 PYTHON ?= python3
-EXTRAS ?= preprocess,train,s3,peers,dev
+EXTRAS ?= preprocess,train,s3,onnx,peers,dev
 STORE  ?= brats.zarr
 PRESET ?= fm_net
 RUN    ?= runs/$(PRESET)

@@ -220,16 +220,27 @@ class Task(BaseModel):
         A voxel of a region, but of no label's own regions, gets the region's first label in that
         order: where a network is sure of the tumour core alone, the core is written.
         """
-        masks = dict(zip(self.regions, regions, strict=True))
         label = np.zeros(regions.shape[1:], np.uint8)
-        for name in self.painting:
-            where = np.logical_and.reduce([masks[region] for region in self._regions_of(name)])
-            label[where] = self.labels[name]
-        for members in sorted(self.regions.values(), key=len):
-            around = [masks[r] for r, others in self.regions.items() if {*others} >= {*members}]
-            first = next(name for name in self.painting if self.labels[name] in members)
-            label[np.logical_and.reduce([label == 0, *around])] = self.labels[first]
+        for value, inside, covers in self.painting_steps:
+            where = np.logical_and.reduce([regions[index] for index in inside])
+            label[where if covers else where & (label == 0)] = value
         return label
+
+    @cached_property
+    def painting_steps(self) -> tuple[tuple[int, tuple[int, ...], bool], ...]:
+        """How `from_regions` paints: a label's value, where, and whether it covers other labels.
+
+        It is painted where all of these regions are predicted, by their place among the outputs.
+        """
+        steps = [(self.labels[name], {self.labels[name]}, True) for name in self.painting]
+        for members in sorted(self.regions.values(), key=len):
+            first = next(name for name in self.painting if self.labels[name] in members)
+            steps.append((self.labels[first], {*members}, False))
+        every = list(enumerate(map(set, self.regions.values())))
+        return tuple(
+            (value, tuple(index for index, members in every if members >= held), covers)
+            for value, held, covers in steps
+        )
 
     def label_voxels(self, label: NDArray[np.uint8]) -> dict[str, int]:
         """Voxels of each label in a canonical label array."""

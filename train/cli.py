@@ -226,20 +226,25 @@ def predict(
 def export(
     run_dir: Run,
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The file to write, which ends in .fmnet.")
+        Path, typer.Argument(metavar="FILE", help="The file to write: NAME.fmnet, or NAME.onnx.")
     ],
+    file_format: Annotated[
+        Literal["fmnet", "onnx"],
+        typer.Option("--format", help="fmnet for this program, onnx for others."),
+    ] = "fmnet",
     which: CheckpointOption = "best",
 ) -> None:
-    """Write a run's model as one file that predicts without the run and names none of its cases."""
+    """Write a run's model as one file, which needs no run and names none of its cases."""
     from train.export import export_model
+    from train.onnx_file import export_onnx
 
-    done = export_model(run_dir, path, which)
+    done = (export_model if file_format == "fmnet" else export_onnx)(run_dir, path, which)
     replaced = ", in place of an earlier one" if done.replaced else ""
     out.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB{replaced}", soft_wrap=True)
-    if not done.scores:
-        again = hints.evaluate(run_dir, which)
-        out.print(f"its card has no scores: `{again}` and export again", soft_wrap=True)
-    out.print(f"next: {hints.predict(path)}", soft_wrap=True)
+    if done.note:
+        out.print(done.note, soft_wrap=True)
+    follows = hints.predict(path) if file_format == "fmnet" else "run it as docs/export.md says"
+    out.print(f"next: {follows}", soft_wrap=True)
 
 
 def _store(path: str | None) -> Store:

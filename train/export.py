@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import hints
 from common.errors import ConfigError, RunError
 from common.manifest import Manifest
 from common.outputs import check_output
@@ -24,7 +25,7 @@ class Exported:
 
     path: Path
     replaced: bool  # whether there was one before
-    scores: bool  # whether its card has scores
+    note: str = ""  # what else to know of it
 
 
 def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
@@ -36,9 +37,9 @@ def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
         OSError: the disk is full.
         FMNetError: as `train.loaded_run.load_run`.
     """
+    replaced = check_target(path, model_file.ENDING)
     if run_dir.is_file():
         raise RunError(f"{run_dir}: a file; a model file is handed on by copying it")
-    replaced = check_target(path, model_file.ENDING)
     trained = read_trained(run_dir, which)
     card = model_card(run_dir, trained)
     cards = {
@@ -47,7 +48,8 @@ def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     model_file.write(path, _describe(run_dir, trained), trained.weights, cards)
-    return Exported(path, replaced, bool(card["scores"]))
+    again = "" if card["scores"] else f"its card has no scores: `{hints.evaluate(run_dir, which)}`"
+    return Exported(path, replaced, f"{again} and export again" if again else "")
 
 
 def check_target(path: Path, ending: str) -> bool:

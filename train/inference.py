@@ -108,12 +108,17 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
 
 def tile_weights(window: Triple, device: torch.device) -> Tensor:
     """Weights (D, H, W) of a tile's voxels, float32: a Gaussian about its centre, never 0."""
+    z, y, x = (line.to(device) for line in weight_lines(window))
+    return (z[:, None, None] * y[:, None] * x).float()
+
+
+def weight_lines(window: Triple) -> list[Tensor]:
+    """Weights along each axis of a window, float64, whose product are those of its voxels."""
     lines = []
     for side in window:
-        offsets = torch.arange(side, dtype=torch.float64, device=device) - (side - 1) / 2
+        offsets = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
         lines.append(torch.exp(-0.5 * (offsets / (side * SIGMA_OF_WINDOW)) ** 2))
-    z, y, x = lines
-    return (z[:, None, None] * y[:, None] * x).float()
+    return lines
 
 
 def tile_starts(size: int, side: int, overlap: float) -> list[int]:

@@ -87,17 +87,16 @@ def configure_backends(compute: Compute, *, deterministic: bool) -> None:
 def configure_float32(precision: Precision) -> None:
     """Set for this process whether a GPU rounds the factors of float32 products to TF32.
 
-    By default torch does so in convolutions. Torch 2.9 renamed the setting and raises an error
-    where old and new name differ, so only one of them is set.
+    By default torch does so in convolutions. Torch 2.9 renamed the setting; torch's exporter still
+    reads the old name too, and both must agree.
     """
     allowed = precision == "tf32"
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     cudnn = torch.backends.cudnn
+    cudnn.allow_tf32 = allowed
     if hasattr(cudnn, "conv"):
         cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
         cudnn.rnn.fp32_precision = cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # stub
-    else:
-        cudnn.allow_tf32 = allowed
 
 
 def choose_compute(device: str, precision: Precision | Literal["auto"]) -> Compute:
