@@ -188,6 +188,15 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of each region, too.")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            min=0,
+            help="For each case; picks overlap and flips.",
+        ),
+    ] = None,
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
     overrides: InferenceOption = None,
@@ -203,7 +212,14 @@ def predict(
     predictor = load_runs(runs, which, device, overrides or ())
     _tell_postprocessing(predictor)
     with _cases("predicting") as on_case:
-        done = predict_cases(predictor, data, out_path, on_case, probabilities=probabilities)
+        done = predict_cases(
+            predictor,
+            data,
+            out_path,
+            on_case,
+            probabilities=probabilities,
+            budget_seconds=budget,
+        )
     for finding in done.findings:
         mark = "✗" if finding.severity == "error" else "warning:"
         case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
@@ -211,7 +227,7 @@ def predict(
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     _warn([*done.case_warnings, *done.warnings])
-    for line in filter(None, [done.layout, *done.legend]):
+    for line in filter(None, [done.layout, *done.legend, *done.picked]):
         out.print(line, soft_wrap=True)
     out.print(done.summary(out_path), soft_wrap=True)
     if done.written:

@@ -106,6 +106,16 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
     return total[:, *inner]
 
 
+def window_count(image: Tensor, window: Triple, overlap: float, dims: Literal[2, 3]) -> int:
+    """Windows of an image (M, D, H, W) that `sliding_window` runs: those with more than background.
+
+    With `dims` 2 they are slices.
+    """
+    side = window if dims == 3 else (1, window[1], window[2])
+    padded, _ = _padded(image, side)
+    return sum(bool(padded[:, *tile].any()) for tile in _tiles(padded.shape[1:], side, overlap))
+
+
 def tile_weights(window: Triple, device: torch.device) -> Tensor:
     """Weights (D, H, W) of a tile's voxels, float32: a Gaussian about its centre, never 0."""
     z, y, x = (line.to(device) for line in weight_lines(window))

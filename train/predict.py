@@ -24,6 +24,7 @@ from common.record import CaseRecord, hash_of, parameters
 from common.store import Store, is_remote
 from common.task import Task
 from common.unused_files import IMAGE_SUFFIXES
+from train.budget import Budget
 from train.ensemble import Predictor, check_task
 from train.loaded_run import store_warnings
 from train.predictions import (
@@ -70,6 +71,15 @@ class Predictions:
     def clean(self) -> bool:
         """Whether every case has its mask."""
         return not self.failures and all(f.severity != "error" for f in self.findings)
+
+    @property
+    def picked(self) -> list[str]:
+        """A line for each way of predicting that a budget picked."""
+        groups: dict[str, list[str]] = {}
+        for case_id, case in self.cases.items():
+            if case.picked:
+                groups.setdefault(case.picked, []).append(case_id)
+        return [f"{_some(cases)}: predicted with {way}" for way, cases in groups.items()]
 
     def summary(self, out: Path) -> str:
         """How many masks were written, and how many were there."""
@@ -131,13 +141,14 @@ class Source:
     layout: str = ""  # of a folder, in words
 
 
-def predict(
+def predict(  # noqa: PLR0913 - what rarely changes goes by name
     predictor: Predictor,
     data: str | Path,
     out: Path,
     on_case: Callable[[int, int], None] = lambda _done, _total: None,
     *,
     probabilities: bool = False,
+    budget_seconds: float | None = None,
 ) -> Predictions:
     """Write a mask for every case, in its files' grid, orientation and values.
 
@@ -147,7 +158,8 @@ def predict(
     predicted. The data are the folder of one case or of a cohort, or a store; labels of a folder
     are not read. `on_case` gets (cases done, cases in all), first with none done.
 
-    With `probabilities`, a volume of each region is beside each mask.
+    With `probabilities`, a volume of each region is beside each mask. With a budget, the overlap,
+    flips and precision of each case are those that `train.budget` picks for this time.
 
     Raises:
         ConfigError: the data are of another task than the run.
@@ -171,7 +183,8 @@ def predict(
     regions = predictor.task.region_names if probabilities else ()
     paths = _paths(out, source, regions)
     folder = None if _names_a_file(out) else out
-    work = _Work(predictor, source, done, folder)
+    budget = None if budget_seconds is None else Budget(predictor, budget_seconds)
+    work = _Work(predictor, source, done, folder, budget)
     on_case(0, len(paths))
     for count, (case_id, of_case) in enumerate(paths.items(), 1):
         try:
@@ -239,12 +252,17 @@ class _Work:
     """Predicts one case after the other and notes what was done."""
 
     def __init__(
-        self, predictor: Predictor, source: Source, done: Predictions, folder: Path | None
+        self,
+        predictor: Predictor,
+        source: Source,
+        done: Predictions,
+        folder: Path | None,
+        budget: Budget | None,
     ) -> None:
-        self._predictor, self._source, self._done = predictor, source, done
+        self._predictor, self._source, self._done, self._budget = predictor, source, done, budget
         self._folder = folder  # of the masks, None for a single mask's file
         self._notes = PredictionsFile.read(folder) if folder else PredictionsFile()
-        settings = settings_of(predictor)
+        settings = settings_of(predictor, budget.seconds if budget else None)
         self._settings = key_of(settings)
         self._notes.settings[self._settings] = settings
 
@@ -257,11 +275,13 @@ class _Work:
             self._done.written[case_id], self._done.cases[case_id] = paths[MASK], before
             return
         was_there, case = paths[MASK].exists(), unread.read()
-        logits = self._predictor.logits(case.image, case.modalities)
+        predictor, picked = self._pick(case_id, case)
+        logits = predictor.logits(case.image, case.modalities)
         self._write(logits, case.record, paths)
         noted = PredictedCase(
             input=input_hash,
             settings=self._settings,
+            picked=picked,
             files={path.name: sha256(path) for path in paths.values()},
             convention=case.record.convention,
             convention_from=case.record.convention_from,
@@ -271,6 +291,18 @@ class _Work:
         if was_there:
             self._done.replaced.append(case_id)
         self._note(case_id, noted)
+
+    def _pick(self, case_id: str, case: Case) -> tuple[Predictor, str]:
+        """What predicts a case, and how in words where a budget decides."""
+        if self._budget is None:
+            return self._predictor, ""
+        choice = self._budget.choose(case.image, case.modalities)
+        if choice.seconds > self._budget.seconds:
+            self._done.warnings.append(
+                f"{case_id}: {choice} is the fastest way and takes about {choice.seconds:.3g} s, "
+                f"more than the budget of {self._budget.seconds:g} s"
+            )
+        return choice.predictor, str(choice)
 
     def _note(self, case_id: str, noted: PredictedCase) -> None:
         """Keep what was noted of a case; without it, its mask is good but predicted again."""

@@ -27,6 +27,8 @@ class PredictedCase(BaseModel):
     """Hash of the case's images and of all that decides how they are read."""
     settings: str
     """Key of `PredictionsFile.settings`."""
+    picked: str = ""
+    """How a budget made it predict, in words."""
     files: dict[str, str]
     """Name of each file to its SHA-256; the mask's first."""
     convention: str
@@ -82,11 +84,12 @@ def key_of(settings: Mapping[str, Any]) -> str:
     return hash_of({**settings, "members": members})
 
 
-def settings_of(predictor: Predictor) -> dict[str, Any]:
+def settings_of(predictor: Predictor, budget_seconds: float | None) -> dict[str, Any]:
     """All that predictions depend on beside their input."""
     return {
         "software": __version__,
         "members": [_member(each) for each in predictor.members],
+        "budget_seconds": budget_seconds,
     }
 
 
