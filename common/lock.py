@@ -1,7 +1,6 @@
 """A lock file beside a store or a run, with a heartbeat: one process at a time writes it."""
 
 import getpass
-import json
 import os
 import socket
 import threading
@@ -9,44 +8,53 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.console import out
-from common.errors import StoreError
-from common.files import write_parts
+from common.errors import InputError, StoreError
+from common.files import read_bytes, reason_of, write_parts
+from common.names import show
+from common.settings import explain
 from common.store.paths import check_bucket_exists, filesystem_of, resolved, translate_io_errors
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A lock without a heartbeat for this long is abandoned; six heartbeats may be missed."""
 READ_TRIES, READ_PAUSE_SECONDS = 10, 0.05
+MOST_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Owner:
+Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+"""Since 1970, on some machine's clock."""
+
+
+class Owner(BaseModel):
     """The run that holds a lock."""
 
-    token: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: str = Field(pattern=r"^\w{1,64}$")
     """Unique to the run."""
     user: str
     host: str
     machine: str
     """Where its process id is valid; see `this_machine`."""
-    process: int
-    since: float
-    """When the run began, in seconds since 1970 on its machine's clock."""
-    heartbeat: float
-    """When it last wrote the lock, likewise."""
+    process: int = Field(gt=0, lt=2**31)
+    since: Seconds
+    """When the run began."""
+    heartbeat: Seconds
+    """When it last wrote the lock."""
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.user} on {self.host}, process {self.process}"
+        return show(f"{self.user} on {self.host}, process {self.process}")
 
     @property
     def has_ended(self) -> bool:
@@ -107,17 +115,28 @@ class LockFile:
         Raises:
             StoreError: the file is not a lock.
         """
+        found = ""
         for _ in range(READ_TRIES):
             try:
-                content: dict[str, Any] = json.loads(self.filesystem.cat_file(self.path))
-                return Owner(**content)
+                return Owner.model_validate_json(self._content())
             except FileNotFoundError:
                 return None
-            except (ValueError, TypeError):
-                time.sleep(READ_PAUSE_SECONDS)  # its owner may be writing it
+            except InputError as error:
+                found = reason_of(error)
+                break
+            except ValidationError as error:
+                found = explain(error)
+            time.sleep(READ_PAUSE_SECONDS)  # its owner may be writing it
         raise StoreError(
-            f"{self.path}: not a lock that this program wrote; remove it if no run is using it"
+            f"{self.path}: not a lock that this program wrote ({found}); remove it if no run is "
+            "using it"
         )
+
+    def _content(self) -> bytes:
+        if self._is_local:
+            return read_bytes(self.path, MOST_BYTES)
+        content: bytes = self.filesystem.cat_file(self.path)
+        return content
 
     def create(self, owner: Owner) -> None:
         """Write the file if there is none; of several processes that try at once, one succeeds.
@@ -129,7 +148,7 @@ class LockFile:
             if self._is_local:
                 self._create_locally(owner)
             else:
-                self.filesystem.pipe_file(self.path, _content(owner), mode="create")
+                self.filesystem.pipe_file(self.path, _written(owner), mode="create")
         except OSError as error:
             # Services refuse in different ways, and may refuse the second copy of a request that
             # was sent twice. Only the file's content shows who holds the lock.
@@ -142,9 +161,9 @@ class LockFile:
     def replace(self, owner: Owner) -> None:
         """Overwrite the file atomically: a full disk must not leave an empty lock."""
         if not self._is_local:  # an object store writes atomically
-            self.filesystem.pipe_file(self.path, _content(owner))
+            self.filesystem.pipe_file(self.path, _written(owner))
             return
-        write_parts(Path(self.path), [_content(owner)])
+        write_parts(Path(self.path), [_written(owner)])
 
     def remove(self) -> None:
         """Remove the file, if it is there."""
@@ -159,14 +178,14 @@ class LockFile:
         """Create the file exclusively; fsspec's own `create` tests first and writes later."""
         with Path(self.path).open("xb", buffering=0) as file:
             try:
-                file.write(_content(owner))
+                file.write(_written(owner))
             except OSError:  # such as a full disk, which would leave an empty file
                 self.remove()
                 raise
 
 
-def _content(owner: Owner) -> bytes:
-    return json.dumps(asdict(owner)).encode()
+def _written(owner: Owner) -> bytes:
+    return owner.model_dump_json().encode()
 
 
 @dataclass(frozen=True)
@@ -306,7 +325,7 @@ class Lock:
         return owner is not None and owner.token == self._owner.token
 
     def _alive_now(self) -> Owner:
-        return replace(self._owner, heartbeat=time.time())
+        return self._owner.model_copy(update={"heartbeat": time.time()})
 
     def _refusal(self, file: LockFile, owner: Owner | None) -> StoreError:
         store_path = self.token.store_path

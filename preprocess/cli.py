@@ -13,7 +13,7 @@ import typer
 
 from common import console, hints
 from common.console import err, out
-from common.errors import ConfigError
+from common.errors import ConfigError, StoreError
 from common.files import check_outside
 from common.manifest import (
     DEFAULT_NAME,
@@ -24,6 +24,7 @@ from common.manifest import (
 )
 from common.outputs import check_output
 from common.store import Store, StoreWriter
+from common.store.paths import check_address, translate_io_errors
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -303,16 +304,15 @@ def verify(
     workers: Workers = None,
 ) -> None:
     """Read the whole store again, and compare every checksum."""
-    from common.lock import LockFile, hold
+    from common.lock import hold
     from common.pool import available_cores, map_in_processes
     from common.store.audit import audit_case, case_folders, conclude, lost_case
     from common.store.audit import repair as remove_damage
     from preprocess.tables import audit_lines, audit_table
 
     opened = Store.open(store)
-    writer = LockFile.of_store(store).owner()
-    if writer and writer.seems_alive and not repair:
-        out.print(f"{writer.name} is writing this store: its unfinished cases show as missing")
+    if not repair:
+        _print_writer(store)
     with hold(store) if repair else nullcontext():
         with console.progress("cases") as bar:
             folders = case_folders(opened)
@@ -333,6 +333,20 @@ def verify(
         err.print(f"to make the missing case(s): {hints.preprocess(store)}", soft_wrap=True)
     if audit.missing or audit.of("unreadable") or (audit.of("damaged") and not repair):
         raise typer.Exit(UNCLEAN)
+
+
+def _print_writer(store: str) -> None:
+    """Say who is writing a store; a lock that nobody can read keeps nobody from reading it."""
+    from common.lock import LockFile
+
+    try:
+        with translate_io_errors(store, "read"):
+            writer = LockFile.of_store(store).owner()
+    except StoreError as error:
+        err.print(f"warning: {error}", soft_wrap=True)
+        return
+    if writer and writer.seems_alive:
+        out.print(f"{writer.name} is writing this store: its unfinished cases show as missing")
 
 
 @app.command()
@@ -382,6 +396,7 @@ def _load_manifest(
     """The manifest at `path`, else beside the cases, else in the working folder, else defaults."""
     chosen = manifest_path(path, data)
     manifest = load_manifest(chosen, overrides or ())
+    check_address(manifest.store)
     if not quiet:
         out.print(f"manifest: {chosen or 'built-in values'}")
     return manifest

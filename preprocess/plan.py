@@ -18,7 +18,8 @@ from common.names import name_fault
 from common.pool import available_cores
 from common.record import CaseFailure, CaseRecord, Source, differences, hash_of, parameters
 from common.store import Store, is_current
-from common.store.paths import find_store, resolved, translate_io_errors
+from common.store.paths import resolved, translate_io_errors
+from common.store.root import find_store
 from common.store.writer import check_same_arrays
 
 

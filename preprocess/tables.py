@@ -117,6 +117,12 @@ def audit_lines(audit: Audit) -> Iterator[Text]:
             ("warning: ", "yellow"), what, (f" → {hints.option('--repair')} removes them", "cyan")
         )
 
+    if audit.unchecked:
+        what = f"{len(audit.unchecked)} file(s) of an earlier version have no checksum, so that "
+        what += f"a change in them may not be seen: {_some(audit.unchecked)}"
+        add = f" → {hints.option('--repair')} adds it"
+        yield Text.assemble(("warning: ", "yellow"), what, (add, "cyan"))
+
 
 def audit_table(audit: Audit, store: Store, *, repaired: bool = False) -> Table:
     """An audit's results."""

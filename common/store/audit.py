@@ -4,15 +4,16 @@ import errno
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from common.errors import StoreError, UnsafeError
 from common.files import UNFINISHED
 from common.pool import FREE_MEMORY
 from common.record import CaseFailure
-from common.store.format import CROP_ARRAYS, NODE_FILE
-from common.store.paths import damaged, open_store, restored, rows_of, translate_io_errors
-from common.store.reader import Store, parsed
+from common.store.files import rows_of
+from common.store.format import CHECKSUM, NODE_FILE, attributes_of, described_group
+from common.store.paths import damaged, translate_io_errors
+from common.store.reader import Store
 from common.store.writer import StoreWriter
 
 State = Literal["stored", "stale", "failed", "unfinished", "damaged", "unreadable"]
@@ -43,6 +44,8 @@ class Audit:
     """Ids of expected cases that are not stored."""
     leftovers: tuple[str, ...]
     """Files that belong to no case; they only take room."""
+    unchecked: tuple[str, ...]
+    """Files of earlier versions that have no checksum: a change in them may not be seen."""
 
     def of(self, *states: State) -> list[CaseAudit]:
         """The cases in any of these states."""
@@ -60,20 +63,7 @@ def case_folders(store: Store) -> list[str]:
     Raises:
         StoreError: these are damaged or do not fit the manifest.
     """
-    root = open_store(store.path)
-    shapes = {
-        "crops/image": (len(store.task.modalities), *store.crop),
-        "crops/label": store.crop,
-    }
-    for name in ("cases", *CROP_ARRAYS):
-        try:
-            member: Any = root[name]
-        except (ValueError, LookupError) as error:
-            raise _broken(store, name, f"damaged ({error})") from error
-        if name in shapes and member.shape[1:] != shapes[name]:
-            raise _broken(
-                store, name, f"of shape {member.shape}, the manifest has crop {store.crop}"
-            )
+    store.check_frame()
     with translate_io_errors(store.path, "read"):
         return store.files.case_folders()
 
@@ -117,13 +107,14 @@ def conclude(store: Store, cases: Iterable[CaseAudit]) -> Audit:
     missing = sorted(set(store.expected) - stored)
     with translate_io_errors(store.path, "read"):
         files = store.files.all()
-    return Audit(tuple(audited), tuple(missing), tuple(_leftovers(audited, files)))
+    leftovers, unchecked = tuple(_leftovers(audited, files)), tuple(_unchecked(store, audited))
+    return Audit(tuple(audited), tuple(missing), leftovers, unchecked)
 
 
 def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
     """Remove what is damaged or left over, and yield the name of each; the caller holds the lock.
 
-    What could not be read stays: it may be sound.
+    What could not be read stays: it may be sound. Files without a checksum get one.
 
     Raises:
         StoreError: the store cannot be written.
@@ -138,21 +129,21 @@ def repair(store: StoreWriter, audit: Audit) -> Iterator[str]:
         for name in audit.leftovers:
             store.files.remove(name)
             yield name
+        for name in audit.unchecked:
+            store.files.write(name, [described_group(attributes_of(store.files.read(name)))])
 
 
 def _audit(store: Store, case_id: str) -> CaseAudit:
     with translate_io_errors(store.path, "read"):
-        attributes = store.attributes(case_id)
-        if "record" in attributes:
-            record = store.record(case_id)
-            store.files.of_case(case_id, record.row)  # refuses links
-            store.verify_record(record)
-            is_own = record.parameter_hash == store.parameter_hash
-            return CaseAudit(case_id, "stored" if is_own else "stale", record.row)
-        if "failure" in attributes:
-            failure = parsed(store.path, CaseFailure, case_id, attributes)
-            return CaseAudit(case_id, "failed", what=failure.reason)
-        return CaseAudit(case_id, "unfinished")
+        case = store.case(case_id)
+        if case is None:
+            return CaseAudit(case_id, "unfinished")
+        if isinstance(case, CaseFailure):
+            return CaseAudit(case_id, "failed", what=case.reason)
+        store.files.of_case(case_id, case.row)  # refuses links
+        store.verify_record(case)
+        is_own = case.parameter_hash == store.parameter_hash
+        return CaseAudit(case_id, "stored" if is_own else "stale", case.row)
 
 
 def _read_bytes(store: Store, case_id: str, row: int | None) -> None:
@@ -163,6 +154,15 @@ def _read_bytes(store: Store, case_id: str, row: int | None) -> None:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
+
+
+def _unchecked(store: Store, cases: list[CaseAudit]) -> Iterator[str]:
+    """Files with attributes and no checksum."""
+    names = [f"cases/{c.case_id}/{NODE_FILE}" for c in cases if c.state in {"stored", "stale"}]
+    names.append(NODE_FILE)
+    for name, content in zip(names, store.files.contents(names), strict=True):
+        if isinstance(content, bytes) and CHECKSUM not in attributes_of(content):
+            yield name
 
 
 def _leftovers(cases: list[CaseAudit], files: list[str]) -> Iterator[str]:
@@ -176,7 +176,3 @@ def _leftovers(cases: list[CaseAudit], files: list[str]) -> Iterator[str]:
         parts = name.split("/")
         if name.endswith(UNFINISHED) and not (parts[0] == "cases" and parts[1] in dropped):
             yield name
-
-
-def _broken(store: Store, name: str, what: str) -> StoreError:
-    return StoreError(f"{store.path}: its {name} is {what}; {restored(f'{name}/{NODE_FILE}')}")

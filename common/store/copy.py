@@ -10,8 +10,8 @@ from fsspec import AbstractFileSystem
 from common.errors import StoreError
 from common.files import UNFINISHED, replacing
 from common.record import CaseRecord
-from common.store.format import NODE_FILE, array_files, is_remote
-from common.store.paths import StoreFiles, filesystem_of
+from common.store.format import NODE_FILE, is_remote, shard_files, volume_shapes
+from common.store.paths import filesystem_of
 from common.store.reader import Store
 
 FOLDERS = ("crops/", "crops/image/", "crops/label/", "cases/", "")
@@ -56,24 +56,27 @@ def local_copy(path: str, on_case: Callable[[int, int], None] = lambda *_: None)
     records = store.contents().records
     for folder in FOLDERS:
         _fetch(filesystem, f"{root}/{folder}{NODE_FILE}", target / folder / NODE_FILE)
-    known = Store.open(target).contents().committed  # of an earlier copy
+    copy = Store.open(target)
+    known = copy.contents().committed  # of an earlier copy
     for case_id in set(known) - set(records):
-        StoreFiles(str(target)).remove_case(case_id)
+        copy.files.remove_case(case_id)
     todo = [record for case_id, record in records.items() if known.get(case_id) != record]
     on_case(0, len(todo))
     for done, record in enumerate(todo, 1):
-        _copy_case(filesystem, root, target, record)
+        _copy_case(filesystem, root, copy, record)
         on_case(done, len(todo))
-    return Store.open(target)
+    return copy
 
 
-def _copy_case(filesystem: AbstractFileSystem, root: str, target: Path, record: CaseRecord) -> None:
-    record_file = f"cases/{record.case_id}/{NODE_FILE}"
-    (target / record_file).unlink(missing_ok=True)
-    for name in array_files(record):  # not what the remote store lists: it may list anything
+def _copy_case(filesystem: AbstractFileSystem, root: str, copy: Store, record: CaseRecord) -> None:
+    """Copy a case's files by the names that they must have; a store may list any others."""
+    folder, target = f"cases/{record.case_id}", Path(copy.path)
+    copy.files.remove(f"{folder}/{NODE_FILE}")
+    volumes = volume_shapes(record, copy.manifest)
+    for name in [f"{folder}/{name}/{NODE_FILE}" for name in volumes] + shard_files(record):
         _fetch(filesystem, f"{root}/{name}", target / name)
-    Store.open(target).verify_record(record)
-    _fetch(filesystem, f"{root}/{record_file}", target / record_file)
+    copy.verify_record(record)
+    _fetch(filesystem, f"{root}/{folder}/{NODE_FILE}", target / folder / NODE_FILE)
 
 
 def _fetch(filesystem: AbstractFileSystem, remote: str, local: Path) -> None:

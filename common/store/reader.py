@@ -1,10 +1,10 @@
 """Reading a store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -13,34 +13,32 @@ from pydantic import ValidationError
 
 from common import hints
 from common.duplicates import Double, doubles
-from common.errors import ConfigError, StoreError
+from common.errors import ConfigError, StoreError, UnsafeError
 from common.manifest import Manifest
 from common.names import show
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
 from common.settings import explain
 from common.splits import assign, require
+from common.store.faults import case_faults, geometry_faults, record_faults
+from common.store.files import Content, StoreFiles
 from common.store.format import (
     CROP_ARRAYS,
     NODE_FILE,
-    READ_ERRORS,
-    SCHEMA_VERSION,
     UNWRITTEN_LABEL,
     ZARRS_PIPELINE,
-    case_faults,
+    attributes_of,
     checksum,
+    crop_shape,
+    describes,
+    dtype_of,
     is_remote,
+    rows_in,
+    shard_files,
+    volume_shapes,
 )
-from common.store.paths import (
-    StoreFiles,
-    damaged,
-    open_store,
-    remedy,
-    restored,
-    translate_io_errors,
-)
+from common.store.paths import damaged, restored, translate_io_errors
+from common.store.root import Root, open_store
 from common.task import Task
-
-M = TypeVar("M", CaseRecord, CaseFailure)
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class Contents:
     manifest: Manifest
     parameter_hash: str
     expected: tuple[str, ...]
-    attributes: Mapping[str, Mapping[str, Any] | StoreError]
-    """Case to the attributes of its folder: a record or a failure, or why they cannot be used."""
+    cases: Mapping[str, CaseRecord | CaseFailure]
+    """By id; those whose folder cannot be used are failures of the stage `record`."""
 
     @cached_property
     def records(self) -> dict[str, CaseRecord]:
@@ -63,32 +61,15 @@ class Contents:
             if record.parameter_hash == self.parameter_hash
         }
 
-    @property
+    @cached_property
     def committed(self) -> dict[str, CaseRecord]:
         """The committed cases of any parameters by id, sorted."""
-        return self._cases[0]
-
-    @property
-    def failures(self) -> dict[str, CaseFailure]:
-        """The cases that were tried and are not stored, or whose record is damaged, by id."""
-        return self._cases[1]
+        return {c: case for c, case in sorted(self.cases.items()) if isinstance(case, CaseRecord)}
 
     @cached_property
-    def _cases(self) -> tuple[dict[str, CaseRecord], dict[str, CaseFailure]]:
-        records, failures = dict[str, CaseRecord](), dict[str, CaseFailure]()
-        for case_id, attributes in self.attributes.items():
-            try:
-                if isinstance(attributes, StoreError):
-                    raise attributes
-                if "record" in attributes:
-                    records[case_id] = parsed(self.path, CaseRecord, case_id, attributes)
-                elif "failure" in attributes:
-                    failures[case_id] = parsed(self.path, CaseFailure, case_id, attributes)
-            except StoreError as error:
-                failures[case_id] = CaseFailure(
-                    case_id=case_id, stage="record", reason=str(error), peak_memory_mb=None
-                )
-        return records, failures
+    def failures(self) -> dict[str, CaseFailure]:
+        """The cases that were tried and are not stored, or cannot be used, by id, sorted."""
+        return {c: case for c, case in sorted(self.cases.items()) if isinstance(case, CaseFailure)}
 
     @cached_property
     def absent(self) -> list[str]:
@@ -162,38 +143,21 @@ class Contents:
             ) from error
 
 
-def parsed(path: str, model: type[M], case_id: str, attributes: Mapping[str, Any]) -> M:
-    """A case's record or failure, as a typed value.
-
-    Raises:
-        StoreError: it does not have exactly the model's fields, or is another case's.
-    """
-    name = "record" if model is CaseRecord else "failure"
-    try:
-        value = model.model_validate(attributes[name])
-    except ValidationError as error:
-        what = f"its {name} is not readable: {explain(error)}"
-        raise damaged(path, case_id, what) from error
-    if value.case_id != case_id:
-        raise damaged(path, case_id, f"its {name} is that of {show(value.case_id)}")
-    return value
-
-
 class Store:
     """A store at a path or an fsspec URL, for reading; pickling keeps only the path."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        attributes = self._root.attrs.asdict()
-        _check_schema(self.path, attributes.get("schema_version"))
+        attributes = open_store(self.path)
         try:
-            self.manifest = Manifest.model_validate(attributes["manifest"])
+            root = Root.model_validate(attributes)
+            self.manifest = Manifest.model_validate(root.manifest)
             """As preprocessing resolved it."""
         except ValidationError as error:
             raise StoreError(f"{path}: its manifest is not readable: {explain(error)}") from error
-        self.expected = tuple(cast("list[str]", attributes["expected"]))
+        self.expected = root.expected
         """Ids of every case that the last preprocessing run found usable."""
-        self.parameter_hash = str(attributes["parameter_hash"])
+        self.parameter_hash = root.parameter_hash
         """Of the last preprocessing run."""
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
@@ -224,10 +188,62 @@ class Store:
         Raises:
             StoreError: a case's attributes cannot be read.
         """
+        self.check_frame()
         with translate_io_errors(self.path, "read"):
             folders = self.files.case_folders()
-        attributes = self.files.attributes(folders)
-        return Contents(self.path, self.manifest, self.parameter_hash, self.expected, attributes)
+        cases = dict[str, CaseRecord | CaseFailure]()
+        for case_id, attributes in self.files.attributes(folders).items():
+            try:
+                if case := self._parsed(case_id, attributes):
+                    cases[case_id] = case
+            except StoreError as error:
+                cases[case_id] = _unusable(case_id, error)
+        records = [case for case in cases.values() if isinstance(case, CaseRecord)]
+        for case_id, fault in self._array_faults(records):
+            cases[case_id] = _unusable(case_id, fault)
+        return Contents(self.path, self.manifest, self.parameter_hash, self.expected, cases)
+
+    def check_frame(self) -> None:
+        """Check the arrays and groups that all cases share.
+
+        Raises:
+            StoreError: one is missing, damaged, or does not fit the manifest.
+        """
+        names = ("crops", "cases", *CROP_ARRAYS)
+        contents = self.files.contents([f"{name}/{NODE_FILE}" for name in names])
+        for name, content in zip(names, contents, strict=True):
+            if isinstance(content, StoreError):
+                raise content
+            try:
+                if isinstance(content, FileNotFoundError):
+                    raise ValueError("it is missing")
+                if name in CROP_ARRAYS:
+                    self._check_crops(name, content)
+                else:
+                    attributes_of(content)
+            except ValueError as error:
+                file = f"{name}/{NODE_FILE}"
+                raise StoreError(
+                    f"{self.path}: its {file} is damaged ({error}); {restored(file)}"
+                ) from error
+
+    def _check_crops(self, array: str, content: bytes) -> None:
+        """ValueError if this is not the `NODE_FILE` of crops of the manifest."""
+        name, rows = array.removeprefix("crops/"), rows_in(content)
+        shape, dtype = crop_shape(name, self.manifest), dtype_of(name, self.manifest)
+        if not describes(content, name, shape, dtype, rows):
+            raise ValueError(f"the manifest has crops of {dtype} {shape}")
+
+    def case(self, case_id: str) -> CaseRecord | CaseFailure | None:
+        """The record of a committed case, or why it failed; None for one that was only begun.
+
+        Raises:
+            StoreError: what the store has of it cannot be used.
+        """
+        case = self._parsed(case_id, self.files.attributes([case_id]).get(case_id, {}))
+        for fault in geometry_faults(case) if isinstance(case, CaseRecord) else ():
+            raise damaged(self.path, case_id, fault)
+        return case
 
     def record(self, case_id: str) -> CaseRecord:
         """The record of one committed case.
@@ -235,10 +251,10 @@ class Store:
         Raises:
             StoreError: the store has no such case, or its record is damaged.
         """
-        attributes = self.attributes(case_id)
-        if "record" not in attributes:
-            raise StoreError(f"{self.path}: case {case_id} is not in this store")
-        return parsed(self.path, CaseRecord, case_id, attributes)
+        case = self.case(case_id)
+        if not isinstance(case, CaseRecord):
+            raise StoreError(f"{self.path}: case {show(case_id)} is not in this store")
+        return case
 
     def row_if_known(self, case_id: str) -> int | None:
         """A case's row in the crops; None if its record is missing or damaged."""
@@ -247,16 +263,58 @@ class Store:
         except StoreError:
             return None
 
-    def attributes(self, case_id: str) -> dict[str, Any]:
-        """Attributes of a case's folder: its `record` or its `failure`, if it has one.
-
-        Raises:
-            StoreError: they cannot be used.
-        """
-        attributes = self.files.attributes([case_id]).get(case_id, {})
+    def _parsed(
+        self, case_id: str, attributes: dict[str, Any] | StoreError
+    ) -> CaseRecord | CaseFailure | None:
+        """What the attributes of a case's folder say."""
         if isinstance(attributes, StoreError):
             raise attributes
-        return attributes
+        name = "record" if "record" in attributes else "failure"
+        if name not in attributes:
+            return None
+        model: type[CaseRecord | CaseFailure] = CaseRecord if name == "record" else CaseFailure
+        try:
+            case = model.model_validate(attributes[name])
+        except ValidationError as error:
+            what = f"its {name} is not readable: {explain(error)}"
+            raise damaged(self.path, case_id, what) from error
+        if case.case_id != case_id:
+            raise damaged(self.path, case_id, f"its {name} is that of {show(case.case_id)}")
+        for fault in record_faults(case, self.manifest) if isinstance(case, CaseRecord) else ():
+            raise damaged(self.path, case_id, fault)
+        return case
+
+    def _array_faults(self, records: list[CaseRecord]) -> Iterator[tuple[str, StoreError]]:
+        """Cases whose arrays are described otherwise than their records say, or are links."""
+        arrays = [
+            (record.case_id, name, shape)
+            for record in records
+            for name, shape in volume_shapes(record, self.manifest).items()
+        ]
+        files = [f"cases/{case_id}/{name}/{NODE_FILE}" for case_id, name, _ in arrays]
+        for array, content in zip(arrays, self.files.contents(files), strict=True):
+            try:
+                self._check_volume(*array, content)
+            except StoreError as error:
+                yield array[0], error
+        for record in records:
+            try:
+                self.files.check_no_links(shard_files(record))
+            except UnsafeError as error:
+                yield record.case_id, error
+
+    def _check_volume(
+        self, case_id: str, name: str, shape: tuple[int, ...], content: Content
+    ) -> None:
+        """Check the `NODE_FILE` of a volume, before zarr acts on it."""
+        if isinstance(content, StoreError):
+            raise content
+        file, dtype = f"cases/{case_id}/{name}/{NODE_FILE}", dtype_of(name, self.manifest)
+        if isinstance(content, FileNotFoundError):
+            raise damaged(self.path, case_id, f"{file} is missing") from content
+        if not describes(content, name, shape, dtype):
+            what = f"{file} is damaged: it does not describe {dtype} {shape}, as the record does"
+            raise damaged(self.path, case_id, what)
 
     @cached_property
     def files(self) -> StoreFiles:
@@ -309,8 +367,8 @@ class Store:
             StoreError: the case or its volume is not there, or damaged.
         """
         record = self.record(case_id)
-        image = self._read_array(case_id, "image")
-        label = self._read_array(case_id, "label") if record.has_label else None
+        image = self._read_volume(record, "image")
+        label = self._read_volume(record, "label") if record.has_label else None
         self._check_written(case_id, image, label)
         # A volume's last chunk reaches beyond it, so zarrs decodes it in part, unchecked.
         self._compare(record, "image", image)
@@ -328,7 +386,7 @@ class Store:
         if not record.has_label:
             raise StoreError(f"{self.path}: case {case_id} has no label")
         name = "reference" if record.stores_reference else "label"
-        label = self._read_array(case_id, name)
+        label = self._read_volume(record, name)
         self._compare(record, name, label)
         return label if record.stores_reference else record.to_file_grid(label)
 
@@ -344,17 +402,14 @@ class Store:
         """As `verify`, with a record that may not be committed yet."""
         case_id, row = record.case_id, record.row
         image, label = self._crops
-        if row is None or not 0 <= row < min(image.shape[0], label.shape[0]):
+        if row is None or row >= min(image.shape[0], label.shape[0]):
             raise damaged(self.path, case_id, f"its row, {row}, is not in the crops")
         arrays = {
             "crops/image": self._read(image, case_id, row),
             "crops/label": self._read(label, case_id, row),
         }
-        arrays["image"] = self._read_array(case_id, "image")
-        if record.has_label:
-            arrays["label"] = self._read_array(case_id, "label")
-        if record.stores_reference:
-            arrays["reference"] = self._read_array(case_id, "reference")
+        for name in volume_shapes(record, self.manifest):
+            arrays[name] = self._read_volume(record, name)
         for fault in case_faults(record, arrays, self.manifest):
             raise damaged(self.path, case_id, fault)
 
@@ -363,21 +418,16 @@ class Store:
             raise damaged(self.path, record.case_id, f"{name} is not what was written")
 
     @cached_property
-    def _root(self) -> zarr.Group:
-        return open_store(self.path)
-
-    @cached_property
     def _crops(self) -> tuple[Any, Any]:
-        return self._array("crops/image"), self._array("crops/label")
+        self.check_frame()
+        image, label = (self._opened(array) for array in CROP_ARRAYS)
+        return image, label
 
-    def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+    def _opened(self, array: str) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
+        """An array whose description was checked."""
         pipeline = {} if is_remote(self.path) else {"codec_pipeline.path": ZARRS_PIPELINE}
-        try:
-            with zarr.config.set(pipeline):  # zarrs is faster
-                return self._root[name]
-        except KeyError as error:
-            to_do = restored(f"{name}/{NODE_FILE}") if name in CROP_ARRAYS else remedy(self.path)
-            raise StoreError(f"{self.path}: {name} is missing; {to_do}") from error
+        with translate_io_errors(self.path, "read"), zarr.config.set(pipeline):  # zarrs is faster
+            return zarr.open_array(self.path, path=array, mode="r")
 
     @cached_property
     def _rows(self) -> dict[str, int | None]:
@@ -389,13 +439,20 @@ class Store:
             self._rows[case_id] = self.record(case_id).row
         return self._rows[case_id]
 
-    def _read_array(self, case_id: str, name: str) -> NDArray[Any]:
-        return self._read(self._array(f"cases/{case_id}/{name}"), case_id)
+    def _read_volume(self, record: CaseRecord, name: str) -> NDArray[Any]:
+        """One of a case's whole volumes."""
+        array = f"cases/{record.case_id}/{name}"
+        (content,) = self.files.contents([f"{array}/{NODE_FILE}"])
+        shape = volume_shapes(record, self.manifest)[name]
+        self._check_volume(record.case_id, name, shape, content)
+        return self._read(self._opened(array), record.case_id)
 
     def _read(self, array: Any, case_id: str, where: Any = ...) -> NDArray[Any]:  # noqa: ANN401
         try:
             return np.asarray(array[where])
-        except READ_ERRORS as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the two codec pipelines raise on damaged chunks
             raise damaged(self.path, case_id, f"{array.path} is damaged ({error})") from error
 
     def _check_written(
@@ -413,12 +470,6 @@ class Store:
         )
 
 
-def _check_schema(path: str, found: object) -> None:
-    if found == SCHEMA_VERSION:
-        return
-    is_older = isinstance(found, int) and found < SCHEMA_VERSION
-    action = "run preprocess again, into a new store" if is_older else "use a newer fm-net"
-    raise StoreError(
-        f"{path}: a store of schema version {found}; this program reads version {SCHEMA_VERSION}: "
-        f"{action}"
-    )
+def _unusable(case_id: str, error: StoreError) -> CaseFailure:
+    """For a case whose folder cannot be used."""
+    return CaseFailure(case_id=case_id, stage="record", reason=str(error), peak_memory_mb=None)

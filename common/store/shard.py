@@ -14,7 +14,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
-from common.store.paths import StoreFiles
+from common.store.files import StoreFiles
 
 SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}
 

@@ -4,25 +4,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import zarr
 from numpy.typing import NDArray
 
 from common.case import PreparedCase
 from common.errors import StoreError
 from common.manifest import Manifest
 from common.record import CaseFailure, CaseRecord, hash_of, parameters
+from common.store.files import StoreFiles
 from common.store.format import (
     CROP_ARRAYS,
     NODE_FILE,
     SCHEMA_VERSION,
+    array_metadata,
     checksum,
-    create_arrays,
+    crop_shape,
     described,
     described_group,
-    volume_metadata,
+    dtype_of,
+    rows_in,
 )
-from common.store.paths import find_store, translate_io_errors
+from common.store.paths import translate_io_errors
 from common.store.reader import Store
+from common.store.root import find_store
 from common.store.shard import write_shard
 
 
@@ -49,20 +52,20 @@ class StoreWriter(Store):
             "expected": list(expected),
         }
         with translate_io_errors(str(path), "written"):
+            files = StoreFiles(str(path))
             if find_store(str(path)) is not None:
                 check_same_arrays(cls(path), manifest)
             else:
-                create_arrays(str(path), manifest)
-            zarr.open_group(str(path), mode="r+").attrs.put(attributes)  # in one write
+                create_arrays(files, manifest)
+            files.write(NODE_FILE, [described_group(attributes)])
             return cls(path)
 
     def allocate(self, count: int) -> list[int]:
         """Append rows to the crops and return their numbers; a row is never given out twice."""
         with translate_io_errors(self.path, "written"):
-            arrays = [self._writer[name] for name in CROP_ARRAYS]
-            first = max(array.shape[0] for array in arrays)
-            for array in arrays:
-                array.resize((first + count, *array.shape[1:]))
+            nodes = [self.files.read(f"{array}/{NODE_FILE}") for array in CROP_ARRAYS]
+            first = max(map(rows_in, nodes))
+            _describe_crops(self.files, self.manifest, first + count)
         return list(range(first, first + count))
 
     def write(self, case: PreparedCase, row: int) -> CaseRecord:
@@ -106,7 +109,7 @@ class StoreWriter(Store):
 
     def _write_volume(self, case_id: str, name: str, volume: NDArray[Any]) -> None:
         array = f"cases/{case_id}/{name}"
-        metadata = volume_metadata(name, volume)
+        metadata = array_metadata(name, volume.shape, volume.dtype.name)
         self.files.write(f"{array}/{NODE_FILE}", [described(metadata)])
         write_shard(self.files, array, metadata, 0, volume)
 
@@ -117,11 +120,27 @@ class StoreWriter(Store):
     @cached_property
     def _crop_metadata(self) -> dict[str, Any]:
         """By array; without the present length, which `allocate` changes."""
-        return {name: self._writer[name].metadata for name in CROP_ARRAYS}
+        return _crop_metadata(self.manifest, 0)
 
-    @cached_property
-    def _writer(self) -> Any:  # noqa: ANN401 - zarr's indexing yields a union that says nothing
-        return zarr.open_group(self.path, mode="r+")
+
+def create_arrays(files: StoreFiles, manifest: Manifest) -> None:
+    """Make an empty store, but for its attributes."""
+    for group in ("", "crops/", "cases/"):
+        files.write(f"{group}{NODE_FILE}", [described_group({})])
+    _describe_crops(files, manifest, 0)
+
+
+def _describe_crops(files: StoreFiles, manifest: Manifest, rows: int) -> None:
+    for array, metadata in _crop_metadata(manifest, rows).items():
+        files.write(f"{array}/{NODE_FILE}", [described(metadata)])
+
+
+def _crop_metadata(manifest: Manifest, rows: int) -> dict[str, Any]:
+    names = {array: array.removeprefix("crops/") for array in CROP_ARRAYS}
+    return {
+        array: array_metadata(name, crop_shape(name, manifest), dtype_of(name, manifest), rows)
+        for array, name in names.items()
+    }
 
 
 def is_current(record: CaseRecord, hashes: dict[str, str], manifest: Manifest) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -268,9 +268,47 @@ def test_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             beat = json.loads(text)["heartbeat"] if text else first
 
 
-@pytest.mark.parametrize("text", ["", "not json", "{}", '{"token": "x"}'])
-def test_a_file_that_is_no_lock_is_named(text: str, tmp_path: Path) -> None:
+ODD: dict[str, str] = {
+    "empty": "",
+    "no JSON": "not json",
+    "binary": "\x00\x07\x1b",
+    "no object": "[1]",
+    "no fields": "{}",
+    "a field": '{"token": "x"}',
+    "nested": "[" * 200_000,
+    "another token": owner(token="../../victim"),  # noqa: S106 - no password
+    "a number as text": owner(user=7),
+    "a group of processes": owner(process=-1),
+    "no process": owner(process=10**30),
+    "before all time": owner(since=-1e300),
+    "no time": owner(heartbeat="soon"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_file_that_is_no_lock_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "READ_TRIES", 1)
     path = tmp_path / "s.zarr"
-    Path(f"{path}.lock").write_text(text)
+    Path(f"{path}.lock").write_text(ODD[name])
     with pytest.raises(StoreError, match=r"s.zarr.lock: not a lock that this program wrote"):
         Lock(str(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr.lock"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda lock: lock.symlink_to("nothing"),
+        lambda lock: lock.symlink_to("/dev/zero"),
+    ],
+    ids=["folder", "pipe", "link to nothing", "device"],
+)
+def test_what_is_no_file_is_no_lock(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "s.zarr.lock")
+    with pytest.raises(StoreError, match=r"s.zarr.lock: not a lock that this program wrote"):
+        Lock(str(tmp_path / "s.zarr"))
+    assert os.path.lexists(tmp_path / "s.zarr.lock")

@@ -175,6 +175,19 @@ def test_a_case_id_that_cannot_be_stored_is_no_case_of_the_store(
     assert bad not in store.expected
 
 
+def test_a_lock_without_content_keeps_nobody_from_reading(
+    cohort: Cohort, tmp_path: Path, command: Command
+) -> None:
+    data, path = cohort(5), tmp_path / "s.zarr"
+    preprocess(data, path)
+    (tmp_path / "s.zarr.lock").touch()
+    for name in ("status", "verify"):
+        assert command(name, path).returncode == 0
+    repair = command("verify", "--repair", path)
+    assert repair.returncode == 2
+    assert "s.zarr.lock" in repair.stderr
+
+
 def test_a_bad_case_moved_away_is_forgotten_when_asked(cohort: Cohort, tmp_path: Path) -> None:
     data, path = cohort(5), tmp_path / "s.zarr"
     file_of(data, FOUR, "t1").unlink()

@@ -431,9 +431,9 @@ def test_a_store_that_is_not_finished_is_said(make_store: MakeStore, tmp_path: P
 def test_a_rule_that_puts_one_image_into_two_splits_is_refused(store: Store) -> None:
     contents = store.contents()
     train, val = contents.splits["train"][0], contents.splits["val"][0]
-    same = {name: contents.attributes[train]["record"][name] for name in ("mean", "std")}
-    copy = {"record": contents.attributes[val]["record"] | same}
-    contents = replace(contents, attributes={**contents.attributes, val: copy})
+    same = {name: getattr(contents.records[train], name) for name in ("mean", "std")}
+    copy = contents.records[val].model_copy(update=same)
+    contents = replace(contents, cases={**contents.cases, val: copy})
     with pytest.raises(ConfigError, match=rf"{train} \(train\) and {val} \(val\)"):
         assign_cases(load_config("demo"), contents)
     others = [case for case in contents.records if case not in {train, val}]

@@ -85,12 +85,37 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "no such field": ("one", record(mood="good"), "mood: "),
     "a file too few": ("one", record(sources=lambda old: old[1:]), "its record names files for"),
     "no label": ("one", record(has_label=False), "its record names files for"),
+    "a grid that its files do not give": (
+        "one",
+        record(grid_shape=lambda old: [old[0] + 1, *old[1:]]),
+        "its record has a grid of",
+    ),
+    "a grid that no memory holds": (
+        "one",
+        record(geometry=lambda old: old | {"shape": [10**6, 10**6, 10**6]}),
+        "its record has a grid of",
+    ),
+    "a spacing of nothing": (
+        "one",
+        record(spacing_mm=0.0, geometry=lambda old: old | {"spacing_mm": [2, 2, 2]}),
+        "geometry without meaning",
+    ),
+    "more tumour in the box than in all": (
+        "one",
+        record(tumour_voxels=lambda old: old | {"native": dict.fromkeys(old["native"], 0)}),
+        "its record counts",
+    ),
+    "statistics of nothing": (
+        "one",
+        record(mean={}),
+        "its record has statistics of []",
+    ),
     "no counts": ("one", record(tumour_voxels=None), "contradicts itself"),
     "another window": ("one", record(crop=moved), "not the window of the whole volume"),
     "another box": (
         "one",
         record(box=lambda old: old | {"shape": [9, 9, 9]}),
-        "the record says float16 (4, 9, 9, 9)",
+        "image/zarr.json is damaged: it does not describe float16 (4, 9, 9, 9)",
     ),
     "another crop": (
         "one",
@@ -125,7 +150,7 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "another type": (
         "one",
         written(lambda case: replace(case, image=case.image.astype(np.float32))),
-        "image is float32",
+        "image/zarr.json is damaged",
     ),
     "a label that should not be": ("unlabelled", label_for_the_unlabelled, "has no label"),
     "a failure that says nothing": (
@@ -248,16 +273,18 @@ def test_what_the_disk_does_not_give_is_not_taken_for_damage(
     assert list(repair(store, found)) == []
 
 
-@pytest.mark.parametrize("name", ["crops/image", "crops/label", "cases"])
+@pytest.mark.parametrize("name", ["crops/image", "crops/label", "crops", "cases"])
 def test_a_damaged_frame_ends_it_before_anything_is_dropped(
     name: str, make_store: MakeStore
 ) -> None:
     store = make_store("one")
     metadata = Path(store.path, name, "zarr.json")
     kept = metadata.read_bytes()
-    for content in (b"", kept.replace(b"16", b"12") if name != "cases" else b"[]"):
+    for content in (b"", kept.replace(b"16", b"12") if "/" in name else b"[]"):
         metadata.write_bytes(content)
-        with pytest.raises(StoreError, match=f"{name} is .*copy of the store, or preprocess"):
+        with pytest.raises(
+            StoreError, match=rf"{name}/zarr.json is damaged \(.*copy of the store, or preprocess"
+        ):
             audit(Store.open(store.path))
     metadata.write_bytes(kept)
     assert audit(Store.open(store.path)).sound
@@ -268,6 +295,48 @@ def test_a_damaged_root_is_said(make_store: MakeStore) -> None:
     Path(store.path, "zarr.json").write_bytes(b"")
     with pytest.raises(StoreError, match=r"its zarr.json is damaged .* from a copy of the store"):
         Store.open(store.path)
+
+
+def test_any_changed_byte_of_a_case_is_named_and_hides_no_other(make_store: MakeStore) -> None:
+    store, random = make_store("one", "two"), np.random.default_rng(0)
+    for name in ("zarr.json", "image/zarr.json"):
+        file = Path(store.path, "cases/one", name)
+        kept = file.read_bytes()
+        places = [place for place, byte in enumerate(kept) if chr(byte) in "0123456789[]:,"]
+        for place in random.choice(places, 8, replace=False):
+            changed = bytearray(kept)
+            changed[place] ^= 0x10 if chr(kept[place]).isdigit() else 0x01
+            file.write_bytes(changed)
+            contents = Store.open(store.path).contents()
+            assert list(contents.records) == ["two"]
+            assert "zarr.json" in contents.failures["one"].reason
+            assert case_of(audit(store), "one")[0] == "damaged"
+        file.write_bytes(kept)
+    assert audit(store).sound
+
+
+def test_a_changed_manifest_of_the_store_is_said(make_store: MakeStore) -> None:
+    store = make_store("one")
+    root = Path(store.path, "zarr.json")
+    root.write_bytes(root.read_bytes().replace(b'"two"', b'"twp"'))  # in the list of a split
+    with pytest.raises(StoreError, match=r"zarr.json is damaged \(it is not what was written\)"):
+        Store.open(store.path)
+
+
+def test_files_without_a_checksum_are_used_and_get_one(make_store: MakeStore) -> None:
+    store = make_store("one", "two")
+    for name in ("zarr.json", "cases/one/zarr.json"):
+        file = Path(store.path, name)
+        node = json.loads(file.read_bytes())
+        del node["attributes"]["checksum"]
+        file.write_text(json.dumps(node))
+    found = audit(store)
+    assert found.sound
+    assert set(found.unchecked) == {"zarr.json", "cases/one/zarr.json"}
+    assert list(repair(store, found)) == []
+    after = audit(store)
+    assert after.sound
+    assert not after.unchecked
 
 
 def test_readers_name_a_case_whose_record_file_is_damaged(make_store: MakeStore) -> None:

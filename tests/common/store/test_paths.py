@@ -7,6 +7,7 @@ import pytest
 import zarr
 
 from common.errors import StoreError
+from common.lock import Lock
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
 
@@ -54,3 +55,11 @@ def test_what_is_there_instead_is_said_and_never_written_over(name: str, tmp_pat
         StoreWriter.create(path, Manifest())
     assert f"{path}: no store is there, but {found}" in str(refused.value)
     assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["dir::x", "simplecache::s.zarr", "n" * 5000, "a/" * 3000])
+def test_a_path_that_can_be_none_is_one_line(name: str, tmp_path: Path) -> None:
+    for use in (Store.open, Lock, lambda path: StoreWriter.create(path, Manifest())):
+        with pytest.raises(StoreError) as refused:
+            use(str(tmp_path / name))
+        assert "\n" not in str(refused.value)

@@ -11,16 +11,16 @@ import zarrs  # noqa: F401 - registers its codec pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.store.files import StoreFiles
 from common.store.format import (
     IMAGE_CODECS,
     LABEL_CODECS,
     PLANES,
     VOLUME_DIMENSIONS,
     ZARRS_PIPELINE,
+    array_metadata,
     described,
-    volume_metadata,
 )
-from common.store.paths import StoreFiles
 from common.store.shard import write_shard
 
 SIDES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -90,7 +90,7 @@ def test_a_volume_is_described_as_zarr_would(
 ) -> None:
     name = "label" if kind == "uint8" else "image"
     make(tmp_path / "theirs", shape, kind, PLANES, VOLUME_DIMENSIONS[name])
-    ours = described(volume_metadata(name, np.zeros(shape, kind)))
+    ours = described(array_metadata(name, shape, np.dtype(kind).name))
     assert ours == (tmp_path / "theirs" / "zarr.json").read_bytes()
 
 

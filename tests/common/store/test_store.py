@@ -22,7 +22,7 @@ from common.manifest import Manifest
 from common.record import CaseFailure
 from common.splits import FractionSplits, ListSplits
 from common.store import Store, StoreWriter, is_current
-from common.store.paths import StoreFiles
+from common.store.files import StoreFiles
 from common.task import GLIOMA
 
 Cases = dict[str, PreparedCase]
