@@ -167,16 +167,18 @@ def _extra_for(error: ImportError) -> str:
 
 
 class RateColumn(ProgressColumn):
-    """Units per second."""
+    """Units per second, since the beginning."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The rate; a dash until it is known."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {self.unit}/s" if speed else f"– {self.unit}/s", "cyan")
+        """The rate; nothing in the first second, when it is none."""
+        seconds = task.finished_time or task.elapsed or 0
+        if seconds < 1 or not task.completed:
+            return Text()
+        return Text(f"{task.completed / seconds:.1f} {self.unit}/s", "cyan")
 
 
 class TimesColumn(ProgressColumn):

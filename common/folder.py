@@ -1,5 +1,6 @@
 """The files below a folder, and findings about those that cannot be read."""
 
+import errno
 import os
 import shlex
 import stat
@@ -49,7 +50,9 @@ def _check_root(root: Path) -> Finding | None:
         kind = stat.S_IFMT(root.stat().st_mode)
         is_store = (root / "zarr.json").is_file()
     except OSError as error:
-        found, action = f"no such folder ({error.strerror})", "check the path"
+        known = {errno.ENOENT: "no such folder"}
+        found = known.get(error.errno or 0, f"unreadable: {error.strerror}")
+        action = "check the path"
     else:
         if kind == stat.S_IFDIR and not is_store:
             return None

@@ -145,9 +145,7 @@ def check(
         of = f" of {there}" if usable < there else ""
         out.print(f"{usable} usable case(s){of}, {errors} error(s), {seconds:.1f} s")
         if usable and not errors:
-            store = cohort.store
-            if Path(store).resolve().is_relative_to(data.resolve()):
-                store = str(data.resolve().parent / Path(store).name)
+            store = _store_outside(data, cohort.store)
             after = hints.preprocess(store, str(data), *overrides or (), manifest=manifest)
             out.print(f"next: {after}", soft_wrap=True)
     if errors or not usable:
@@ -388,6 +386,15 @@ def _triple(text: str) -> tuple[int, int, int]:
         raise typer.BadParameter(f"{text}: expected D,H,W, as in 155,240,240", param_hint="--size")
     depth, height, width = (int(part) for part in parts)
     return depth, height, width
+
+
+def _store_outside(data: Path, store: str) -> str:
+    """A store that `run` would write: this one, or one of its name beside the data."""
+    try:
+        check_outside(store, data)
+    except ConfigError:
+        return str(data.resolve().parent / Path(store).name)
+    return store
 
 
 def _load_manifest(

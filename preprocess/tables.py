@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import hints
+from common.alike import told_once
 from common.errors import Finding
 from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
@@ -26,22 +27,27 @@ STALE = "made with other parameters than the store's, so they are not used"
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
-    """One line per finding, errors first: case, file, what was found and expected, what to do."""
-    for finding in sorted(findings, key=lambda f: (f.severity, f.case, f.file)):
+    """One line per finding, errors first: case, file, what was found and expected, what to do.
+
+    A warning that many cases share is one line.
+    """
+    for finding in sorted(told_once(findings), key=lambda f: (f.severity, f.case, f.file)):
         mark = ("✗ ", "bold red") if finding.severity == "error" else ("warning: ", "yellow")
         case = (f"{finding.case}  ", "bold") if finding.case != "-" else ""
-        what = f"{finding.file}: {finding.found}; expected {finding.expected}"
+        expected = f"; expected {finding.expected}" if finding.expected else ""
+        what = f"{finding.file}: {finding.found}{expected}"
         yield Text.assemble(mark, case, what, (f" → {finding.action}", "cyan"))
 
 
 def warning_lines(records: Iterable[CaseRecord]) -> Iterator[Text]:
-    """One line for everything unusual in the files of stored cases, as `check` has it."""
-    for record in records:
-        for found in record.warnings:
-            case = (f"{record.case_id}  ", "bold")
-            what = f"{found.file}: {found.found}"
-            action = (f" → {found.action}", "cyan")
-            yield Text.assemble(("warning: ", "yellow"), case, what, action)
+    """Lines for everything unusual in the files of stored cases, as `check` has them."""
+    return finding_lines(
+        [
+            Finding(found.file, found.found, "", found.action, record.case_id, "warning")
+            for record in records
+            for found in record.warnings
+        ]
+    )
 
 
 def failure_lines(failures: list[CaseFailure]) -> Iterator[Text]:

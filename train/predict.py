@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common import hints, nifti
+from common.alike import told_once
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
@@ -93,10 +94,14 @@ class Predictions:
     @property
     def case_warnings(self) -> list[str]:
         """A line for everything unusual in the files of a case that has a mask."""
-        return [
-            f"{case_id}: {warning.file}: {warning.found} → {warning.action}"
+        findings = [
+            Finding(warning.file, warning.found, "", warning.action, case_id, "warning")
             for case_id, case in self.cases.items()
             for warning in case.warnings
+        ]
+        return [
+            f"{'' if f.case == '-' else f'{f.case}: '}{f.file}: {f.found} → {f.action}"
+            for f in told_once(findings)
         ]
 
     @property

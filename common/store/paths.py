@@ -34,7 +34,7 @@ def filesystem_of(path: str) -> tuple[AbstractFileSystem, str]:
 
 def resolved(path: str) -> str:
     """A path that does not depend on a process's working folder."""
-    return path if is_remote(path) else str(Path(path).resolve())
+    return path if is_remote(path) else os.path.realpath(path)
 
 
 def check_address(path: str) -> None:

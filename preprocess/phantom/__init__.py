@@ -20,7 +20,14 @@ from common.volume import Triple
 from preprocess.phantom.image import TUMOUR_FREE, synthesise
 from preprocess.phantom.lesions import CAVITY, ENHANCING, NECROSIS, OEDEMA
 
-RELEASES = {"2021": BY_NAMES["brats2021"], "2023": BY_NAMES["brats2023"]} | BY_NAMES
+YEARS = {
+    "brats2015": range(2012, 2016),
+    "brats2021": range(2016, 2022),
+    "brats2023": range(2023, 2026),
+}
+"""Layout to the years of its releases."""
+
+RELEASES = {str(y): BY_NAMES[name] for name, years in YEARS.items() for y in years} | BY_NAMES
 """What `--release` may be."""
 
 _AFTER_SURGERY = {NECROSIS: "netc", OEDEMA: "snfh", ENHANCING: "et", CAVITY: "rc"}

@@ -383,7 +383,7 @@ def test_a_manifest_in_a_subfolder_is_remarked_on(tmp_path: Path) -> None:
     [
         ("x" * 5000, "File name too long"),
         ("/a" * 3000, "File name too long"),
-        ("dir::x", "No such file"),
+        ("dir::x", "no such folder"),
         ("loop", "Too many levels"),
         ("pipe", "a named pipe"),
     ],

@@ -194,3 +194,31 @@ def test_40_is_no_4(values: str, *, warns: bool) -> None:
     case = LabelledCase("a", "brats2021", "values", {"ncr": 1, "ed": 1, "et": 1}, ())
     found = label_findings(GLIOMA, [case], [f"label values {values}"])
     assert bool(found) == warns
+
+
+def test_a_warning_of_many_cases_is_one_line_and_each_ones_own_in_json(
+    cohort: Cohort, check: Command, run: Command, tmp_path: Path
+) -> None:
+    data = cohort(10)
+    for number, case in enumerate(sorted(data.glob("BraTS*"))):
+        flair, t1, t2 = (case / f"{case.name}_{name}.nii.gz" for name in ("flair", "t1", "t2"))
+        t2.write_bytes(t1.read_bytes())
+        voxels, geometry, *_ = nifti.read(flair)
+        nifti.write(flair, voxels.clip(0, 700 + 10 * number), geometry)  # clipped, in other shares
+    plain = check(data)
+    assert plain.returncode == 0, plain.stdout
+    for lines in (plain.stdout, run(data, "--store", tmp_path / "s.zarr").stdout):
+        for what in ("the same voxels", "clipped: "):
+            (line,) = [line for line in lines.splitlines() if what in line]
+            assert "10 cases, such as BraTS2021_00000, BraTS2021_00001, BraTS2021_00002" in line
+    findings = json.loads(check(data, "--json").stdout)["findings"]
+    assert sum("the same voxels" in finding["found"] for finding in findings) == 10
+
+
+def test_the_store_that_is_advised_is_one_that_run_would_write(
+    cohort: Cohort, check: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cohort(3)
+    monkeypatch.chdir(data)
+    assert f"--store {tmp_path / 'brats.zarr'}" in check(".").stdout
+    assert "--store s3://bucket/b.zarr" in check(".", "--set", "store=s3://bucket/b.zarr").stdout

@@ -436,6 +436,6 @@ def test_damage_is_named_dropped_and_made_again(
     assert "3 case(s) to do, 3 done before" in again.stdout
     verified = command("verify", path)
     assert verified.returncode == 0, verified.stdout
-    assert re.search(r"6/6.*cases/s", verified.stdout)
+    assert re.search(r"6/6.*elapsed", verified.stdout)
     assert re.search(r"intact +6 case", verified.stdout)
     assert_sound(path, 6)

@@ -41,7 +41,7 @@ def test_a_cohort_becomes_a_store_and_comes_back(
     data, path = cohort(), tmp_path / "s.zarr"
     done = command("run", data, "--store", path, "--workers", 2)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"6/6.*cases/s", done.stdout)
+    assert re.search(r"6/6.*elapsed", done.stdout)
     assert "6 new, 0 kept" in done.stdout
     assert "train 3, val 2, test 1" in done.stdout
     store = Store.open(path)
@@ -64,7 +64,7 @@ def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(
     before = Store.open(path).contents().records
     again = run(data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout
-    assert re.search(r"comparing.*4/4.*cases/s", again.stdout)
+    assert re.search(r"comparing.*4/4.*elapsed", again.stdout)
     flair = data / "BraTS2021_00003" / "BraTS2021_00003_flair.nii.gz"
     voxels, geometry, *_ = nifti.read(flair)
     os.utime(flair)  # touched, but the same bytes: the checksum decides
@@ -320,7 +320,7 @@ def test_no_progress_is_shown_of_nothing(tmp_path: Path, command: Command) -> No
     for name in ("verify", "report"):
         done = command(name, path)
         assert done.returncode == 0, done.stderr
-        assert "cases/s" not in done.stdout
+        assert "elapsed" not in done.stdout
         assert "[old]/x[/b]" in done.stdout.replace("\n", "")
 
 

@@ -90,7 +90,7 @@ def test_the_command_writes_the_page_beside_the_store(store: Store, command: Com
     assert done.returncode == 0, done.stderr
     page = Path(store.path).with_name("heads-quality.html")
     assert page.read_text("utf-8").startswith("<!doctype html>")
-    assert re.search(r"\d+/\d+.*cases/s", done.stdout)
+    assert re.search(r"\d+/\d+.*elapsed", done.stdout)
     assert "heads-quality.html" in done.stdout.replace("\n", "")
 
 
