@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common import hints
-from common.errors import CheckpointError
-from common.files import flush, replacing, write_json
+from common.errors import CheckpointError, InputError
+from common.files import check_regular, flush, reason_of, replacing, write_json
 
 Which = Literal["best", "last", "previous"]
 
@@ -225,12 +225,16 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
 
 
 def _read(path: Path) -> Checkpoint:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except InputError as error:
+        found = reason_of(error)
+        raise CheckpointError(f"{path}: {found}; expected a checkpoint") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
     if metadata is None:
@@ -261,7 +265,7 @@ def _offer_other(run_dir: Path, which: Which) -> str:
         if which == "best":
             return "; last.safetensors is whole: use it with --checkpoint last"
         return (
-            f"; {other}.safetensors is whole: delete {which}.safetensors and resume "
+            f"; {other}.safetensors is whole: move {which}.safetensors away and resume "
             f"with {hints.option('--resume')} from the {other}"
         )
     names = " and no ".join(f"{other}.safetensors" for other in others)

@@ -13,8 +13,8 @@ from typing import TypeVar
 from pydantic import ConfigDict, Field, field_validator
 
 from common import hints
-from common.errors import RunError
-from common.files import UNFINISHED, read_json, read_text, write_json, write_text
+from common.errors import InputError, RunError
+from common.files import UNFINISHED, read_json, read_text, reason_of, write_json, write_text
 from common.manifest import Manifest
 from common.names import name_fault
 from common.settings import Settings, parse, read_yaml
@@ -196,8 +196,8 @@ def _unsealed(path: Path) -> str:
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}; {_restore()}") from error
+    except (InputError, OSError) as error:
+        raise RunError(f"{path}: {reason_of(error)}; {_restore()}") from error
 
 
 def _digest(text: str) -> str:

@@ -156,11 +156,11 @@ def test_a_truncated_last_offers_the_one_before_else_the_best(tmp_path: Path, le
     path, previous = (checkpoint_path(tmp_path, which) for which in ("last", "previous"))
     path.write_bytes(path.read_bytes()[:length])
     damage = r"last\.safetensors: damaged.*"
-    with pytest.raises(CheckpointError, match=rf"{damage}previous\.safetensors is whole: delete"):
+    with pytest.raises(CheckpointError, match=rf"{damage}previous\.safetensors is whole: move"):
         load(tmp_path, "last")
     assert load(tmp_path, "previous").tensors["model.w"][0, 0] == 2.0
     previous.write_bytes(previous.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=rf"{damage}best\.safetensors is whole: delete"):
+    with pytest.raises(CheckpointError, match=rf"{damage}best\.safetensors is whole: move"):
         load(tmp_path, "last")
 
 
@@ -176,6 +176,12 @@ def test_nothing_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no such checkpoint; .*no usable previous.* and no best"
     ):
+        load(tmp_path, "last")
+
+
+def test_a_pipe_in_a_checkpoints_place_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last.safetensors")
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: a named pipe"):
         load(tmp_path, "last")
 
 
