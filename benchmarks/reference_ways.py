@@ -81,9 +81,8 @@ def simpleitk_of(reference: Any, prediction: Any, _spacing_mm: Any) -> Values:
     import SimpleITK
 
     overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
-    overlap.Execute(
-        *(SimpleITK.GetImageFromArray(m.astype(np.uint8)) for m in (reference, prediction))
-    )
+    masks = (mask.astype(np.uint8) for mask in (prediction, reference))
+    overlap.Execute(*map(SimpleITK.GetImageFromArray, masks))
     return {"dice": overlap.GetDiceCoefficient(), "missed": overlap.GetFalseNegativeError()}
 
 
