@@ -1,10 +1,10 @@
 """The model card: what a model was trained on, how it scored, and what it is not for."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import read_json
 from common.metrics import METRICS
 from common.statistics import LEVEL, Spread, spreads
 from common.task import title
@@ -54,11 +54,12 @@ def model_card(run_dir: Path, trained: Trained) -> dict[str, Any]:
 def _scores(path: Path, trained: Trained, split: str) -> dict[str, Any] | None:
     """Means and intervals of a split, where it was evaluated with these weights as they are."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
         if (found["epochs"], found["checkpoint"]) != (trained.epochs, trained.which):
             return None
         cases = found["cases"]
-        regions, names = [*trained.manifest.task.regions], [metric.name for metric in METRICS]
+        regions = [*trained.manifest.task.regions]
+        names = [each.name for each in METRICS if all(each.name in case for case in cases)]
         patients = [trained.manifest.patient_of(case["case_id"]) for case in cases]
         columns = [(region, name) for region in regions for name in names]
         table = [[case[name][region] for region, name in columns] for case in cases]

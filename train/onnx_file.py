@@ -1,7 +1,6 @@
 """A run's network as ONNX, which other programs run; docs/export.md says what they do around it."""
 
 import json
-import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from train.checkpoint import Which
 from train.export import Exported, check_target
 from train.inference import BACKGROUND_LOGIT, weight_lines
 from train.loaded_run import LoadedRun, load_run
+from train.postprocess import HALF, logit
 
 ENDING = ".onnx"
 KEY = "fm_net"
@@ -111,7 +111,7 @@ def _drop_traces(model: Any) -> None:  # noqa: ANN401 - the extra's type
 def host_steps(loaded: LoadedRun) -> dict[str, Any]:
     """What the host does around the network, as data; docs/export.md explains each."""
     config, task, window = loaded.config.inference, loaded.task, loaded.manifest.crop
-    cuts = [config.postprocess.threshold.get(region, 0.5) for region in task.regions]
+    cuts = [loaded.postprocess.threshold.get(region, HALF) for region in task.regions]
     return {
         "format": 1,
         "modalities": list(loaded.needed),
@@ -125,7 +125,7 @@ def host_steps(loaded: LoadedRun) -> dict[str, Any]:
         "overlap": config.overlap,
         "weights": [line.tolist() for line in weight_lines(window)],
         "background_logit": BACKGROUND_LOGIT,
-        "logit_thresholds": [math.log(cut / (1 - cut)) for cut in cuts],
+        "logit_thresholds": [logit(cut) for cut in cuts],
         "painting": task.painting_steps,
         "beyond_the_script": {
             key: value for key, (value, usual) in _unusual(loaded).items() if value != usual

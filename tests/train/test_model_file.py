@@ -74,7 +74,7 @@ def test_a_model_file_predicts_and_scores_as_its_run_does(
 
     done = invoke(app, "predict", copy, store.path, "--out", tmp_path / "by-file")
     assert done.returncode == 0, done.stderr
-    masks = sorted((tmp_path / "by-run").iterdir())
+    masks = sorted((tmp_path / "by-run").glob("*.nii.gz"))
     assert len(masks) == 6
     for mask in masks:
         assert mask.read_bytes() == (tmp_path / "by-file" / mask.name).read_bytes()
