@@ -45,6 +45,7 @@ UNLIKE_ANATOMY = "labels that contradict anatomy: "
 EXCHANGED = "t1 and t1ce look exchanged"
 
 DECIDED_BY = {
+    "values": "its label values",
     "names": "its file names",
     "layout": "its layout",
     "manifest": "the manifest",

@@ -16,6 +16,7 @@ from common.outputs import check_output
 from common.store import Store, is_remote, local_copy
 
 if TYPE_CHECKING:
+    from common.errors import Finding
     from train.ensemble import Predictor
     from train.trainer import Session
 
@@ -39,6 +40,9 @@ CheckpointOption = Annotated[
 InferenceOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="How to predict, as in inference.flips=8."),
+]
+RulesOption = Annotated[
+    str, typer.Option(help="How lesions count: brats2023, brats2024 or brats2026.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -220,10 +224,7 @@ def predict(
             probabilities=probabilities,
             budget_seconds=budget,
         )
-    for finding in done.findings:
-        mark = "✗" if finding.severity == "error" else "warning:"
-        case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
-        err.print(f"{mark} {case}{finding}", soft_wrap=True)
+    _tell_findings(done.findings)
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
     _warn([*done.case_warnings, *done.warnings])
@@ -263,6 +264,53 @@ def export(
     out.print(f"next: {follows}", soft_wrap=True)
 
 
+@app.command()
+def score(
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="A folder of reference masks, or one mask.")
+    ],
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PREDICTION", help="A folder of predicted masks, or one mask.")
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="The folder that the scores are written to.")
+    ] = Path("scores"),
+    rules: RulesOption = "brats2023",
+    task: Annotated[
+        str | None,
+        typer.Option(help="The task of both, as pediatric; default is the manifest's, or glioma."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: cores.")] = None,
+) -> None:
+    """Score masks of any tool, with any names, against references; cases are matched by id."""
+    from common.pool import available_cores
+    from train import score as scoring
+    from train.results import ScoreFiles
+    from train.score_table import score_table
+
+    check_output(out_dir, "folder", reference, prediction)
+    plan = scoring.plan(reference, prediction, rules, task)
+    settings = scoring.settings_of(reference, prediction, plan)
+    files = ScoreFiles.in_folder(out_dir)
+    files.check(settings)
+    with _cases("scoring") as on_case:
+        outcomes = scoring.score_pairs(plan, workers or available_cores())
+        found = scoring.gather(plan, outcomes, on_case)
+    regions = scoring.write(found, settings, files)
+    _tell_findings(found.findings)
+    for case_id, reason in found.failed.items():
+        err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
+    for line in found.legend():
+        out.print(line, soft_wrap=True)
+    out.print()
+    heading = f"Scores of {len(found.results)} case(s)"
+    out.print(score_table(heading, regions, plan.shared.rules, plan.task))
+    _warn(found.lines())
+    out.print(f"scores: {files.summary}, {files.cases.name}, {files.lesions.name}", soft_wrap=True)
+    if found.failed or found.missing:
+        raise typer.Exit(UNCLEAN)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, copied to this machine if it is remote."""
     chosen = path or load_manifest(manifest_path(None, Path())).store
@@ -284,6 +332,13 @@ def _tell_postprocessing(predictor: "Predictor") -> None:
     """Say how probabilities become labels where it is not by 0.5 alone."""
     if str(predictor.postprocess) != "none":
         out.print(f"post-processing: {predictor.postprocess}", soft_wrap=True)
+
+
+def _tell_findings(findings: Iterable["Finding"]) -> None:
+    for finding in findings:
+        mark = "✗" if finding.severity == "error" else "warning:"
+        case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
+        err.print(f"{mark} {case}{finding}", soft_wrap=True)
 
 
 def _warn(warnings: Iterable[str]) -> None:

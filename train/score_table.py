@@ -1,0 +1,84 @@
+"""Scores as a table on screen, which fits 80 columns."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from common.metrics.metric import Metric
+from common.metrics.rules import RULE_SETS
+from common.statistics import LEVEL, Spread
+from common.task import Task, title
+from train.results import LESION_F1, RegionResult, metrics_of
+
+SHOWN = ("dice", "hd95_mm", "nsd_1mm", "sensitivity", "volume_error_ml")
+"""Metrics of whole regions on screen; files have all."""
+
+DIGITS = {"mm": 1, "ml": 2}
+"""Decimal places by unit; other values have three."""
+
+COLUMNS = ("mean", f"{LEVEL:.0%} CI", "sd", "median", "quartiles", "missed", "false")
+
+
+def score_table(heading: str, found: Sequence[RegionResult], rules: str, task: Task) -> Table:
+    """Each region's metrics over all cases, with the counts of misses beside each mean."""
+    table = Table(
+        title=f"{heading}, rules {rules}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        caption="\n".join(_notes(found)),
+        caption_justify="left",
+    )
+    table.add_column("", max_width=30)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for region in found:
+        name = f"{title(region.region)}, {region.region}"
+        table.add_row(Text(name, task.region_colours[region.region]))
+        for metric in shown_metrics(rules):
+            table.add_row(f"  {heading_of(metric)}", *_cells(metric, region))
+    return table
+
+
+def shown_metrics(rules: str) -> tuple[Metric, ...]:
+    """The metrics on screen: some of whole regions, and the rule set's Dice, distance and F1."""
+    of_lesions = [f"lesion_{metric.name}" for metric in RULE_SETS[rules].metrics[:2]]
+    names = {*SHOWN, *of_lesions, LESION_F1.name}
+    return tuple(metric for metric in metrics_of(rules) if metric.name in names)
+
+
+def heading_of(metric: Metric) -> str:
+    """A metric's title with its unit."""
+    return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+
+
+def number(metric: Metric, value: float) -> str:
+    """A value with the digits that matter."""
+    return f"{value:.{DIGITS.get(metric.unit, 3)}f}"
+
+
+def _cells(metric: Metric, region: RegionResult) -> tuple[str, ...]:
+    found: Spread = region.spreads[metric.name]
+    mean, low, high, sd, median, q1, q3 = (
+        number(metric, value)
+        for value in (
+            *(found.mean, found.low, found.high, found.sd),
+            *(found.median, found.q1, found.q3),
+        )
+    )
+    counts = (region.misses, region.false_alarms)
+    if metric.name.startswith("lesion_"):
+        counts = (region.missed_lesions, region.false_lesions)
+    return (mean, f"{low}–{high}", sd, median, f"{q1}–{q3}", *map(str, counts))
+
+
+def _notes(found: Sequence[RegionResult]) -> list[str]:
+    empty = ", ".join(f"{r.both_empty} of {r.region}" for r in found if r.both_empty)
+    return [
+        f"{LEVEL:.0%} CI: bootstrap of the mean over patients. missed, false: cases in which",
+        "the region is missed, or predicted where there is none; of lesions, lesions.",
+        "They are in the means, with the rule set's values for empty masks.",
+        *([f"Empty in both masks, and counted as perfect: {empty}."] if empty else []),
+    ]
