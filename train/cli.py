@@ -111,6 +111,10 @@ def evaluate(
         str | None, typer.Option(help="The store's path or URL; default is the run's own.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    rules: RulesOption = "brats2023",
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Write the masks too, beside the scores.")
+    ] = False,
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
     overrides: InferenceOption = None,
@@ -124,7 +128,7 @@ def evaluate(
     _tell_postprocessing(loaded)
     opened = _store(store or store_of(run_dir))
     with _cases("evaluating") as on_case:
-        evaluation = score_split(loaded, opened, split, on_case)
+        evaluation = score_split(loaded, opened, split, on_case, rules=rules, masks=masks)
     out.print(case_table(evaluation, loaded.task))
     out.print()
     out.print(mean_table(evaluation, loaded.task))
@@ -133,8 +137,11 @@ def evaluate(
         err.print(f"✗ {problem}", soft_wrap=True)
     if evaluation.unwritten:
         raise typer.Exit(UNCLEAN)
-    out.print(f"scores:  {evaluation.json_file}", soft_wrap=True)
-    out.print(f"picture: {evaluation.figure_file}", soft_wrap=True)
+    files, figure, folder = evaluation.outputs
+    out.print(f"scores:  {files.listed}", soft_wrap=True)
+    out.print(f"picture: {figure}", soft_wrap=True)
+    if folder:
+        out.print(f"masks:   {folder}", soft_wrap=True)
     out.print(f"next: {hints.predict(run_dir, which)}", soft_wrap=True)
 
 
@@ -306,7 +313,7 @@ def score(
     heading = f"Scores of {len(found.results)} case(s)"
     out.print(score_table(heading, regions, plan.shared.rules, plan.task))
     _warn(found.lines())
-    out.print(f"scores: {files.summary}, {files.cases.name}, {files.lesions.name}", soft_wrap=True)
+    out.print(f"scores: {files.listed}", soft_wrap=True)
     if found.failed or found.missing:
         raise typer.Exit(UNCLEAN)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import fsum, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +13,35 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from common import metrics
 from common.errors import InferenceError, StoreError
-from common.files import write_json, write_parts
+from common.files import write_parts
+from common.grouping import VOLUME_SUFFIXES
 from common.metrics import (
+    DEFAULT_RULES,
     DICE,
+    METRICS,
     TRAINING_METRICS,
-    Metric,
+    CaseScores,
     RegionScore,
     RegionSummary,
     mean_over_regions,
     summarise,
 )
+from common.metrics import score_case as score_labels
 from common.names import show
 from common.outputs import check_output
+from common.record import CaseRecord
 from common.store import Store
 from common.task import Task
 from train.ensemble import check_task
 from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
 from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
+from train.predict import write_mask
+from train.results import CaseResult, RegionResult, ScoreFiles, fingerprint, rows_of
+from train.results import summarise as summarise_rows
+from train.score import rules_named
+from train.score_table import score_table
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,14 @@ class CaseScore:
     """One case's scores."""
 
     case_id: str
-    regions: dict[str, RegionScore]  # in the grid of the case's files
+    scores: CaseScores  # in the grid of the case's files
     loss: float  # the main head's, over the stored volume
     seconds: float  # to read, predict and score the case
+
+    @property
+    def regions(self) -> dict[str, RegionScore]:
+        """By region."""
+        return self.scores.regions
 
     def of(self, metric: str) -> dict[str, float]:
         """Region to a metric's value."""
@@ -87,9 +101,11 @@ class ScoredCase:
 
     score: CaseScore
     task: Task
+    record: CaseRecord
     image: NDArray[np.floating]  # (modalities, D, H, W) as stored
     reference: NDArray[np.uint8]  # (D, H, W) canonical labels
     prediction: NDArray[np.uint8]  # (D, H, W) canonical labels
+    file_reference: NDArray[np.uint8]  # (D, H, W) canonical labels in the grid of its files
 
     def sample(self) -> Sample:
         """The plane to show of it."""
@@ -103,6 +119,14 @@ class ScoredCase:
         )
 
 
+class Outputs(NamedTuple):
+    """Where an evaluation is written."""
+
+    files: ScoreFiles
+    figure: Path
+    masks: Path | None  # a folder
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A split, scored."""
@@ -110,14 +134,22 @@ class Evaluation:
     split: str
     scores: tuple[CaseScore, ...]
     mean: MeanScores
+    regions: list[RegionResult]
+    rules: str  # a rule set's full name
     warnings: tuple[str, ...]
-    json_file: Path
-    figure_file: Path
+    outputs: Outputs
     unwritten: tuple[str, ...] = ()  # why one of these could not be written
 
 
-def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
+def score_case(
+    loaded: LoadedRun,
+    store: Store,
+    case_id: str,
+    rules: str | None = None,
+) -> ScoredCase:
     """Predict one case of a store and score it against its reference, in its files' grid.
+
+    Without `rules`, as in training, it is by Dice alone, which is faster.
 
     Raises:
         StoreError: the case or its label is not there.
@@ -133,17 +165,18 @@ def score_case(loaded: LoadedRun, store: Store, case_id: str) -> ScoredCase:
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
     prediction = loaded.labels(logits, record.spacing_mm)
-    regions = metrics.score_case(
-        store.read_reference(case_id),
+    reference = store.read_reference(case_id)
+    scores = score_labels(
+        reference,
         record.to_file_grid(prediction),
         record.geometry.spacing_mm,
         loaded.task,
-        rules=None,
-        metrics=TRAINING_METRICS,
-    ).regions
+        rules=rules,
+        metrics=METRICS if rules else TRAINING_METRICS,
+    )
     loss = _loss(loaded, logits, label)
-    found = CaseScore(case_id, regions, loss, time.perf_counter() - began)
-    return ScoredCase(found, loaded.task, image, label, prediction)
+    found = CaseScore(case_id, scores, loss, time.perf_counter() - began)
+    return ScoredCase(found, loaded.task, record, image, label, prediction, reference)
 
 
 def score_cases(
@@ -151,6 +184,7 @@ def score_cases(
     store: Store,
     case_ids: Sequence[str],
     on_case: Callable[[ScoredCase], None] = lambda _: None,
+    rules: str | None = None,
 ) -> list[CaseScore]:
     """Score cases one after the other; `on_case` gets each, and its volumes are dropped after it.
 
@@ -159,7 +193,7 @@ def score_cases(
     """
     scores = []
     for case_id in case_ids:
-        scored = score_case(loaded, store, case_id)
+        scored = score_case(loaded, store, case_id, rules)
         scores.append(scored.score)
         on_case(scored)
     return scores
@@ -174,54 +208,99 @@ def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
     )
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
     loaded: LoadedRun,
     store: Store,
     split: str,
     on_case: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    rules: str = DEFAULT_RULES,
+    masks: bool = False,
 ) -> Evaluation:
     """Score a split of any store of the task, and write scores and a picture into the run's folder.
 
     `on_case` gets (cases done, cases in all), first with none done. Where a file cannot be written
-    after all, the scores are still returned.
+    after all, the scores are still returned. With `masks`, each case's mask is written too, as
+    `predict` writes it.
 
     Raises:
-        ConfigError: the split is empty, the store is of another task, or the run's folder cannot be
-            written.
+        ConfigError: the split is empty, the store is of another task, there are no such rules, or
+            the run's folder cannot be written.
         StoreError, InferenceError: as `score_case`.
+        RunError: a mask cannot be written.
     """
     check_task(loaded, store.task, store.path)
+    rules = rules_named(rules, loaded.task)
     contents = store.contents()
     case_ids = split_cases(loaded, contents, split)
     warnings = store_warnings(loaded, store, contents, case_ids)
-    # Scores on another store do not replace those on the run's own.
-    elsewhere = f"-{contents.fingerprint[:8]}" if warnings else ""
-    stem = f"evaluation-{split}{suffix(loaded.which, loaded.changes)}{elsewhere}"
-    json_file, figure_file = (loaded.result(f"{stem}.{ending}") for ending in ("json", "png"))
-    for file in (json_file, figure_file):
-        check_output(file, "file")
-    samples = list[Sample]()
+    stem = _stem(loaded, split, rules, contents.fingerprint if warnings else "")
+    outputs = _outputs(loaded, stem, masks=masks)
+    samples, results = list[Sample](), list[CaseResult]()
     on_case(0, len(case_ids))
 
-    def keep_plane(scored: ScoredCase) -> None:
+    def keep(scored: ScoredCase) -> None:
         samples.append(scored.sample())
+        results.append(_result(scored, contents.patients[scored.score.case_id]))
+        if outputs.masks:
+            path = outputs.masks / f"{scored.score.case_id}{VOLUME_SUFFIXES[0]}"
+            write_mask(path, scored.prediction, scored.record, store.task)
         on_case(len(samples), len(case_ids))
 
-    scores = tuple(score_cases(loaded, store, case_ids, keep_plane))
-    mean = mean_scores(scores)
-    evaluation = Evaluation(split, scores, mean, tuple(warnings), json_file, figure_file)
+    scores = tuple(score_cases(loaded, store, case_ids, keep, rules))
+    mean, regions = mean_scores(scores), summarise_rows(rows_of(results))
+    evaluation = Evaluation(split, scores, mean, regions, rules, tuple(warnings), outputs)
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
 
     def write_scores() -> None:
-        write_json(json_file, _as_json(evaluation, loaded, store, contents.fingerprint))
+        about = _as_json(evaluation, loaded, store, contents.fingerprint)
+        outputs.files.write(results, regions, about)
 
     def draw() -> None:
         figure = evaluation_figure(choose_samples(samples), heading, mean.dice, loaded.task)
-        write_parts(figure_file, [as_png(figure)])
+        write_parts(outputs.figure, [as_png(figure)])
 
     # The scores first: no picture is worth them.
-    problems = (_problem(json_file, write_scores), _problem(figure_file, draw))
+    problems = _problem(outputs.files.summary, write_scores), _problem(outputs.figure, draw)
     return replace(evaluation, unwritten=tuple(filter(None, problems)))
+
+
+def _outputs(loaded: LoadedRun, stem: str, *, masks: bool) -> Outputs:
+    """Where an evaluation is written; makes the folder of masks.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    files = ScoreFiles.beside(loaded.result(f"{stem}.json"))
+    folder = loaded.result(f"{stem}-masks") if masks else None
+    outputs = Outputs(files, loaded.result(f"{stem}.png"), folder)
+    for file in (*files, outputs.figure):
+        check_output(file, "file")
+    if folder:
+        check_output(folder, "folder")
+        folder.mkdir(exist_ok=True)
+    return outputs
+
+
+def _stem(loaded: LoadedRun, split: str, rules: str, other_store: str) -> str:
+    """How the files' names begin: scores of other settings do not replace these."""
+    other_rules = "" if rules == rules_named(DEFAULT_RULES, loaded.task) else f"-{rules}"
+    elsewhere = f"-{other_store[:8]}" if other_store else ""
+    changes = suffix(loaded.which, loaded.changes)
+    return f"evaluation-{split}{changes}{other_rules}{elsewhere}"
+
+
+def _result(scored: ScoredCase, patient: str) -> CaseResult:
+    record = scored.record
+    return CaseResult(
+        record.case_id,
+        patient,
+        scored.score.scores,
+        record.geometry.spacing_mm,
+        fingerprint(scored.file_reference),
+        record.convention,
+        record.convention,
+    )
 
 
 def _problem(file: Path, write: Callable[[], None]) -> str:
@@ -251,37 +330,11 @@ def case_table(evaluation: Evaluation, task: Task) -> Table:
 
 
 def mean_table(evaluation: Evaluation, task: Task) -> Table:
-    """Every metric's mean for each region, with the counts of empty masks and misses beside it."""
+    """Every metric's mean for each region, with its spread and the counts of misses beside it."""
     mean = evaluation.mean
-    table = Table(
-        title=f"Means over {_count(len(evaluation.scores))} in {evaluation.split}",
-        title_justify="left",
-        caption="\n".join((*map(_rule, TRAINING_METRICS), f"loss: {mean.loss:.3f}")),
-        caption_justify="left",
-        show_footer=True,
-        footer_style="bold",
-    )
-    table.add_column("region", "mean")
-    for metric in TRAINING_METRICS:
-        heading = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
-        average = mean_over_regions(mean.of(metric.name))
-        table.add_column(heading, f"{average:.3f}", justify="right")
-    for count in ("both empty", "missed", "false alarm"):
-        table.add_column(count, justify="right")
-    for region, summary in mean.regions.items():
-        means = [f"{summary.means[metric.name]:.3f}" for metric in TRAINING_METRICS]
-        counts = (summary.both_empty, summary.misses, summary.false_alarms)
-        name = Text(region.upper(), task.region_colours[region])
-        table.add_row(name, *means, *map(str, counts))
-    return table
-
-
-def _rule(metric: Metric) -> str:
-    """What an empty mask counts as: a mean alone would hide it."""
-    return (
-        f"{metric.title} is {metric.both_empty:g} where both masks are empty, "
-        f"{metric.one_empty:g} where one is"
-    )
+    heading = f"{_count(len(evaluation.scores))} in {evaluation.split}: mean Dice "
+    heading += f"{mean.mean_dice:.3f}, loss {mean.loss:.3f}"
+    return score_table(heading, evaluation.regions, evaluation.rules, task)
 
 
 def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> float:
@@ -314,7 +367,7 @@ def _as_json(
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
         "compute": loaded.compute.describe(),
-        "mean": {metric.name: mean.of(metric.name) for metric in TRAINING_METRICS}
+        "mean": {metric.name: mean.of(metric.name) for metric in METRICS}
         | {
             "mean_dice": mean.mean_dice,
             "loss": mean.loss,
@@ -323,7 +376,7 @@ def _as_json(
         "cases": [
             {
                 "case_id": found.case_id,
-                **{metric.name: found.of(metric.name) for metric in TRAINING_METRICS},
+                **{metric.name: found.of(metric.name) for metric in METRICS},
                 "mean_dice": found.mean_dice,
                 "loss": found.loss,
                 "voxels": {region: _counts(each) for region, each in found.regions.items()},

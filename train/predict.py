@@ -331,7 +331,16 @@ class _Work:
                 rounded = probabilities.astype(np.float16).astype(np.float32)
                 _write(paths[region], rounded, record, f"{PREDICTED}: probability of {region}")
         label = self._predictor.labels(logits, record.spacing_mm)
-        _write(paths[MASK], restore(label, record, self._source.task)[0], record, PREDICTED)
+        write_mask(paths[MASK], label, record, self._source.task)
+
+
+def write_mask(path: Path, label: NDArray[np.uint8], record: CaseRecord, task: Task) -> None:
+    """Write canonical labels (*record.box.shape) in the grid and values of the case's files.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    _write(path, restore(label, record, task)[0], record, PREDICTED)
 
 
 def _write(path: Path, voxels: NDArray[np.generic], record: CaseRecord, description: str) -> None:

@@ -3,17 +3,20 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common import __version__
 from common.errors import RunError
 from common.files import open_regular, read_text, write_text
 from common.record import CaseWarning, DecidedBy, hash_of, parameters
-from train.ensemble import Predictor
-from train.loaded_run import LoadedRun
+
+if TYPE_CHECKING:  # reading the file needs no torch, which takes seconds to import
+    from torch import nn
+
+    from train.ensemble import Predictor
+    from train.loaded_run import LoadedRun
 
 PREDICTIONS = "predictions.json"
 
@@ -84,7 +87,7 @@ def key_of(settings: Mapping[str, Any]) -> str:
     return hash_of({**settings, "members": members})
 
 
-def settings_of(predictor: Predictor, budget_seconds: float | None) -> dict[str, Any]:
+def settings_of(predictor: "Predictor", budget_seconds: float | None) -> dict[str, Any]:
     """All that predictions depend on beside their input."""
     return {
         "software": __version__,
@@ -93,7 +96,7 @@ def settings_of(predictor: Predictor, budget_seconds: float | None) -> dict[str,
     }
 
 
-def _member(loaded: LoadedRun) -> dict[str, Any]:
+def _member(loaded: "LoadedRun") -> dict[str, Any]:
     return {
         "run": str(loaded.run_dir),
         "checkpoint": loaded.which,
@@ -107,7 +110,9 @@ def _member(loaded: LoadedRun) -> dict[str, Any]:
     }
 
 
-def _weights_sha256(model: torch.nn.Module) -> str:
+def _weights_sha256(model: "nn.Module") -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

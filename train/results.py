@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,8 +180,7 @@ def _summary(region: str, rows: Sequence[Row]) -> RegionResult:
     )
 
 
-@dataclass(frozen=True)
-class ScoreFiles:
+class ScoreFiles(NamedTuple):
     """Where scores are written."""
 
     summary: Path
@@ -202,20 +201,29 @@ class ScoreFiles:
         stem = summary.name.removesuffix(".json")
         return cls(summary, *(summary.with_name(f"{stem}{e}") for e in (".csv", "-lesions.csv")))
 
+    @property
+    def listed(self) -> str:
+        """The files in words."""
+        return f"{self.summary}, {self.cases.name}, {self.lesions.name}"
+
     def check(self, settings: Mapping[str, Any]) -> None:
         """Check that all can be written, in place of nothing but scores of the same settings.
 
         Raises:
             ConfigError: they cannot.
         """
-        for path in (self.summary, self.cases, self.lesions):
+        for path in self:
             check_output(path, "file")
         check_same_settings(self.summary, settings)
 
-    def write(self, results: Sequence[CaseResult], about: Mapping[str, Any]) -> list[RegionResult]:
+    def write(
+        self,
+        results: Sequence[CaseResult],
+        regions: Sequence[RegionResult],
+        about: Mapping[str, Any],
+    ) -> None:
         """Write scores of one rule set, with what else there is to know about them."""
         rows = rows_of(results)
-        regions = summarise(rows)
         spread = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
         versions = {name: version(name) for name in ("numpy", "scipy")}
         self.summary.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +239,6 @@ class ScoreFiles:
                 "regions": {each.region: each.as_json() for each in regions},
             },
         )
-        return regions
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -271,6 +278,8 @@ def read_csv(path: Path) -> list[Row]:
     """
     try:
         rows: list[Row] = list(csv.DictReader(io.StringIO(read_text(path))))
+        if not rows:
+            raise ValueError("no row")
         return [_typed(row) for row in rows]
     except OSError as error:
         found = f"unreadable: {error.strerror}"

@@ -21,7 +21,15 @@ from common.names import show
 from common.pool import map_in_processes
 from common.task import Task
 from common.volume import bounding_box, extract
-from train.results import CaseResult, RegionResult, ScoreFiles, fingerprint
+from train.predictions import PredictionsFile
+from train.results import (
+    CaseResult,
+    RegionResult,
+    ScoreFiles,
+    fingerprint,
+    rows_of,
+    summarise,
+)
 
 CLEARER = 1.5
 """Labels that agree this many times as often under another convention are likely misread."""
@@ -96,7 +104,8 @@ def plan(reference: Path, prediction: Path, rules: str, task: str | None = None)
             f"{theirs_in / DEFAULT_NAME}: task {theirs.task.name}; expected that of the "
             f"references, {ours.task.name}: name the task of both with --task"
         )
-    references, predictions = find_masks(reference, ours), find_masks(prediction, theirs)
+    references = find_masks(reference, ours)
+    predictions = _as_predicted(find_masks(prediction, theirs), theirs_in)
     if reference.is_file() and prediction.is_file():
         (case_id,), (only,) = references.files, predictions.files.values()
         predictions = Masks(theirs, {case_id: only})
@@ -140,6 +149,20 @@ def _like(manifest: Manifest) -> Manifest:
     return Manifest().model_copy(update=kept)
 
 
+def _as_predicted(masks: Masks, folder: Path) -> Masks:
+    """Masks that `predict` wrote have the convention that it noted."""
+    noted = PredictionsFile.read(folder).cases.values()
+    conventions = {name: case.convention for case in noted for name in case.files}
+    files = {
+        case_id: replace(each, suggested_convention=convention, states_convention=True)
+        if (convention := conventions.get(each.label.name if each.label else ""))
+        in masks.manifest.task.conventions
+        else each
+        for case_id, each in masks.files.items()
+    }
+    return replace(masks, files=files)
+
+
 def _check_overlap(
     reference: Path, references: Masks, prediction: Path, predictions: Masks
 ) -> None:
@@ -165,7 +188,7 @@ def score_pairs(plan: Plan, workers: int) -> Iterable[Outcome]:
     """Score all pairs in several processes; they come in order, as the caller iterates."""
     if workers == 1 or len(plan.pairs) == 1:  # here: a process takes seconds to start
         return (score_pair(plan.shared, pair) for pair in plan.pairs)
-    return map_in_processes(score_pair, plan.shared, plan.pairs, workers)
+    return map_in_processes(score_pair, plan.shared, plan.pairs, workers, _lost)
 
 
 def score_pair(shared: Shared, pair: Pair) -> Outcome:
@@ -175,11 +198,13 @@ def score_pair(shared: Shared, pair: Pair) -> Outcome:
     except InputError as error:
         return Outcome(pair.case_id, None, error.findings)
     except Exception as error:  # noqa: BLE001 - as above
-        found = " ".join(f"{type(error).__name__}: {error}".split())
-        finding = Finding(
-            str(pair.reference.label), found, "two masks that can be compared", "look at both"
-        )
-        return Outcome(pair.case_id, None, (finding,))
+        return _lost(pair, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _lost(pair: Pair, why: str) -> Outcome:
+    expected, action = "two masks that can be compared", "look at both, or free some memory"
+    finding = Finding(str(pair.reference.label), why, expected, action)
+    return Outcome(pair.case_id, None, (finding,))
 
 
 def _score(shared: Shared, pair: Pair) -> Outcome:
@@ -350,7 +375,9 @@ def write(found: FolderScores, settings: dict[str, Any], files: ScoreFiles) -> l
         "failed": found.failed,
         "warnings": [f"{each.case}: {each}" for each in found.findings],
     }
-    return files.write(found.results, about)
+    regions = summarise(rows_of(found.results))
+    files.write(found.results, regions, about)
+    return regions
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -1,6 +1,5 @@
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,11 @@ from common.discovery import discover
 from common.errors import CheckpointError, ConfigError, InferenceError, RunError, StoreError
 from common.geometry import Geometry
 from common.manifest import Manifest
-from common.metrics import DICE, RegionScore
 from common.store import Store, StoreWriter
 from common.task import GLIOMA
 from train import trainer
 from train.cli import app
 from train.evaluate import (
-    CaseScore,
     Evaluation,
     case_table,
     evaluate,
@@ -38,8 +35,10 @@ from train.loaded_run import LoadedRun, load_run
 from train.loss import RegionLoss
 from train.postprocess import PostprocessConfig, labels_of, write_tuned
 from train.predict import predict
+from train.results import read_csv, rows_of
 from train.run import begin
 from train.run_folder import read_run_file
+from train.score import gather, plan, score_pairs
 from train.trainer import Session
 
 TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
@@ -185,8 +184,8 @@ def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    written = json.loads(evaluation.json_file.read_text(), parse_constant=refuse)
-    assert evaluation.json_file == tmp_path / "run" / "evaluation-train.json"
+    written = json.loads(evaluation.outputs.files.summary.read_text(), parse_constant=refuse)
+    assert evaluation.outputs.files.summary == tmp_path / "run" / "evaluation-train.json"
     assert (written["checkpoint"], written["epochs"], written["split"]) == ("best", 1, "train")
     assert written["store_fingerprint"] == store.contents().fingerprint
     assert written["mean"]["dice"] == evaluation.mean.dice
@@ -196,7 +195,7 @@ def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: 
             voxels = case["voxels"][region]
             dice = 2 * voxels["intersection"] / (voxels["reference"] + voxels["prediction"])
             assert case["dice"][region] == pytest.approx(dice)
-    assert evaluation.figure_file.read_bytes().startswith(b"\x89PNG")
+    assert evaluation.outputs.figure.read_bytes().startswith(b"\x89PNG")
 
     lines = printed(evaluation).splitlines()
     rows = [line for line in lines if "BraTS2021_" in line]
@@ -204,14 +203,41 @@ def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: 
     assert len(rows) == 4
     assert worst.case_id in rows[0]
     assert f"{worst.dice['wt']:.3f}" in rows[0]
-    (mean,) = [line for line in lines if line.lstrip(" │").startswith("ET ")]
-    assert f"{evaluation.mean.dice['et']:.3f}" in mean
+    means = [line.split()[1] for line in lines if line.strip().startswith("Dice  ")]
+    assert means == [f"{evaluation.mean.dice[region]:.3f}" for region in GLIOMA.regions]
 
 
-def region_score(reference: int, prediction: int, intersection: int) -> RegionScore:
-    total = reference + prediction
-    dice = 2 * intersection / total if total else DICE.both_empty
-    return RegionScore({"dice": dice}, reference, prediction, intersection)
+def test_evaluation_leaves_the_rows_and_lesions_of_score(store: Store, tmp_path: Path) -> None:
+    """The same code, on the masks that it writes, against the labels in the cases' files."""
+    run_of(store, tmp_path / "run")
+    evaluation = evaluate(load_run(tmp_path / "run"), store, "train", masks=True)
+    files, _, masks = evaluation.outputs
+    assert masks == tmp_path / "run" / "evaluation-train-masks"
+    found = read_csv(files.cases)
+    references = tmp_path / "references"
+    references.mkdir()
+    for case_id in {row["case_id"] for row in found}:
+        record = store.record(case_id)
+        path = references / f"{case_id}-seg.nii.gz"
+        nifti.write(path, store.read_reference(case_id), record.geometry)
+    (references / "data_manifest.yaml").write_text("label_convention: brats2023\n")
+    planned = plan(references, masks, "brats2023")
+    again = rows_of(gather(planned, score_pairs(planned, 1)).results)
+    for row in (*found, *again):
+        row["reference_convention"] = row["prediction_convention"] = ""
+    assert again == found
+    assert files.lesions.read_text().count("\n") >= 4
+
+
+def test_scores_under_other_rules_have_files_of_their_own(store: Store, tmp_path: Path) -> None:
+    run_of(store, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    plain, other = (evaluate(loaded, store, "val", rules=r) for r in ("brats2023", "brats2026"))
+    assert other.outputs.files.summary.name == "evaluation-val-brats2026.json"
+    assert not {*plain.outputs} & {*other.outputs} - {None}
+    assert json.loads(other.outputs.files.summary.read_text())["rules"] == "brats2026"
+    with pytest.raises(ConfigError, match="brats1999"):
+        evaluate(loaded, store, "val", rules="brats1999")
 
 
 def test_scores_are_kept_where_the_picture_has_no_room(store: Store, tmp_path: Path) -> None:
@@ -220,13 +246,19 @@ def test_scores_are_kept_where_the_picture_has_no_room(store: Store, tmp_path: P
     with files_of_at_most(20_000):
         evaluation = evaluate(loaded, store, "val")
     (problem,) = evaluation.unwritten
-    assert problem.startswith(f"{evaluation.figure_file}: could not be written (File too large)")
-    assert json.loads(evaluation.json_file.read_text())["mean"]["loss"] == evaluation.mean.loss
+    assert problem.startswith(f"{evaluation.outputs.figure}: could not be written (File too large)")
+    assert (
+        json.loads(evaluation.outputs.files.summary.read_text())["mean"]["loss"]
+        == evaluation.mean.loss
+    )
     written = {path.name for path in (tmp_path / "run").iterdir() if "evaluation" in path.name}
-    assert written == {evaluation.json_file.name}
+    assert written == {path.name for path in evaluation.outputs.files}
     with files_of_at_most(100):
         assert len(evaluate(loaded, store, "val").unwritten) == 2
-    assert json.loads(evaluation.json_file.read_text())["mean"]["loss"] == evaluation.mean.loss
+    assert (
+        json.loads(evaluation.outputs.files.summary.read_text())["mean"]["loss"]
+        == evaluation.mean.loss
+    )
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_scoring(
@@ -238,25 +270,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(
     with pytest.raises(ConfigError, match=r"evaluation-val\.png: a folder is there"):
         evaluate(load_run(tmp_path / "run"), store, "val", lambda done, _: scored.append(done))
     assert scored == []
-
-
-def test_the_table_says_where_empty_masks_decided() -> None:
-    """A mean alone would hide it."""
-    found, missed = region_score(9, 9, 9), region_score(9, 0, 0)
-    empty, alarm = region_score(0, 0, 0), region_score(0, 4, 0)
-    scores = tuple(
-        CaseScore(f"case{i}", {"wt": found, "tc": core, "et": enhancing}, 0.5, 1.0)
-        for i, (core, enhancing) in enumerate([(missed, empty), (missed, alarm), (found, empty)])
-    )
-    shown = printed(Evaluation("val", scores, mean_scores(scores), (), Path("a"), Path("b")))
-    rows = {
-        line.split()[1]: re.findall(r"[0-9.]+", line)
-        for line in shown.splitlines()[-10:]
-        if line.startswith("│")
-    }
-    assert rows["WT"] == ["1.000", "0", "0", "0"]  # Dice, both empty, missed, false alarm
-    assert rows["TC"] == ["0.333", "0", "2", "0"]
-    assert rows["ET"] == ["0.667", "2", "0", "1"]
 
 
 def test_scores_on_another_store_say_so(
@@ -296,9 +309,9 @@ def test_scores_of_other_settings_stand_beside_the_runs_own(
         assert "next: " in done.stdout
     names = {path.name for path in (tmp_path / "run").glob("evaluation-*")}
     assert names == {
-        f"evaluation-val{changes}.{kind}"
+        f"evaluation-val{changes}{ending}"
         for changes in ("", "-overlap=0.25-flips=8")
-        for kind in ("json", "png")
+        for ending in (".json", ".csv", "-lesions.csv", ".png")
     }
 
 
@@ -434,7 +447,7 @@ def test_tuned_post_processing_is_applied_said_and_in_the_files_name(
     done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--split", "val"])
     assert done.exit_code == 0, done.output
     assert "wt from 1000 ml" in done.output
-    (file,) = set((tmp_path / "run").glob("evaluation-val*.json")) - {plain.json_file}
+    (file,) = set((tmp_path / "run").glob("evaluation-val*.json")) - {plain.outputs.files.summary}
     written = json.loads(file.read_text())
     assert written["inference"]["postprocess"] == tuned.model_dump()
     assert {voxels["prediction"] for voxels in written["cases"][0]["voxels"].values()} == {0}

@@ -16,6 +16,7 @@ from common.geometry import Geometry
 from common.metrics.scores import score_case
 from common.task import GLIOMA
 from train.cli import app
+from train.predictions import PredictedCase, PredictionsFile
 from train.score import Outcome, plan, score_pair
 
 SHAPE = (16, 18, 20)
@@ -103,6 +104,20 @@ def test_labels_in_another_order_than_the_references_are_a_warning(tmp_path: Pat
     mended = outcomes(reference, prediction)
     assert all(outcome.findings == () for outcome in mended)
     assert dice(mended[0])["tc"] > 0.7
+
+
+def test_masks_of_predict_have_the_convention_that_it_noted(tmp_path: Path) -> None:
+    reference, prediction = folders(tmp_path, count=2, convention="msd")
+    of_file = {"convention": "msd", "convention_from": "layout", "warnings": ()}
+    noted = {
+        f"a{index}": PredictedCase(input="", settings="", files={f"a{index}.nii.gz": ""}, **of_file)
+        for index in range(2)
+    }
+    PredictionsFile(cases=noted).write(prediction)
+    for outcome in outcomes(reference, prediction):
+        assert outcome.findings == ()
+        assert outcome.result is not None
+        assert outcome.result.prediction_convention == "msd"
 
 
 def test_a_mask_with_other_axes_in_the_same_place_is_turned(tmp_path: Path) -> None:
