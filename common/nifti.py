@@ -335,7 +335,9 @@ def _geometry(path: Path, content: bytes, header: _Header) -> Geometry:
         found, expected = "gzip under a name without .gz", "a name that ends in .gz"
         raise InputError(Finding(str(path), found, expected, f"rename it to {path.name}.gz"))
     shape = triple(header.shape[-3:])
-    _check_forms(path, header.block)
+    if found := _form_fault(header.block):
+        expected = "numbers that place its voxels, in mm"
+        raise InputError(Finding(str(path), found, expected, "correct its header"))
     try:
         place = _as_itk_reads(header.block, shape)
     except RuntimeError as error:
@@ -350,15 +352,16 @@ def _geometry(path: Path, content: bytes, header: _Header) -> Geometry:
     return geometry
 
 
-def _check_forms(path: Path, block: bytes) -> None:
-    """Refuse a form that counts and has numbers of no place."""
+@lru_cache(maxsize=64)
+def _form_fault(block: bytes) -> str:
+    """The number of no place in a form that counts; empty if there is none."""
     header = Nifti1Header(block, check=False)
     for form, names in FORMS.items():
         numbers = np.concatenate([np.ravel(header[name]) for name in names])
         wrong = numbers[~(np.abs(numbers) < MOST_IN_FORM)]  # NaN among them
         if header[f"{form}_code"] > 0 and wrong.size:
-            found, expected = f"{wrong[0]:g} in its {form}", "numbers that place its voxels, in mm"
-            raise InputError(Finding(str(path), found, expected, "correct its header"))
+            return f"{wrong[0]:g} in its {form}"
+    return ""
 
 
 @lru_cache(maxsize=64)
