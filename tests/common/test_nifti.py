@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import resource
 import struct
 import time
 import tracemalloc
@@ -521,10 +522,18 @@ def test_what_is_written_has_the_header_of_what_was_read(
         assert np.array_equal(mask.header[name], source.header[name], equal_nan=True), name
 
 
-def test_a_disk_that_is_full_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "full.nii.gz").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        nifti.write(tmp_path / "full.nii.gz", voxels(), GEOMETRY)
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii.gz"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            nifti.write(path, voxels(), GEOMETRY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_truncation_is_noticed(good: Path) -> None:
