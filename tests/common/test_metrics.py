@@ -14,6 +14,7 @@ from common.metrics import (
     Metric,
     RegionScore,
     score_case,
+    score_masks,
     summarise,
 )
 from common.task import GLIOMA, TASKS, Task
@@ -122,3 +123,48 @@ def test_a_nan_is_not_hidden_from_a_mean() -> None:
     found = region_score(4, 4, 4)
     summary = summarise([{"wt": found}, {"wt": replace(found, values={"dice": math.nan})}])["wt"]
     assert math.isnan(summary.means["dice"])
+
+
+def test_masks_are_scored_as_labels_are() -> None:
+    reference, prediction = np.zeros((2, 6, 7, 8), np.uint8)
+    reference[1:4, 1:5, 1:6], prediction[2:5, 1:5, 2:6] = 3, 3
+    prediction[0, 0, 7] = 2
+    masks = [
+        dict(zip(GLIOMA.regions, GLIOMA.to_regions(labels), strict=True))
+        for labels in (reference, prediction)
+    ]
+    spacing_mm = (2.0, 1.0, 1.0)
+    assert score_masks(*masks, spacing_mm) == score_case(reference, prediction, spacing_mm)
+    with pytest.raises(ValueError, match="wt"):
+        score_masks(masks[0], {"wt": masks[1]["wt"]}, spacing_mm)
+
+
+def test_each_lesion_has_a_row() -> None:
+    """Found, missed, too small to count, and predicted where there is none."""
+    reference, prediction = np.zeros((2, 12, 30, 40), np.uint8)
+    reference[2:6, 2:6, 2:6] = 3
+    prediction[2:6, 2:6, 2:4] = 3
+    reference[2:6, 20:24, 2:6] = 3
+    reference[10, 10, 30] = 3
+    prediction[3, 25, 35:37] = 3
+    found = score_case(reference, prediction, (1.0, 1.0, 2.0)).regions["et"].lesions
+    assert found is not None
+    rows = {
+        lesion.centre: (lesion.status, lesion.volume_ml, lesion.predicted_ml, lesion.values["dice"])
+        for lesion in found.lesions
+    }
+    assert rows == {
+        (3.5, 3.5, 3.5): ("tp", 0.128, 0.064, 2 / 3),
+        (3.5, 21.5, 3.5): ("fn", 0.128, 0, 0),
+        (10, 10, 30): ("ignored", 0.002, 0, 0),
+        (3, 25, 35.5): ("fp", 0, 0.004, 0),
+    }
+    assert found.values["dice"] == pytest.approx(2 / 9)
+    assert found.values["hd95_mm"] == pytest.approx((4 + 374 + 374) / 3)
+    assert found.f1 == 0.5
+
+
+def test_a_spacing_that_is_none_is_refused() -> None:
+    for spacing_mm in ((0.0, 1.0, 1.0), (math.nan, 1.0, 1.0)):
+        with pytest.raises(ValueError, match="spacing"):
+            score_case(EMPTY, EMPTY, spacing_mm)
