@@ -175,6 +175,34 @@ def test_a_case_id_that_cannot_be_stored_is_no_case_of_the_store(
     assert bad not in store.expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["", "image", "image/c/0/0/0/0", "image/zarr.json"])
+def test_a_link_or_damage_in_a_case_is_named_by_every_command_and_the_others_go_on(
+    part: str, cohort: Cohort, tmp_path: Path, command: Command, run: Command
+) -> None:
+    data, path, outside = cohort(5), tmp_path / "s.zarr", tmp_path / "outside"
+    preprocess(data, path)
+    place = path / "cases" / TWO / part
+    is_link = part != "image/zarr.json"
+    if is_link:
+        place.rename(outside)
+        place.symlink_to(outside)
+    else:
+        place.write_bytes(place.read_bytes().replace(b"sharding_indexed", b"sharding_indexee"))
+    there = sorted(tmp_path.rglob("outside/**/*"))
+    for name in ("status", "verify"):
+        told = command(name, path)
+        assert told.returncode == 1
+        assert f"case {TWO}: " in told.stdout + told.stderr
+    assert command("report", path).returncode == 0
+    assert TWO in (tmp_path / "s-quality.html").read_text()
+    again = run(data, "--store", path)
+    assert (again.returncode == 1) == is_link, again.stdout + again.stderr
+    assert place.is_symlink() == is_link
+    assert sorted(tmp_path.rglob("outside/**/*")) == there
+    assert {ONE, THREE, FOUR, FIVE} <= Store.open(path).contents().records.keys()
+
+
 def test_a_lock_without_content_keeps_nobody_from_reading(
     cohort: Cohort, tmp_path: Path, command: Command
 ) -> None:
