@@ -1,6 +1,7 @@
 """Where a command may write its results: asked before any long work, of every command."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,8 @@ from common.errors import ConfigError
 from common.files import KINDS, check_outside
 
 ALLOWED = {"file": stat.S_IFREG, "folder": stat.S_IFDIR}
+ADDRESS = re.compile(r"::|^[A-Za-z][A-Za-z0-9+.-]*:/")
+"""Of another machine's files; a `Path` has dropped one of two slashes."""
 EVERY_KIND = KINDS | {stat.S_IFREG: "a file", stat.S_IFLNK: "a symbolic link"}
 
 
@@ -22,7 +25,7 @@ def check_output(path: Path, kind: Literal["file", "folder"], *apart: str | Path
     Raises:
         ConfigError: it cannot, or should not.
     """
-    if "::" in str(path) or "://" in str(path):
+    if ADDRESS.search(str(path)):
         raise ConfigError(f"{path}: an address; results are written to a path of this machine")
     try:
         check_outside(path, *apart)
