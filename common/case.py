@@ -16,7 +16,7 @@ from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
 from common.record import CaseRecord, CaseWarning, TumourVoxels, hash_of, parameters
 from common.task import Task
-from common.validate import load_case
+from common.validate import LoadedCase, load_case
 from common.volume import (
     Box,
     T,
@@ -65,6 +65,11 @@ def prepare(
     on_stage("read")
     loaded = load_case(files, manifest)
     on_stage("prepare")
+    return prepare_loaded(files.case_id, loaded, manifest)
+
+
+def prepare_loaded(case_id: str, loaded: LoadedCase, manifest: Manifest) -> PreparedCase:
+    """Normalise one case that was read and checked."""
     modalities = manifest.task.modalities
     to_lps = ToLPS.of(loaded.geometry, manifest.spacing_mm)
     images = {modality: to_lps.orient(loaded.images[modality]) for modality in modalities}
@@ -85,7 +90,7 @@ def prepare(
         "centred_crop": crop_window(brain, None, manifest.crop, to_lps.shape),
     }
     record = CaseRecord(
-        case_id=files.case_id,
+        case_id=case_id,
         has_label=label is not None,
         convention=loaded.convention,
         convention_from=loaded.convention_from,

@@ -43,6 +43,10 @@ class InferenceError(FMNetError):
     """A network's output cannot be used."""
 
 
+class PredictionError(FMNetError):
+    """Some cases have no mask."""
+
+
 class RunError(FMNetError):
     """There is no run folder."""
 

@@ -16,6 +16,7 @@ from common.geometry import (
     Geometry,
     Orientation,
     ToLPS,
+    Vector,
     degrees_off_axis,
     offset_voxels,
     reorient,
@@ -24,9 +25,9 @@ from common.intensities import check_different, check_image
 from common.labels import check_ids, decide_without_values, read_label
 from common.layouts import LABEL
 from common.manifest import Manifest
-from common.nifti import Volume
+from common.nifti import ReadFile, Volume
 from common.record import DecidedBy, Source
-from common.volume import bounding_box, foreground
+from common.volume import bounding_box, foreground, triple
 
 Paths = Mapping[str, Path]
 Array = NDArray[np.generic]
@@ -39,6 +40,9 @@ USUAL_MM, NEAR_MM = 1, 0.001
 
 STORED_BYTES = 4
 """Of a voxel of the stored grid while a case is made: float32."""
+
+NO_FILE = ReadFile("", 0, 0)
+"""Of an image that is in memory alone."""
 
 OBLIQUE_DEGREES = 3
 """Smallest angle to the body's axes that is reported; nothing is rotated."""
@@ -83,20 +87,15 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         usable = {} if _errors(findings) else images
         label, decided, found = read_label(files, volumes[LABEL].voxels, manifest, usable)
         findings += found
-    first = modalities[0]
     if not _errors(findings):
-        to_lps = ToLPS.of(volumes[first].geometry, manifest.spacing_mm)
-        findings += _check_stored_grid(paths[first], volumes[first].geometry, to_lps, manifest)
-    if not _errors(findings):
-        findings += _check_resampled_brain(paths[first], images.values(), to_lps)
-        findings += check_different(paths, images) + _placement_warnings(paths, read, to_lps)
+        findings += _check_together(paths, read, images, volumes[modalities[0]].geometry, manifest)
     findings = [replace(finding, case=files.case_id) for finding in _grouped(findings)]
     if errors := _errors(findings):
         raise InputError(*errors)
     return LoadedCase(
         images,
         label,
-        volumes[first].geometry,
+        volumes[modalities[0]].geometry,
         decided.convention,
         decided.by,
         tuple(
@@ -105,6 +104,42 @@ def load_case(files: CaseFiles, manifest: Manifest) -> LoadedCase:
         ),
         tuple(findings),
     )
+
+
+def check_arrays(arrays: Mapping[str, Array], spacing_mm: Vector, manifest: Manifest) -> LoadedCase:
+    """As `load_case`, of images in memory by modality: (D, H, W) in LPS, spacing (z, y, x).
+
+    Raises:
+        InputError: with a finding for everything that is wrong with them.
+    """
+    paths = {modality: Path(modality) for modality in arrays}
+    shape = triple(next(iter(arrays.values())).shape)
+    geometry = Geometry(shape, spacing_mm, (0.0, 0.0, 0.0))
+    volumes = {name: Volume(voxels, geometry, None, NO_FILE) for name, voxels in arrays.items()}
+    findings = _check_field_of_view(paths, volumes)
+    images, found = _check_images(paths, volumes, manifest)
+    findings += found
+    if not _errors(findings):
+        findings += _check_together(paths, volumes, images, geometry, manifest)
+    if errors := _errors(findings):
+        raise InputError(*errors)
+    convention = next(iter(manifest.task.conventions))
+    return LoadedCase(images, None, geometry, convention, "task", (), tuple(_grouped(findings)))
+
+
+def _check_together(
+    paths: Paths,
+    read: Mapping[str, Volume],
+    images: Mapping[str, Array],
+    geometry: Geometry,
+    manifest: Manifest,
+) -> list[Finding]:
+    """What is wrong with images that are sound each by itself, on one grid of this geometry."""
+    first, to_lps = paths[manifest.task.modalities[0]], ToLPS.of(geometry, manifest.spacing_mm)
+    if too_large := _check_stored_grid(first, geometry, to_lps, manifest):
+        return too_large
+    findings = _check_resampled_brain(first, images.values(), to_lps)
+    return findings + check_different(paths, images) + _placement_warnings(paths, read, to_lps)
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
