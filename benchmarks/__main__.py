@@ -143,6 +143,37 @@ def reference_scores(
     make(out_path, published_2023, published_2024, cache.resolve())
 
 
+@app.command()
+def inference(
+    case: Annotated[Path, typer.Argument(help="The folder of a case.")],
+    out_path: JsonFile,
+    run: Annotated[
+        Path | None, typer.Option(help="A run; without it FM-Net at full width, not trained.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    minutes: Annotated[float, typer.Option(min=0, help="Ways for which none are left wait.")] = 60,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Try every way on a tiny network.")
+    ] = False,
+) -> None:
+    """Measure ways to predict one whole case: overlap, views, bf16, MONAI's sliding window."""
+    from benchmarks.whole_case import compare
+
+    compare(case, out_path, run, device, minutes, dry=dry)
+
+
+@app.command()
+def missing(
+    folder: Annotated[Path, typer.Argument(help="Where phantoms, store and runs are kept.")],
+    out_path: JsonFile,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each run.")] = 40,
+) -> None:
+    """Measure Dice with each image missing, with and without modality dropout in training."""
+    from benchmarks.missing import compare
+
+    compare(folder, out_path, epochs)
+
+
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as fmnet-train; before torch is imported

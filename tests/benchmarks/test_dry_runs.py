@@ -119,3 +119,15 @@ def test_gpu_check(tmp_path: Path) -> None:
 def test_gpu_check_needs_a_gpu() -> None:
     shown = run("pytest", "-q", "-m", "gpu", "tests/gpu", "--device", "cpu", code=4)
     assert "DRY=1" in shown
+
+
+def test_ways_to_predict_a_whole_case(tmp_path: Path) -> None:
+    run("preprocess", "phantom", tmp_path / "data", "--cases", 3, "--size", "48,48,48")
+    file = tmp_path / "figures.json"
+    case = next((tmp_path / "data").glob("*/"))
+    run("benchmarks", "inference", case, "--dry-run", "--device", "cpu", "--out", file)
+    rows = {row["name"]: row for row in json.loads(file.read_text("utf-8"))["rows"]}
+    measured = [row for row in rows.values() if "seconds" in row]
+    assert len(measured) == (10 if find_spec("monai") else 8)
+    assert set(rows["FM-Net, 8 views"]["dice"].values()) == {1.0}
+    assert rows["FM-Net, overlap 0.75"]["windows"] > rows["FM-Net"]["windows"]
