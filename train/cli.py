@@ -318,6 +318,34 @@ def score(
         raise typer.Exit(UNCLEAN)
 
 
+@app.command()
+def compare(
+    scores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCORES…", help="Folders of scores, runs with an evaluation, or their files."
+        ),
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="The folder that the comparison is written to.")
+    ] = Path("comparison"),
+) -> None:
+    """Compare scores of the same cases in pairs: each method with the first that is named."""
+    from train import compare as comparing
+    from train.difference_figure import difference_figure
+
+    methods = comparing.open_methods(scores)
+    comparing.check_outputs(out_dir, methods)
+    comparison = comparing.compare(methods)
+    files = comparing.write(comparison, difference_figure(comparison), out_dir)
+    out.print(comparing.table_of(comparison))
+    _warn(
+        f"{len(ids)} case(s) of {name} are not in all scores, and left out: {', '.join(ids[:5])}"
+        for name, ids in comparison.left_out.items()
+    )
+    out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, copied to this machine if it is remote."""
     chosen = path or load_manifest(manifest_path(None, Path())).store

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,10 +126,19 @@ def evaluation_figure(
 
 def as_png(figure: "Figure") -> bytes:
     """A figure as a PNG file; characters that its font lacks are drawn as boxes."""
+    return _saved(figure, format="png")
+
+
+def as_pdf(figure: "Figure") -> bytes:
+    """The same as a PDF file, without the time at which it was made."""
+    return _saved(figure, format="pdf", metadata={"CreationDate": None})
+
+
+def _saved(figure: "Figure", **options: Any) -> bytes:  # noqa: ANN401 - as matplotlib has it
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, format="png")
+        figure.savefig(file, **options)
     return file.getvalue()
 
 
