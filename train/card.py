@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
 from common.files import read_json
-from common.metrics import METRICS
-from common.statistics import LEVEL, Spread, spreads
 from common.task import title
 from train.loaded_run import Trained, suffix, to_predict
+from train.results import metrics_of
 from train.run_folder import read_run_file
 
 SPLITS = ("test", "val")
 """Whose scores a card has."""
+
+SHOWN = ("dice", "hd95_mm", "lesion_dice")
+"""Metrics of `card.md`; `card.json` has all."""
 
 LIMITS = (
     "For research only: this is no medical device, and no decision about a patient may rest on it.",
@@ -57,28 +60,21 @@ def _scores(path: Path, trained: Trained, split: str) -> dict[str, Any] | None:
         found = read_json(path)
         if (found["epochs"], found["checkpoint"]) != (trained.epochs, trained.which):
             return None
-        cases = found["cases"]
-        regions = [*trained.manifest.task.regions]
-        names = [each.name for each in METRICS if all(each.name in case for case in cases)]
-        patients = [trained.manifest.patient_of(case["case_id"]) for case in cases]
-        columns = [(region, name) for region in regions for name in names]
-        table = [[case[name][region] for region, name in columns] for case in cases]
-        found_spreads = dict(zip(columns, spreads(table, patients), strict=True))
         return {
             "split": split,
-            "cases": len(cases),
-            "patients": len(set(patients)),
+            "cases": len(found["cases"]),
+            "rules": found["rules"],
+            "level": found["bootstrap"]["level"],
             "regions": {
-                region: {name: _public(found_spreads[region, name]) for name in names}
-                for region in regions
+                region: {
+                    name: {key: value[key] for key in ("mean", "low", "high")}
+                    for name, value in found["regions"][region]["spreads"].items()
+                }
+                for region in trained.manifest.task.regions
             },
         }
-    except (OSError, ValueError, KeyError, TypeError):  # of another version, or not there
+    except (OSError, InputError, KeyError, TypeError):  # not there, or of another version
         return None
-
-
-def _public(spread: Spread) -> dict[str, float]:
-    return {name: getattr(spread, name) for name in ("mean", "low", "high")}
 
 
 def as_text(card: Mapping[str, Any]) -> str:
@@ -115,18 +111,21 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     if not scores:
         return ["Not evaluated."]
     lines = ["Over whole volumes, in the grid of each case's files.", ""]
+    interval = f"{scores[0]['level']:.0%} interval by patient"
     lines += [
-        f"| split | cases | region | metric | mean | {LEVEL:.0%} bootstrap interval |",
+        f"| split | cases | region | metric | mean | {interval} |",
         "|---|---|---|---|---|---|",
     ]
-    titles = {metric.name: metric.title for metric in METRICS}
     for split in scores:
+        titles = {metric.name: metric.title for metric in metrics_of(split["rules"])}
         for region, metrics in split["regions"].items():
-            for name, value in metrics.items():
+            for name in SHOWN:
+                value = metrics[name]
                 lines.append(
                     f"| {split['split']} | {split['cases']} | {region.upper()} | {titles[name]} | "
                     f"{value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} |"
                 )
+    lines += ["", f"Lesions are counted by the rules {scores[0]['rules']}."]
     if any(split["split"] == "val" for split in scores):
         lines += ["", "The val cases chose the checkpoint, so their scores are somewhat too high."]
     return lines
