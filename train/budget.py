@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.errors import ConfigError
 from train.ensemble import Predictor
 from train.inference import mirrored_axes, window_count
 from train.loaded_run import LoadedRun
@@ -58,9 +59,14 @@ class Budget:
 
     Reading a case and writing its mask come on top, and once for each run and precision the time
     of the measurement.
+
+    Raises:
+        ConfigError: the time is no number of seconds.
     """
 
     def __init__(self, predictor: Predictor, seconds: float) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"budget: {seconds:g} s; expected a number of seconds from 0 on")
         self.seconds = seconds
         self._predictor = predictor
         self._measured: dict[tuple[int, str], float] = {}

@@ -15,7 +15,7 @@ from common.errors import InferenceError
 from common.settings import Settings
 from common.volume import Triple
 from train.postprocess import PostprocessConfig
-from train.precision import Compute, told_as_out_of_memory
+from train.precision import Compute
 
 SIGMA_OF_WINDOW = 1 / 8
 """Standard deviation of a tile's weights as a share of its side: predictions near a tile's border
@@ -24,6 +24,9 @@ see less around them and count less (Isensee et al. 2021, doi 10.1038/s41592-020
 BACKGROUND_LOGIT = -20.0
 """Logit of every voxel in a tile of background alone, which is not run: a probability of 2e-9.
 It enters the weighted mean like any other, and the loss stays finite."""
+
+NO_MEMORY = "can't allocate memory"
+"""In torch's error where a CPU's memory is too small, which has no type of its own."""
 
 Tile = tuple[slice, slice, slice]
 
@@ -83,7 +86,7 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
     batch = config.tiles
     if dims == 2:
         batch, window = batch * window[0], (1, window[1], window[2])
-    with _evaluating(model), _explained(config), torch.inference_mode():
+    with _evaluating(model), _explained(config, compute), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
         weights = tile_weights(window, compute.device)
         total = torch.zeros((regions, *padded.shape[1:]), device=compute.device)
@@ -191,16 +194,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(config: InferenceConfig) -> Iterator[None]:
-    """Say what to do where the device's memory is too small."""
+def _explained(config: InferenceConfig, compute: Compute) -> Iterator[None]:
+    """Say what to do where the memory is too small."""
     try:
-        with told_as_out_of_memory():
-            yield
-    except torch.OutOfMemoryError as error:
-        fewer = "set inference.tiles=1" if config.tiles > 1 else "predict with --device cpu"
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+            raise
+        elsewhere = "with --device cpu" if compute.device.type == "cuda" else "on another machine"
+        fewer = "set inference.tiles=1" if config.tiles > 1 else f"predict {elsewhere}"
         raise InferenceError(
-            f"the volume and {config.tiles} window(s) of it at once do not fit into the device's "
-            f"memory: {fewer}"
+            f"the volume and {config.tiles} window(s) of it at once do not fit into the memory of "
+            f"{compute.device}: {fewer}"
         ) from error
 
 

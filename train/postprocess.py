@@ -99,8 +99,8 @@ def labels_of(
     cuts = [logit(config.threshold.get(region, HALF)) for region in task.regions]
     above = logits > logits.new_tensor(cuts)[:, None, None, None]
     label = task.from_regions(above.cpu().numpy())
-    box = bounding_box(label)
-    if box is not None and (config.minimum_lesion_ml or config.minimum_ml):
+    removes = any((*config.minimum_lesion_ml.values(), *config.minimum_ml.values()))
+    if removes and (box := bounding_box(label)):
         inside = extract(label, box)
         inside[...] = _without_small(inside, task, config, spacing_mm**3 / MM3_PER_ML)
     return label

@@ -4,7 +4,7 @@ What a folder of masks was made from is beside them (`train.predictions`): calli
 predicts only what is missing or has changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -295,7 +295,19 @@ class _Work:
         self._done.written[case_id], self._done.cases[case_id] = paths[MASK], noted
         if was_there:
             self._done.replaced.append(case_id)
+        if before and self._folder:
+            self._remove_outdated(case_id, self._folder, before.files.items() - noted.files.items())
         self._note(case_id, noted)
+
+    def _remove_outdated(
+        self, case_id: str, folder: Path, files: Iterable[tuple[str, str]]
+    ) -> None:
+        """Remove probabilities that do not belong to the mask any more, if nobody changed them."""
+        for name, checksum in files:
+            path = folder / Path(name).name
+            if path.is_file() and sha256(path) == checksum:
+                path.unlink()
+                self._done.warnings.append(f"{case_id}: {name} was of the earlier mask: removed")
 
     def _pick(self, case_id: str, case: Case) -> tuple[Predictor, str]:
         """What predicts a case, and how in words where a budget decides."""

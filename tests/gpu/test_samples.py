@@ -37,6 +37,7 @@ ROUNDINGS = {
     "noise": 2,
     "brightness": 1,
     "flip": 0,
+    "modality_dropout": 0,
 }
 """By which float32's half step a result may be off, relative to the largest value that went in."""
 HALF_STEP = 2.0**-24
@@ -48,7 +49,7 @@ ALL = tuple(ROUNDINGS)
 LABELS = (
     "share of voxels: positions are multiples of 1/2048 voxel, exact in float32: no tie differs"
 )
-EXACT = "samples are only copied or mirrored: no bit may differ"
+EXACT = "samples are only copied, mirrored or set to 0: no bit may differ"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.errors import ConfigError
 from common.geometry import Geometry
 from train.budget import WAYS, Budget
 from train.ensemble import Ensemble
@@ -60,6 +61,12 @@ def test_the_best_way_that_fits_is_picked_and_takes_as_long_as_was_said(timed: L
         assert timed.model.seconds - before == choice.seconds
     assert WAYS[0] in seen
     assert len(seen) > 3
+
+
+def test_a_budget_that_is_no_time_is_refused(timed: LoadedRun) -> None:
+    for seconds in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ConfigError, match="budget"):
+            Budget(timed, seconds)
 
 
 def test_all_members_of_an_ensemble_count(timed: LoadedRun) -> None:

@@ -215,10 +215,19 @@ def test_a_network_that_gives_no_numbers_is_an_error(value: float) -> None:
         run(Stub(broken), image)
 
 
-def test_too_little_memory_is_an_error_with_what_to_do() -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_too_little_memory_is_an_error_with_what_to_do(error: type[RuntimeError]) -> None:
     def large(tiles: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 GB")
 
-    for tiles, advice in ((2, "inference.tiles=1"), (1, "--device cpu")):
+    for tiles, advice in ((2, "inference.tiles=1"), (1, "another machine")):
         with pytest.raises(InferenceError, match=advice):
             run(Stub(large), torch.ones(4, 8, 8, 8), tiles=tiles)
+
+
+def test_other_errors_of_a_network_stay_what_they_are() -> None:
+    def wrong(tiles: Tensor) -> Tensor:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(Stub(wrong), torch.ones(4, 8, 8, 8))

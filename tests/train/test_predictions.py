@@ -164,10 +164,17 @@ def test_what_was_predicted_from_the_same_in_the_same_way_is_kept(
     assert predict(loaded, cohort, out, probabilities=True).kept == ["one", "two"]
     assert predict(loaded, cohort, out).kept == ["one", "two"]
 
+    # Probabilities that are not those of the new mask do not stay beside it.
+    edited = out / "two_probability_et.nii.gz"
+    edited.write_bytes(edited.read_bytes() + b" ")
     image = cohort / "two" / "two_t1.nii.gz"
     volume = nifti.read(image)
     nifti.write(image, (volume.voxels * 1.5).astype(np.int16), volume.geometry)
-    assert predict(loaded, cohort, out).kept == ["one"]
+    done = predict(loaded, cohort, out)
+    assert done.kept == ["one"]
+    assert sorted(path.name for path in out.glob("two_*")) == [edited.name]
+    assert len([line for line in done.warnings if line.startswith("two: ")]) == 2
+    assert len(list(out.glob("one_*"))) == 3
     (cohort / "data_manifest.yaml").write_text("label_convention: brats2023\n")
     assert predict(loaded, cohort, out).kept == []
 
