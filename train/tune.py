@@ -172,7 +172,8 @@ def tune(
     )
     if gain.low <= 0:
         return found
-    file = write_tuned(loaded.run_dir, config, f"Picked by `tune`: {found}.")
+    origin = f"for the {loaded.which} checkpoint after {loaded.epochs} epoch(s)"
+    file = write_tuned(loaded.run_dir, config, f"Picked by `tune` {origin}: {found}.")
     return replace(found, file=file)
 
 
