@@ -13,7 +13,7 @@ import pytest
 from runs import SMALL, assert_equal_runs, begun, command, rows, train_until
 from waiting import Gate, wait_until
 
-from common.errors import CheckpointError, LoaderError, RunError, StoreError
+from common.errors import CheckpointError, ConfigError, LoaderError, StoreError
 from common.store import Store
 from train.checkpoint import load
 from train.run import execute, reopen
@@ -133,13 +133,13 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(
 ) -> None:
     disk = small_disk("size=8m")
     small_disk("ro")
-    with pytest.raises(RunError, match=r"cannot be written \(Read-only.*--out"):
+    with pytest.raises(ConfigError, match=r"disk is not writable"):
         begun(five, disk / "run")
 
 
 def test_a_file_in_the_folders_place_is_refused(five: Store, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(RunError, match="is a file"):
+    with pytest.raises(ConfigError, match="a file is there"):
         begun(five, tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
 
