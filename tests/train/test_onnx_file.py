@@ -70,21 +70,19 @@ def test_the_file_says_what_the_host_does_and_no_path(
         assert path.encode() not in content
 
 
-@pytest.mark.parametrize("direction", [None, (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)])
 def test_the_documented_script_gives_the_mask_of_predict(
-    run: Path, exported: Path, tmp_path: Path, direction: tuple[float, ...] | None
+    run: Path, exported: Path, tmp_path: Path
 ) -> None:
+    """Of images that are in RAS, as most are."""
     done = invoke(preprocess, "phantom", tmp_path / "data", "--cases", "3", "--size", "32,40,36")
     assert done.returncode == 0, done.stderr
     case = next(folder for folder in (tmp_path / "data").iterdir() if folder.is_dir())
     images = [next(case.glob(f"*-{ending}.nii.gz")) for ending in ("t2f", "t1n", "t1c", "t2w")]
-    if direction:
-        for path in images:
-            volume = nifti.read(path)
-            nifti.write(
-                path, volume.voxels, replace(volume.geometry, direction=direction, header={})
-            )
-        next(case.glob("*-seg.nii.gz")).unlink()
+    for path in images:
+        volume = nifti.read(path)
+        turned = replace(volume.geometry, direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0), header={})
+        nifti.write(path, volume.voxels, turned)
+    next(case.glob("*-seg.nii.gz")).unlink()
     mask = tmp_path / "mask.nii.gz"
     command = [sys.executable, str(SCRIPT), str(exported), *map(str, images), str(mask)]
     subprocess.run(command, check=True, timeout=120)
