@@ -234,7 +234,7 @@ def test_a_store_that_is_not_the_runs_own_is_said_so(
     other = loaded.manifest.model_copy(update={"margin": 5})
     store = stored(data, tmp_path / "other.zarr", other)
     warnings = predict(loaded, store.path, tmp_path / "out").warnings
-    assert any("here" in warning and "other.zarr" in warning for warning in warnings)
+    assert any("own.zarr" in warning and "other.zarr" in warning for warning in warnings)
     assert any("margin 5, the run's store with 2" in warning for warning in warnings)
 
 
