@@ -10,6 +10,7 @@ SPLIT  ?= test
 OUT    ?= predictions
 SET    ?=
 RESUME ?=
+FOLDS  ?=
 REPAIR ?=
 DROP_ABSENT ?=
 DEVICE ?= auto
@@ -37,7 +38,7 @@ takes-check := DATA SET
 takes-status := STORE
 takes-verify := STORE REPAIR
 takes-report := STORE
-takes-train := STORE PRESET RUN SET RESUME
+takes-train := STORE PRESET RUN SET RESUME FOLDS
 takes-evaluate := RUN PRESET STORE SPLIT SET
 takes-predict := INPUT RUN PRESET OUT SET
 takes-bench := PRESET DEVICE STORE MINUTES OUT ONLY SET DRY
@@ -112,8 +113,21 @@ verify: $(READY)  ## Read a store again and compare every checksum
 report: $(READY)  ## Write a store's quality report, one HTML page
 	$(PREPROCESS) report "$(STORE)"
 
-train: $(READY)  ## Train a network on a store
-	$(TRAIN) run $(if $(RESUME),$(call given,PRESET),$(PRESET)) --store "$(STORE)" --out "$(RUN)"$(if $(RESUME), --resume)$(settings)
+# $(call run-training,FOLDER,RESUME,SETTINGS)
+run-training = $(TRAIN) run $(if $(2),$(call given,PRESET),$(PRESET)) --store "$(STORE)" --out $(1)$(if $(2), --resume)$(settings)$(3)
+# A fold that was begun is resumed with RESUME=1, and one that was not is begun.
+define train-folds
+@for fold in $$(seq 0 $$(($(FOLDS) - 1))); do \
+  if [ -n "$(RESUME)" ] && [ -e "$(RUN)/fold-$$fold" ]; then \
+    $(call run-training,"$(RUN)/fold-$$fold",1) || exit; \
+  else \
+    $(call run-training,"$(RUN)/fold-$$fold",, --set folds=$(FOLDS) --set fold=$$fold) || exit; \
+  fi; \
+done; $(TRAIN) folds "$(RUN)"/fold-*
+endef
+
+train: $(READY)  ## Train a network on a store; with FOLDS=5 one for each fold
+	$(if $(FOLDS),$(train-folds),$(call run-training,"$(RUN)",$(RESUME)))
 
 evaluate: $(READY)  ## Score a run on whole volumes: table, JSON and a picture
 	$(TRAIN) evaluate "$(RUN)"$(call if-given,STORE, --store) --split $(SPLIT)$(settings)
@@ -154,6 +168,7 @@ clean:  ## Remove the demo's output
 #: PRESET=fm_net        fm_net, unet, attention_unet, demo or a YAML file
 #: RUN=runs/PRESET      the run's folder
 #: SET='key=value …'    settings of the manifest, or of the preset in training
+#: FOLDS=5              cross-validation: runs RUN/fold-0 and so on, then all their scores
 #: RESUME=1             resume the run
 #: DROP_ABSENT=1        remove stored cases that are not in DATA
 #: REPAIR=1             remove damaged cases from the store

@@ -209,8 +209,10 @@ def _by_folds(splits: FoldSplits, patients: set[str]) -> tuple[dict[str, str], l
     return home, messages
 
 
-def with_fold(splits: Splits, fold: int) -> FoldSplits:
-    """A rule with fold number `fold` as val; fractions become 5 folds with the same test share.
+def with_fold(splits: Splits, fold: int, folds: int | None = None) -> FoldSplits:
+    """A rule with fold number `fold` as val, of `folds` if given, else of those that it has.
+
+    Fractions become folds, 5 if not given, with the same test share.
 
     Raises:
         ConfigError: the rule has no such fold, or is lists.
@@ -222,6 +224,7 @@ def with_fold(splits: Splits, fold: int) -> FoldSplits:
         )
     if isinstance(splits, FractionSplits):
         splits = FoldSplits(kind="folds", test=splits.test, seed=splits.seed)
+    splits = splits.model_copy(update={"fold": 0, "folds": folds or splits.folds})
     if not 0 <= fold < splits.folds:
         raise ConfigError(f"fold: {fold} is out of range; folds are 0 to {splits.folds - 1}")
     return splits.model_copy(update={"fold": fold})

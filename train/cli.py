@@ -319,6 +319,44 @@ def score(
 
 
 @app.command()
+def folds(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="The runs of all folds.")],
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder of the scores; default: folds, beside the runs."),
+    ] = None,
+    rules: RulesOption = "brats2023",
+    which: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    overrides: InferenceOption = None,
+) -> None:
+    """Score a cross-validation: each case by the run that was not trained on it."""
+    from train.folds import check_folds, cross_validate
+    from train.loaded_run import load_run, store_of
+    from train.score_table import score_table
+
+    check_folds(run_dirs)
+    folder = out_dir or run_dirs[0].parent / "folds"
+    check_output(folder, "folder")
+    runs = [load_run(path, which, device, overrides or ()) for path in run_dirs]
+    opened = _store(store_of(run_dirs[0]))
+    with _cases("evaluating") as on_case:
+        found = cross_validate(runs, opened, folder, on_case, rules)
+    for loaded, evaluation in zip(runs, found.evaluations, strict=True):
+        out.print(
+            f"{loaded.run_dir}: mean Dice {evaluation.mean.mean_dice:.3f} of "
+            f"{len(evaluation.scores)} case(s)",
+            soft_wrap=True,
+        )
+        _warn(evaluation.warnings)
+    out.print()
+    heading = f"{len(found.results)} case(s) out of fold"
+    out.print(score_table(heading, found.regions, found.rules, runs[0].task))
+    out.print(f"scores: {found.files.listed}", soft_wrap=True)
+    out.print(f"next: {hints.predict(','.join(map(str, run_dirs)), which)}", soft_wrap=True)
+
+
+@app.command()
 def compare(
     scores: Annotated[
         list[Path],

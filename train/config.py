@@ -58,7 +58,9 @@ class TrainConfig(Settings):
     splits: Splits | None = None
     """How the store's cases are divided; null is the rule of the store's manifest."""
     fold: int | None = Field(default=None, ge=0)
-    """The fold to validate on, of the rule's folds, or of 5 where it has fractions."""
+    """The fold to validate on, counted from 0; null is as the rule says."""
+    folds: int | None = Field(default=None, ge=2)
+    """How many folds there are; null is the rule's number, or 5 where it has fractions."""
     window: Literal["crop", "random"] = "crop"
     """`crop`: the stored one, which holds the tumour. `random`: another in each epoch, anywhere."""
     epochs: Count = 70
@@ -109,6 +111,8 @@ class TrainConfig(Settings):
         names = self.modalities
         if names is not None and (not names or len(set(names)) < len(names)):
             raise ValueError("modalities must name at least one image, and each only once")
+        if self.folds and self.fold is None:
+            raise ValueError(f"folds: name the fold to validate on, fold=0 to {self.folds - 1}")
         return self
 
     def modalities_of(self, task: Task) -> tuple[str, ...]:
@@ -132,7 +136,7 @@ class TrainConfig(Settings):
             ConfigError: the rule has no such fold.
         """
         rule = self.splits or manifest.splits
-        return rule if self.fold is None else with_fold(rule, self.fold)
+        return rule if self.fold is None else with_fold(rule, self.fold, self.folds)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -134,6 +134,7 @@ class Evaluation:
     split: str
     scores: tuple[CaseScore, ...]
     mean: MeanScores
+    results: list[CaseResult]
     regions: list[RegionResult]
     rules: str  # a rule set's full name
     warnings: tuple[str, ...]
@@ -249,7 +250,7 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
 
     scores = tuple(score_cases(loaded, store, case_ids, keep, rules))
     mean, regions = mean_scores(scores), summarise_rows(rows_of(results))
-    evaluation = Evaluation(split, scores, mean, regions, rules, tuple(warnings), outputs)
+    evaluation = Evaluation(split, scores, mean, results, regions, rules, tuple(warnings), outputs)
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
 
     def write_scores() -> None:

@@ -156,6 +156,9 @@ def test_a_fold_of_a_rule() -> None:
     assert with_fold(three, 1) == three.model_copy(update={"fold": 1})
     with pytest.raises(ConfigError, match="fold: 3 is out of range; folds are 0 to 2"):
         with_fold(three, 3)
+    four = with_fold(FractionSplits(seed=3), 3, 4)
+    assert (four.folds, four.fold, four.test) == (4, 3, 0.1)
+    assert with_fold(three.model_copy(update={"fold": 2}), 1, 2).folds == 2
     with pytest.raises(ConfigError, match="lists of cases"):
         with_fold(ListSplits(kind="lists", train=("a",)), 0)
 
