@@ -1,10 +1,11 @@
-"""Warnings that many cases share, told once."""
+"""Findings as they are told: safe to print, and warnings that many cases share only once."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from common.errors import Finding
+from common.names import show
 
 MANY = 10
 """Cases of which one line tells what they share."""
@@ -15,13 +16,20 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 def told_once(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings, with a warning that differs for many cases only in numbers told of them all."""
+    """The findings, with a warning that differs for many cases only in numbers told of them all.
+
+    Their texts are safe to print on one line: names of files may hold anything.
+    """
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         is_shared = finding.severity == "warning" and finding.case != "-"
         own = "" if is_shared else f"{finding.case}\n{finding.file}"
         groups.setdefault((own, _kind(finding) if is_shared else finding.found), []).append(finding)
-    return [one for group in groups.values() for one in _together(group)]
+    return [_shown(one) for group in groups.values() for one in _together(group)]
+
+
+def _shown(finding: Finding) -> Finding:
+    return replace(finding, **{name: show(text) for name, text in asdict(finding).items()})
 
 
 def _together(group: list[Finding]) -> list[Finding]:

@@ -62,6 +62,18 @@ def test_all_problems_of_a_case_at_once_as_json(cohort: Cohort, check: Command) 
     assert sorted(path for path in data.rglob("*")) == before
 
 
+def test_a_name_with_a_line_end_is_on_one_line(cohort: Cohort, check: Command) -> None:
+    data = cohort(1)
+    (data / "BraTS2021_00000").rename(data / "BraTS2021\n✗ \x1b[31m_00000")
+    (data / "sc\nan.mha").write_bytes(b"ObjectType = Image\n")
+    done = check(data)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert any(r"sc\nan.mha" in line for line in lines)
+    assert not any(line.startswith("an.mha") for line in lines)
+
+
 def test_files_that_make_no_case_are_listed(cohort: Cohort, check: Command) -> None:
     data = cohort(3)
     (data / "survival.csv").write_text("id,days\n")
