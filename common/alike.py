@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from common.errors import Finding
 from common.names import show
@@ -29,7 +29,14 @@ def told_once(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _shown(finding: Finding) -> Finding:
-    return replace(finding, **{name: show(text) for name, text in asdict(finding).items()})
+    return replace(
+        finding,
+        file=show(finding.file),
+        found=show(finding.found),
+        expected=show(finding.expected),
+        action=show(finding.action),
+        case=show(finding.case),
+    )
 
 
 def _together(group: list[Finding]) -> list[Finding]:
