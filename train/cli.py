@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -262,7 +262,11 @@ def export(
     from train.export import export_model
     from train.onnx_file import export_onnx
 
-    done = (export_model if file_format == "fmnet" else export_onnx)(run_dir, path, which)
+    if file_format == "fmnet":
+        done = export_model(run_dir, path, which)
+    else:
+        with _progress("exporting", "steps") as on_step:
+            done = export_onnx(run_dir, path, which, on_step)
     replaced = ", in place of an earlier one" if done.replaced else ""
     out.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB{replaced}", soft_wrap=True)
     if done.note:
@@ -394,11 +398,15 @@ def _store(path: str | None) -> Store:
 
 
 @contextmanager
-def _cases(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over cases, moved by (cases done, cases in all)."""
-    with console.progress("cases") as bar:
+def _progress(doing: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over things, moved by (things done, things in all)."""
+    with console.progress(things) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _cases(doing: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return _progress(doing, "cases")
 
 
 def _tell_postprocessing(predictor: "Predictor") -> None:
