@@ -316,7 +316,8 @@ class FolderScores:
     def lines(self) -> list[str]:
         """What the means do not show: cases without a counterpart, and failures."""
         counts = {
-            "case(s) have no prediction, and count with an empty mask": self.missing,
+            "case(s) have no prediction, and count with an empty mask (to leave them out, name "
+            "a folder without their references)": self.missing,
             "prediction(s) have no reference, and are not scored": self.plan.extra,
             "case(s) could not be scored, and are in no mean": list(self.failed),
         }
