@@ -168,7 +168,7 @@ clean:  ## Remove the demo's output
 #: PRESET=fm_net        fm_net, unet, attention_unet, demo or a YAML file
 #: RUN=runs/PRESET      the run's folder
 #: SET='key=value …'    settings of the manifest, or of the preset in training
-#: FOLDS=5              cross-validation: runs RUN/fold-0 and so on, then all their scores
+#: FOLDS=5              a run for each fold, RUN/fold-0 and so on, then scores
 #: RESUME=1             resume the run
 #: DROP_ABSENT=1        remove stored cases that are not in DATA
 #: REPAIR=1             remove damaged cases from the store
