@@ -398,8 +398,8 @@ def _one_value(path: Path, task: Task, decided: Decided) -> list[Finding]:
 def _traits(
     part: Array, values: set[int], box: Box, task: Task, images: Images
 ) -> dict[int, anatomy.Traits]:
-    """Traits of each value of a label; none where its anatomy cannot be judged."""
-    if anatomy.oedema_of(task) is None or not images or part.dtype != np.uint8:
+    """Traits of each value of a label, of its shape alone without images; none of odd values."""
+    if anatomy.oedema_of(task) is None or part.dtype != np.uint8:
         return {}
     return anatomy.measure(part.astype(np.uint8, copy=False), values - {0}, box, images)
 
@@ -422,6 +422,12 @@ def _unlike_anatomy(
         action = f"look at the label; this would fit: {_as_setting(task, fits)}"
     elif not anatomy.has_gains(traits):
         action = "look at the label; set label_map or label_convention in the manifest"
+        if shown := " or ".join(
+            f"label_convention: {name} ({task.legend(name)})"
+            for name in sorted(task.conventions_of(traits))
+            if not anatomy.contradictions(task, task.labels_of(name), traits)
+        ):
+            action = f"look at the label; this would fit: {shown}"
     else:
         value = next(value for value in traits if meaning.get(value) == ENHANCING)
         other = "task: post-treatment or " if task.name == GLIOMA.name else ""

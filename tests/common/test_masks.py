@@ -131,6 +131,22 @@ def test_values_of_uncertain_meaning_are_refused(
     assert str(path) in str(error.value)
 
 
+def test_labels_inside_out_are_a_warning_that_names_what_would_fit(tmp_path: Path) -> None:
+    """As of a conversion for nnU-Net without its dataset.json, where 1 is oedema."""
+    z, y, x = np.indices((24, 24, 24)) - 12
+    distance = z**2 + y**2 + x**2
+    label = np.select([distance < 30, distance < 50, distance < 110], [2, 3, 1], 0)
+    cube = Geometry((24, 24, 24), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    nifti.write(tmp_path / "a.nii.gz", label.astype(np.uint8), cube)
+    (files,) = find_masks(tmp_path, Manifest()).files.values()
+    mask = read_mask(files, Manifest())
+    assert mask.decided.convention == "brats2023"
+    (finding,) = mask.warnings
+    assert "surface" in finding.found
+    assert "label_convention: msd" in finding.action
+    assert read_mask(files, Manifest(label_convention="msd")).warnings == []
+
+
 def test_labels_folders_without_a_statement_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "labelsTr" / "a.nii.gz", 1, 2, 3)
     (files,) = find_masks(tmp_path / "labelsTr", Manifest()).files.values()
