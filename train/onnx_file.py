@@ -94,7 +94,7 @@ def _as_onnx(network: nn.Module, shape: tuple[int, ...], steps: dict[str, Any]) 
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.onnx.export(
             network,
-            (torch.zeros(1, *shape),),
+            (torch.zeros(2, *shape),),  # of one, torch would take the batch for fixed
             dynamo=True,
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
             input_names=["image"],
