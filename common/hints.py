@@ -71,6 +71,11 @@ def predict(run: Path | str, checkpoint: str = "best") -> str:
     return _command(make, "fmnet-train", ["predict", str(run), data, "--out", masks, *chosen])
 
 
+def compare(scores: Path | str) -> str:
+    """Compare a folder of scores with others; make has no target for it."""
+    return _command(None, "fmnet-train", ["compare", str(scores), "OTHER_SCORES"])
+
+
 def option(name: str, value: str = "", *, variable: str = "") -> str:
     """An option to add to the command that is running: `--resume`, or `RESUME=1` under make.
 

@@ -318,6 +318,7 @@ def score(
     out.print(score_table(heading, regions, plan.shared.rules, plan.task))
     _warn(found.lines())
     out.print(f"scores: {files.listed}", soft_wrap=True)
+    out.print(f"next: {hints.compare(out_dir)}", soft_wrap=True)
     if found.failed or found.missing:
         raise typer.Exit(UNCLEAN)
 

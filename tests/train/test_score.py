@@ -209,8 +209,9 @@ def test_files_have_every_case_region_metric_and_lesion(tmp_path: Path) -> None:
 def test_the_table_fits_the_terminal(columns: int, tmp_path: Path) -> None:
     reference, prediction = folders(tmp_path)
     done = run(reference, prediction, "--out", tmp_path / "out", columns=columns)
-    table = done.stdout[done.stdout.index("Scores of") :]
-    lines = [line for line in table.splitlines() if not line.startswith("scores:")]
+    table, _, after = done.stdout[done.stdout.index("Scores of") :].partition("\nscores:")
+    assert f"compare {tmp_path / 'out'}" in after
+    lines = table.splitlines()
     assert max(map(len, lines)) <= columns
     (row,) = [line for line in lines if line.strip().startswith("Dice")][:1]
     mean = read_summary(tmp_path / "out")["regions"]["wt"]["spreads"]["dice"]["mean"]
