@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import DatasetJson
-from common.grouping import VOLUME_SUFFIXES, File, Group, fits, without_suffix
+from common.grouping import File, Group, fits, without_suffix
 from common.layouts import (
     BY_NAME,
     CHANNEL,
@@ -109,9 +109,6 @@ def check_missing(
     layout = draft.group.nearest()
     files = [Path(layout.file(draft.case_id, m)) for m in missing if m in layout.roles]
     names = [str(file) if file.name == draft.case_id else file.name for file in files]
-    beside = draft.files[0].path.parent
-    volumes = [beside / f"{name}{suffix}" for name in names for suffix in VOLUME_SUFFIXES]
-    found += "".join(f"; {path.name} is a folder" for path in volumes if path.is_dir())
     expected = ", ".join(f"{name}.nii.gz" for name in names) + f", as in layout {layout.name}"
     if len(names) < len(missing):
         expected = f"an image for each of {', '.join(task.modalities)}"

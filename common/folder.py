@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.errors import Finding, InputError
 from common.files import KINDS
+from common.grouping import stem_of
 from common.manifest import DEFAULT_NAME
 from common.names import shortened
 
@@ -19,8 +20,9 @@ Identity = tuple[int, int]
 def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
     """The files of a folder and its subfolders, folder by folder, sorted; links are followed.
 
-    `findings` gets one for each folder that cannot be listed, each name that is not UTF-8, each
-    link that would be followed again and again, and each manifest below the root.
+    `findings` gets one for each folder that cannot be listed or is in place of a volume, each name
+    that is not UTF-8, each link that would be followed again and again, and each manifest below the
+    root.
     """
     if wrong := _check_root(root) or _check_utf8(root, root.parent):
         raise InputError(wrong)
@@ -40,6 +42,8 @@ def files_below(root: Path, findings: list[Finding]) -> Iterator[Path]:
         }
         refused |= {path: _check_utf8(path, root) or _check_manifest(path, root) for path in files}
         findings.extend(finding for finding in refused.values() if finding)
+        if stem_of(Path(folder).name) and not any(map(stem_of, names)) and Path(folder) != root:
+            findings.append(_no_volume(str(Path(folder).relative_to(root))))
         subfolders[:] = [path.name for path in folders if not refused[path]]
         own = root / DEFAULT_NAME
         yield from (path for path in files if not refused[path] and path != own)
@@ -71,6 +75,11 @@ def _check_utf8(path: Path, root: Path) -> Finding | None:
         shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
         return Finding(shown, "a name that is not UTF-8", "a name in UTF-8", "rename it")
     return None
+
+
+def _no_volume(shown: str) -> Finding:
+    found = "a folder with the name of a file, and no volume in it"
+    return Finding(shown, found, "a NIfTI file", "put the file in its place, or rename the folder")
 
 
 def _check_link(path: Path, root: Path, targets: set[Identity]) -> Finding | None:

@@ -229,9 +229,12 @@ def _task(info: ValidationInfo) -> Task | None:
 
 def manifest_path(path: Path | None, data: Path) -> Path | None:
     """The manifest to use: `path`, else that in `data`, else that in this folder, else None."""
-    if path is not None:
-        return path
-    candidates = (data / DEFAULT_NAME, Path(DEFAULT_NAME))
+    return path or manifest_in(data, Path())
+
+
+def manifest_in(*folders: Path) -> Path | None:
+    """The manifest of the first folder that has one, or a link or another thing in its place."""
+    candidates = [folder / DEFAULT_NAME for folder in folders]
     return next((candidate for candidate in candidates if os.path.lexists(candidate)), None)
 
 

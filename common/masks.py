@@ -23,7 +23,7 @@ from common.geometry import Geometry
 from common.grouping import Group, Grouping, stem_of, without_suffix
 from common.labels import Decided, read_label
 from common.layouts import COMPANION, LABEL, MASK, PREDICTED
-from common.manifest import DEFAULT_NAME, Manifest, load_manifest
+from common.manifest import Manifest, load_manifest, manifest_in
 
 LEVELS = 2
 """Folders above a mask in which a `dataset.json` is looked for: nnU-Net's is beside `labelsTr`, in
@@ -65,10 +65,7 @@ def manifest_of(folder: Path, *settings: str) -> Manifest:
     Raises:
         ConfigError: it cannot be read.
     """
-    for place in (folder, folder.resolve().parent):
-        if (place / DEFAULT_NAME).is_file():
-            return load_manifest(place / DEFAULT_NAME, settings)
-    return load_manifest(None, settings)
+    return load_manifest(manifest_in(folder, folder.resolve().parent), settings)
 
 
 def find_masks(path: Path, manifest: Manifest) -> Masks:

@@ -16,10 +16,10 @@ from common.console import err, out
 from common.errors import ConfigError, StoreError
 from common.files import check_outside
 from common.manifest import (
-    DEFAULT_NAME,
     ClusterSection,
     Manifest,
     load_manifest,
+    manifest_in,
     manifest_path,
 )
 from common.outputs import check_output
@@ -414,8 +414,8 @@ def _check_cluster_section(data: Path) -> None:
 
     Whoever may write there could run commands as the user, by lines of the job script.
     """
-    found = data / DEFAULT_NAME
-    if found.is_file() and load_manifest(found).cluster != ClusterSection():
+    found = manifest_in(data)
+    if found and load_manifest(found).cluster != ClusterSection():
         raise ConfigError(
             f"--cluster slurm: {found} has a cluster section and lies among the data; if you trust "
             f"it, name it with --manifest {found}"

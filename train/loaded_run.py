@@ -24,9 +24,9 @@ from train.checkpoint import Which
 from train.config import TrainConfig
 from train.inference import sliding_window
 from train.position import position_of
-from train.postprocess import PostprocessConfig, labels_of, read_tuned
+from train.postprocess import PostprocessConfig, labels_of
 from train.precision import Compute, choose_compute, configure_float32
-from train.run_folder import check_run, read_config, read_manifest, read_run_file
+from train.run_folder import check_run, read_config, read_manifest, read_run_file, read_tuned
 
 SplitCases = dict[str, list[str]]
 """Split to ids of its cases."""

@@ -5,19 +5,16 @@ Prediction, evaluation and tuning share this one way. The defaults remove nothin
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 
 from common.errors import ConfigError
-from common.files import read_text, write_text
-from common.settings import Settings, did_you_mean, parse, read_yaml
+from common.settings import Settings, did_you_mean
 from common.task import Task
 from common.volume import bounding_box, extract
 
@@ -25,9 +22,6 @@ EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 """Voxels that touch in a side, an edge or a corner are of one lesion."""
 
 MM3_PER_ML = 1000
-
-TUNED = "postprocessing.yaml"
-"""In a run's folder: what `tune` picked, which replaces the values of the run's configuration."""
 
 HALF = 0.5
 """The threshold of a region without one; in logits 0."""
@@ -104,25 +98,6 @@ def labels_of(
         inside = extract(label, box)
         inside[...] = _without_small(inside, task, config, spacing_mm**3 / MM3_PER_ML)
     return label
-
-
-def read_tuned(run_dir: Path) -> PostprocessConfig:
-    """What `tune` picked for a run; nothing if it did not.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    path = run_dir / TUNED
-    if not path.exists():
-        return PostprocessConfig()
-    return parse(PostprocessConfig, read_yaml(read_text(path), str(path)), str(path))
-
-
-def write_tuned(run_dir: Path, config: PostprocessConfig, comment: str = "") -> Path:
-    """Write what `read_tuned` reads, with a comment above it."""
-    path, values = run_dir / TUNED, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_text(path, (f"# {comment}\n" if comment else "") + values)
-    return path
 
 
 def logit(probability: float) -> float:

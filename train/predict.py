@@ -19,7 +19,7 @@ from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
 from common.grouping import VOLUME_SUFFIXES, stem_of
-from common.manifest import DEFAULT_NAME, Manifest, load_manifest
+from common.manifest import Manifest, load_manifest, manifest_in
 from common.outputs import check_output
 from common.record import CaseRecord, hash_of, parameters
 from common.store import Store, is_remote
@@ -380,11 +380,9 @@ def naming_of(predictor: Predictor, data: Path) -> Manifest:
         ConfigError: that manifest is not readable, or of another task.
     """
     found = predictor.manifest
-    for folder in (data, data.resolve().parent):
-        if (folder / DEFAULT_NAME).is_file():
-            found = load_manifest(folder / DEFAULT_NAME)
-            check_task(predictor, found.task, folder / DEFAULT_NAME)
-            break
+    if path := manifest_in(data, data.resolve().parent):
+        found = load_manifest(path)
+        check_task(predictor, found.task, path)
     kept = tuple(name for name in found.task.modalities if name in predictor.needed)
     changes = {name: getattr(found, name) for name in ("task", *NAMING)}
     return predictor.manifest.model_copy(update=changes).with_modalities(kept)

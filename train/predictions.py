@@ -1,6 +1,7 @@
 """`predictions.json` beside masks: from what each was made, so that none is made twice."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class PredictionsFile(BaseModel):
             RunError: it cannot be read.
         """
         path = folder / PREDICTIONS
-        if not path.exists():
+        if not os.path.lexists(path):
             return cls()
         try:
             return cls.model_validate_json(read_text(path))

@@ -5,27 +5,40 @@ They carry a checksum: a file that is torn or changed would otherwise be other s
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import ConfigDict, Field, field_validator
 
 from common import hints
 from common.errors import InputError, RunError
-from common.files import UNFINISHED, read_json, read_text, reason_of, write_json, write_text
+from common.files import (
+    UNFINISHED,
+    check_regular,
+    read_json,
+    read_text,
+    reason_of,
+    write_json,
+    write_text,
+)
 from common.manifest import Manifest
 from common.names import name_fault
 from common.settings import Settings, parse, read_yaml
 from common.splits import SPLITS
 from train.config import TrainConfig
+from train.postprocess import PostprocessConfig
 
 T = TypeVar("T")
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.yaml"
 RUN_FILE = "run.json"
+TUNED = "postprocessing.yaml"
+"""What `tune` picked, which replaces values of the configuration."""
 
 SEAL = "# sha256 of the lines above: "
 """Begins the last line of a YAML file."""
@@ -98,6 +111,8 @@ def check_run(run_dir: Path) -> None:
     Raises:
         RunError: it is not.
     """
+    if os.path.lexists(run_dir) and not run_dir.is_dir():
+        _read(run_dir, check_regular)
     if not run_dir.is_dir():
         train = hints.train(run=run_dir)
         raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
@@ -143,6 +158,18 @@ def read_run_file(run_dir: Path) -> RunFile:
     return parse(RunFile, values, str(path))
 
 
+def read_tuned(run_dir: Path) -> PostprocessConfig:
+    """What `tune` picked for a run; nothing if it did not.
+
+    Raises:
+        RunError, ConfigError: as `read_config`.
+    """
+    path = run_dir / TUNED
+    if not os.path.lexists(path):
+        return PostprocessConfig()
+    return parse(PostprocessConfig, read_yaml(_unsealed(path), str(path)), str(path))
+
+
 def write_config(run_dir: Path, config: TrainConfig) -> None:
     """Write what `read_config` reads."""
     _write_sealed(run_dir / CONFIG, config.to_yaml())
@@ -157,6 +184,13 @@ def write_run_file(run_dir: Path, run: RunFile) -> None:
     """Write what `read_run_file` reads."""
     values = run.model_dump(mode="json")
     write_json(run_dir / RUN_FILE, values | {DIGEST: _digest(json.dumps(values))})
+
+
+def write_tuned(run_dir: Path, config: PostprocessConfig, comment: str) -> Path:
+    """Write what `read_tuned` reads, with a comment above it; returns the file."""
+    path, values = run_dir / TUNED, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    _write_sealed(path, f"# {comment}\n{values}")
+    return path
 
 
 @contextmanager
@@ -197,7 +231,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
     except (InputError, OSError) as error:
-        raise RunError(f"{path}: {reason_of(error)}; {_restore()}") from error
+        raise RunError(f"{path}: {reason_of(error)}; {_restore(path)}") from error
 
 
 def _digest(text: str) -> str:
@@ -206,9 +240,10 @@ def _digest(text: str) -> str:
 
 def _changed(path: Path) -> RunError:
     return RunError(
-        f"{path}: torn or changed since the run wrote it, by its checksum; {_restore()}"
+        f"{path}: torn or changed since it was written, by its checksum; {_restore(path)}"
     )
 
 
-def _restore() -> str:
-    return "restore it from a copy (values are changed with --set), or train again"
+def _restore(path: Path) -> str:
+    again = "move it away and tune again" if path.name == TUNED else "train again"
+    return f"restore it from a copy (values are changed with --set), or {again}"

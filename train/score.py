@@ -13,7 +13,7 @@ from common.discovery import CaseFiles
 from common.errors import ConfigError, Finding, InputError, warning
 from common.geometry import NEARLY_VOXELS, Geometry, offset_voxels, reorient
 from common.labels import DECIDED_BY
-from common.manifest import DEFAULT_NAME, Manifest
+from common.manifest import DEFAULT_NAME, Manifest, manifest_in
 from common.masks import Mask, Masks, find_masks, manifest_of, read_mask
 from common.metrics.rules import rules_for
 from common.metrics.scores import score_case
@@ -97,8 +97,7 @@ def plan(reference: Path, prediction: Path, rules: str, task: str | None = None)
     settings = [f"task={task}"] if task else []
     ours_in, theirs_in = (p.parent if p.is_file() else p for p in (reference, prediction))
     ours = manifest_of(ours_in, *settings)
-    has_own = (theirs_in / DEFAULT_NAME).is_file()
-    theirs = manifest_of(theirs_in, *settings) if has_own else _like(ours)
+    theirs = manifest_of(theirs_in, *settings) if manifest_in(theirs_in) else _like(ours)
     if (ours.task.labels, ours.task.regions) != (theirs.task.labels, theirs.task.regions):
         raise ConfigError(
             f"{theirs_in / DEFAULT_NAME}: task {theirs.task.name}; expected that of the "

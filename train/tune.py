@@ -30,8 +30,8 @@ from common.task import Task
 from common.volume import Box, bounding_box, extract, place_back
 from train.ensemble import check_task
 from train.loaded_run import LoadedRun, split_cases, store_warnings
-from train.postprocess import DEFAULTS, PostprocessConfig, labels_of, logit, write_tuned
-from train.run_folder import CONFIG, read_config
+from train.postprocess import DEFAULTS, PostprocessConfig, labels_of, logit
+from train.run_folder import CONFIG, read_config, write_tuned
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "threshold": (0.3, 0.4, 0.5, 0.6, 0.7),

@@ -119,14 +119,17 @@ class StoreFiles:
             what = f"{_case_of(name)}{name} cannot be read ({error.strerror})"
             return StoreError(f"{self.path}: {what}; make it readable")
 
-    def check_no_links(self, names: Iterable[str]) -> None:
-        """Refuse links on the way to these files.
+    def check_regular(self, names: Iterable[str]) -> None:
+        """Refuse links on the way to these files, and what would keep a reader waiting for ever.
 
         Raises:
             UnsafeError: there is one.
         """
         for name in names if self._is_local else ():
-            self._local(name)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                mode = os.lstat(self._local(name)).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # zarr calls a folder damage
+                    raise self._unsafe(name, "no regular file")
 
     def of_case(self, case_id: str, row: int | None) -> list[str]:
         """The files of a case: those in its folder, and those of its row in the crops.

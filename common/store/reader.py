@@ -299,7 +299,7 @@ class Store:
                 yield array[0], error
         for record in records:
             try:
-                self.files.check_no_links(shard_files(record))
+                self.files.check_regular(shard_files(record))
             except UnsafeError as error:
                 yield record.case_id, error
 

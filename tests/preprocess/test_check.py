@@ -81,11 +81,15 @@ def test_files_that_make_no_case_are_listed(cohort: Cohort, check: Command) -> N
     stray = data / "BraTS2021_00000" / "BraTS2021_00000_pd.nii.gz"
     source = data / "BraTS2021_00000" / "BraTS2021_00000_t1.nii.gz"
     stray.write_bytes(source.read_bytes()[:1500])
+    label = data / "BraTS2021_00001" / "BraTS2021_00001_seg.nii.gz"
+    label.unlink()
+    label.mkdir()
     answer = json.loads(check(data, "--json").stdout)
     severity = {finding["file"]: finding["severity"] for finding in answer["findings"]}
     assert severity == {
         "scan.mha": "error",
         "BraTS2021_00000/BraTS2021_00000_pd.nii.gz": "error",
+        "BraTS2021_00001/BraTS2021_00001_seg.nii.gz": "error",
     }
     texts = [finding["found"] for finding in answer["findings"]]
     assert any("truncated" in text and "'pd'" in text for text in texts)

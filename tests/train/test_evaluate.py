@@ -33,11 +33,11 @@ from train.evaluate import (
 )
 from train.loaded_run import LoadedRun, load_run
 from train.loss import RegionLoss
-from train.postprocess import PostprocessConfig, labels_of, write_tuned
+from train.postprocess import PostprocessConfig, labels_of
 from train.predict import predict
 from train.results import read_csv, rows_of
 from train.run import begin
-from train.run_folder import read_run_file
+from train.run_folder import read_run_file, write_tuned
 from train.score import gather, plan, score_pairs
 from train.trainer import Session
 
@@ -443,7 +443,7 @@ def test_tuned_post_processing_is_applied_said_and_in_the_files_name(
     run_of(store, tmp_path / "run")
     plain = evaluate(load_run(tmp_path / "run"), store, "val")
     tuned = PostprocessConfig(minimum_ml={"wt": 1000})
-    write_tuned(tmp_path / "run", tuned)
+    write_tuned(tmp_path / "run", tuned, "Picked.")
     done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--split", "val"])
     assert done.exit_code == 0, done.output
     assert "wt from 1000 ml" in done.output

@@ -22,8 +22,9 @@ from train import trainer
 from train.cli import app
 from train.export import export_model
 from train.loaded_run import load_run, split_cases, store_warnings
-from train.postprocess import PostprocessConfig, write_tuned
+from train.postprocess import PostprocessConfig
 from train.run import begin
+from train.run_folder import write_tuned
 
 TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
 
@@ -106,7 +107,7 @@ def test_the_same_model_is_the_same_file_and_names_no_case_and_no_path(
 def test_what_was_tuned_is_in_the_file(run: Path, store: Store, tmp_path: Path) -> None:
     own, path = tmp_path / "run", tmp_path / "tuned.fmnet"
     shutil.copytree(run, own)
-    write_tuned(own, PostprocessConfig(threshold={"wt": 0.3}, minimum_ml={"et": 0.002}))
+    write_tuned(own, PostprocessConfig(threshold={"wt": 0.3}, minimum_ml={"et": 0.002}), "Picked.")
     assert invoke(app, "evaluate", own).returncode == 0
     export_model(own, path)
     ours, theirs = load_run(path), load_run(own)

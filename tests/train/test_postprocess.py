@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from pydantic import ValidationError
 
 from common.errors import ConfigError
 from common.task import GLIOMA, TASKS, Task
-from train.postprocess import PostprocessConfig, labels_of, read_tuned, write_tuned
+from train.postprocess import PostprocessConfig, labels_of
 
 CORE, EDGE = 1, 2  # canonical labels of glioma: necrotic core, oedema
 ENHANCING = 3
@@ -93,14 +91,3 @@ def test_values_that_make_no_sense_are_refused(values: dict[str, object]) -> Non
 def test_another_tasks_regions_are_refused() -> None:
     with pytest.raises(ConfigError, match="minimum_ml: ct is no region of task glioma"):
         PostprocessConfig(minimum_ml={"ct": 1}).check_regions(GLIOMA)
-
-
-def test_what_was_tuned_is_read_back_and_named_where_it_is_wrong(tmp_path: Path) -> None:
-    assert read_tuned(tmp_path) == PostprocessConfig()
-    config = PostprocessConfig(threshold={"et": 0.4}, minimum_ml={"et": 0.1})
-    path = write_tuned(tmp_path, config)
-    assert read_tuned(tmp_path) == config
-    assert "0.4" in str(config)
-    path.write_text("threshold: {et: 4}")
-    with pytest.raises(ConfigError, match=r"postprocessing\.yaml: threshold\.et"):
-        read_tuned(tmp_path)

@@ -16,8 +16,10 @@ from common.store import Store
 from train import checkpoint
 from train.checkpoint import Checkpoint
 from train.loaded_run import load_run
+from train.postprocess import PostprocessConfig
 from train.precision import told_as_out_of_memory
 from train.run import begin, execute, reopen
+from train.run_folder import write_tuned
 from train.trainer import End
 
 FILES = ("config.yaml", "manifest.yaml", "run.json", "last.safetensors")
@@ -88,6 +90,15 @@ def test_a_damaged_file_is_one_line_that_names_it(
         assert name in str(refused.value)
         assert "\n" not in str(refused.value)
     assert sorted(run_dir.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "missing"])
+def test_tuned_values_that_are_damaged_are_not_left_out(run_dir: Path, damage: str) -> None:
+    path = write_tuned(run_dir, PostprocessConfig(threshold={"et": 0.4}), "Picked.")
+    assert load_run(run_dir, "last").postprocess.threshold == {"et": 0.4}
+    DAMAGE[damage](path)
+    with pytest.raises(RunError, match=path.name):
+        load_run(run_dir, "last")
 
 
 def test_a_missing_checkpoint_is_said_when_the_one_before_takes_its_place(

@@ -20,8 +20,8 @@ from common.task import GLIOMA
 from train.cli import app
 from train.evaluate import evaluate
 from train.loaded_run import LoadedRun, load_run
-from train.postprocess import PostprocessConfig, read_tuned
-from train.run_folder import write_config
+from train.postprocess import PostprocessConfig
+from train.run_folder import read_tuned, write_config
 from train.tune import criterion_named, tune
 
 SHAPE = (20, 24, 22)

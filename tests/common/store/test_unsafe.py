@@ -108,6 +108,8 @@ def test_a_named_pipe_in_a_case_is_named_and_nobody_waits_for_it(make_store: Mak
         os.mkfifo(file)
         (case,) = audit(store.path).of("unreadable")
         assert f"cases/one/{part}" in case.what
+        contents = Store.open(store.path).contents()  # what report, predict and training read
+        assert (list(contents.records), list(contents.failures)) == (["two"], ["one"])
         file.unlink()
         file.write_bytes(content)
     assert audit(store.path).sound

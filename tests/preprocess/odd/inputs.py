@@ -176,6 +176,14 @@ LEFT_OUT: dict[str, tuple[Build, str]] = {
         lambda data: [written(data, arrays()), too_deep(data / "odd" / "deep")],
         "unreadable folder: File name too long",
     ),
+    "unsafe id": (
+        lambda data: [
+            path.rename(path.with_name(path.name.replace("odd", "a::b")))
+            for path in written(data, arrays()).rglob("*.nii.gz")
+        ],
+        "a case id that is a name with ::",
+    ),
+    "folder": (no_file("seg", NO_FILES["a folder"]), "a folder with the name of a file"),
     "not UTF-8": (
         copied("odd_t1.nii.gz", os.fsdecode("Müller/odd_t1.nii.gz".encode("latin-1"))),
         "a name that is not UTF-8",
