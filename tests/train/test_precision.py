@@ -25,12 +25,12 @@ from train.precision import (
 from train.trainer import Session, new_session, restore, save
 
 CPU = torch.device("cpu")
-NO_CASES = SplitAssignment({})
+CASES = SplitAssignment({"train": ["a", "b"], "val": [], "test": []})
 
 
 def session_in(precision: Precision, store: Store, folder: Path) -> Session:
     config = load_config("fm_net", ["model.widths=[4,6,8]"])
-    return new_session(folder, config, Compute(CPU, precision), store, NO_CASES)
+    return new_session(folder, config, Compute(CPU, precision), store, CASES)
 
 
 def batch() -> Batch:
@@ -129,7 +129,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(
     gradients = []
     for precision in ("fp32", "bf16"):
         config = load_config("unet", ["model.widths=[8,16,32]"])
-        session = new_session(tmp_path, config, Compute(CPU, precision), store, NO_CASES)  # type: ignore[arg-type]
+        session = new_session(tmp_path, config, Compute(CPU, precision), store, CASES)  # type: ignore[arg-type]
         trainer.step(session, Batch(image, label, ("a",), 1, last=False))
         gradients.append(
             torch.cat([p.grad.flatten() for p in session.model.parameters() if p.grad is not None])

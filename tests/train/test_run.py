@@ -368,7 +368,7 @@ def test_a_validation_that_fails_costs_no_training(
 ) -> None:
     splits = ListSplits(kind="lists", train=tuple(IDS[:5]), val=(IDS[5],))
     store, folder = make_store(splits=splits), tmp_path / "run"
-    shard = Path(store.path, "cases", IDS[5], "label")
+    shard = Path(store.path, "cases", IDS[5], "label", "c")
     shard.rename(tmp_path / "label")
     with pytest.raises(StoreError, match=IDS[5]):
         execute(begun(store, folder, "epochs=4"))
