@@ -129,8 +129,10 @@ def replacing(path: Path, *, via: Path | None = None, sync: bool = False) -> Ite
         beside.replace(path)
         if sync:
             flush(path.parent)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
         raise
 
 

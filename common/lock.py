@@ -178,7 +178,9 @@ class LockFile:
         """Create the file exclusively; fsspec's own `create` tests first and writes later."""
         with Path(self.path).open("xb", buffering=0) as file:
             try:
-                file.write(_written(owner))
+                left = _written(owner)
+                while left:  # the last bytes of a disk take only a part, without an error
+                    left = left[file.write(left) :]
             except OSError:  # such as a full disk, which would leave an empty file
                 self.remove()
                 raise
