@@ -1,5 +1,6 @@
 """Files read only if they are files, of a bounded size, and written whole or not at all."""
 
+import hashlib
 import json
 import os
 import stat
@@ -56,6 +57,17 @@ def open_regular(path: str | Path) -> BufferedReader:
     """
     check_regular(path)
     return Path(path).open("rb")
+
+
+def sha256(path: str | Path) -> str:
+    """A regular file's SHA-256.
+
+    Raises:
+        InputError: it is something else.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

@@ -1,5 +1,7 @@
 """Names that come from others' files and folders: which may be stored, and how to show any text."""
 
+from collections.abc import Sequence
+
 MAX_NAME_BYTES = 200
 """File systems allow 255; the rest is for what is added to a case id, as `.<id>-wt.nii.gz…`."""
 
@@ -19,6 +21,12 @@ def show(text: object) -> str:
 def shortened(text: str, most: int = 100) -> str:
     """A text without its middle where it is long."""
     return text if len(text) <= most else f"{text[: most * 3 // 5]} … {text[-most // 5 :]}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, safe to show, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(show, names[:most])) + more
 
 
 def name_fault(name: str) -> str:

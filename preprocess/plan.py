@@ -1,6 +1,5 @@
 """Plan a run: compare the cases in the data with those in the store."""
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from common import hints
 from common.discovery import NO_CASE, CaseFiles, Discovery, discover
 from common.errors import Finding, InputError
-from common.files import open_regular, reason_of
+from common.files import reason_of, sha256
 from common.labels import decide_without_values
 from common.layouts import LABEL
 from common.manifest import Manifest
@@ -221,5 +220,4 @@ def _sha256(path: Path, known: Source | None) -> str:
     state = path.stat()
     if known and (known.size_bytes, known.modified_ns) == (state.st_size, state.st_mtime_ns):
         return known.sha256
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

@@ -1,7 +1,7 @@
 """Lines and tables that the preprocessing commands print."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.text import Text
 from common import hints
 from common.alike import told_once
 from common.errors import Finding
+from common.names import some
 from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
 from common.store import Store
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 
 STALE = "made with other parameters than the store's, so they are not used"
+LISTED = 20
+"""Names in a line; of more the number."""
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
@@ -82,9 +85,9 @@ def absent_line(work: "Plan") -> str:
     """Stored cases that are not in the data, and whether they were removed."""
     count = f"{len(work.absent)} stored case(s)"
     if work.drop_absent:
-        return f"removed {count} that are not in {work.data}: {_some(work.absent)}"
+        return f"removed {count} that are not in {work.data}: {some(work.absent, LISTED)}"
     return (
-        f"{count} are not in {work.data} and were kept: {_some(work.absent)}; "
+        f"{count} are not in {work.data} and were kept: {some(work.absent, LISTED)}; "
         f"{hints.option('--drop-absent')} removes them from the store"
     )
 
@@ -113,19 +116,19 @@ def audit_lines(audit: Audit) -> Iterator[Text]:
         yield Text.assemble(("✗ ", "bold red"), case.what)
     if audit.missing:
         why = {case.case_id: f" ({case.state})" for case in audit.of("failed", "stale")}
-        names = _some([name + why.get(name, "") for name in audit.missing])
+        names = some([name + why.get(name, "") for name in audit.missing], LISTED)
         yield Text.assemble(("✗ ", "bold red"), f"{len(audit.missing)} case(s) missing: {names}")
     unfinished = [case.case_id for case in audit.of("unfinished")]
     left = [f"cases/{name}" for name in unfinished] + list(audit.leftovers)
     if left:
-        what = f"{len(left)} leftover(s) of killed writers: {_some(left)}"
+        what = f"{len(left)} leftover(s) of killed writers: {some(left, LISTED)}"
         yield Text.assemble(
             ("warning: ", "yellow"), what, (f" → {hints.option('--repair')} removes them", "cyan")
         )
 
     if audit.unchecked:
         what = f"{len(audit.unchecked)} file(s) of an earlier version have no checksum, so that "
-        what += f"a change in them may not be seen: {_some(audit.unchecked)}"
+        what += f"a change in them may not be seen: {some(audit.unchecked, LISTED)}"
         add = f" → {hints.option('--repair')} adds it"
         yield Text.assemble(("warning: ", "yellow"), what, (add, "cyan"))
 
@@ -145,10 +148,6 @@ def audit_table(audit: Audit, store: Store, *, repaired: bool = False) -> Table:
     what = f"{len(audit.missing)} of {len(store.expected)} expected case(s){which}"
     table.add_row("missing", what)
     return table
-
-
-def _some(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def _plain(title: str) -> Table:

@@ -12,6 +12,7 @@ import typer
 from common import console, hints
 from common.console import err, out
 from common.manifest import load_manifest, manifest_path
+from common.names import some
 from common.outputs import check_output
 from common.store import Store, is_remote, local_copy
 
@@ -383,7 +384,7 @@ def compare(
     files = comparing.write(comparison, difference_figure(comparison), out_dir)
     out.print(comparing.table_of(comparison))
     _warn(
-        f"{len(ids)} case(s) of {name} are not in all scores, and left out: {', '.join(ids[:5])}"
+        f"{len(ids)} case(s) of {name} are not in all scores, and left out: {some(ids)}"
         for name, ids in comparison.left_out.items()
     )
     out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)

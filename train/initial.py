@@ -1,6 +1,5 @@
 """The weights of another model as the start of training: those that fit, by image and region."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.files import sha256
+from common.names import some
 from common.record import hash_of
 from common.store.reader import Contents
 from common.task import Task
@@ -59,14 +60,13 @@ def start_from(source: str, model: nn.Module, config: TrainConfig, task: Task) -
             f"other values; train with those of its configuration, or leave init out"
         )
     file = path if path.is_file() else checkpoint_path(path, which)
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256(file)
     lines = (
         f"starts from {file} (SHA-256 {digest[:12]}…): {kept:,} of "
         f"{sum(value.numel() for value in ours.values()):,} weights are kept",
         *_differences("images", names[0], theirs[0]),
         *_differences("regions", names[1], theirs[1]),
-        *([f"new, of another name or shape: {_some(new)}"] if new else []),
+        *([f"new, of another name or shape: {some(new, 3)}"] if new else []),
     )
     return Start(source, digest, lines)
 
@@ -130,11 +130,6 @@ def _differences(what: str, ours: Sequence[str], theirs: Sequence[str]) -> list[
     return [f"{what}: " + "; ".join(f"{k} {', '.join(v)}" for k, v in groups.items() if v)]
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def seen_before(source: str, contents: Contents, splits: SplitCases) -> list[str]:
     """A warning if the model was trained on patients that a run validates or tests with.
 
@@ -161,5 +156,5 @@ def seen_before(source: str, contents: Contents, splits: SplitCases) -> list[str
         return []
     return [
         f"{source} was trained on patients of {len(seen)} case(s) of val and test, whose scores "
-        f"are too high: {_some(seen)}"
+        f"are too high: {some(seen)}"
     ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common import hints
 from common.errors import CheckpointError, ConfigError
 from common.manifest import Manifest
+from common.names import some
 from common.record import differences, hash_of
 from common.settings import parse
 from common.splits import ListSplits, assign, require
@@ -350,10 +351,9 @@ def store_warnings(
         if patient_of(case_id) in patients and not (is_own and case_id in training)
     ]
     if seen:
-        shown = ", ".join(seen[:5]) + (", …" if len(seen) > 5 else "")
         warnings.append(
             f"{len(seen)} of the {len(case_ids)} case(s) are of patients that the run was trained "
-            f"on: {shown}"
+            f"on: {some(seen)}"
         )
     return warnings
 

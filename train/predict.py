@@ -18,8 +18,10 @@ from common.alike import told_once
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
+from common.files import sha256
 from common.grouping import VOLUME_SUFFIXES, stem_of
 from common.manifest import Manifest, load_manifest, manifest_in
+from common.names import some
 from common.outputs import check_output
 from common.record import CaseRecord, hash_of, parameters
 from common.store import Store, is_remote
@@ -34,7 +36,6 @@ from train.predictions import (
     PredictionsFile,
     key_of,
     settings_of,
-    sha256,
 )
 
 NAMING = (
@@ -80,7 +81,7 @@ class Predictions:
         for case_id, case in self.cases.items():
             if case.picked:
                 groups.setdefault(case.picked, []).append(case_id)
-        return [f"{_some(cases)}: predicted with {way}" for way, cases in groups.items()]
+        return [f"{some(cases, 3)}: predicted with {way}" for way, cases in groups.items()]
 
     def summary(self, out: Path) -> str:
         """How many masks were written, and how many were there."""
@@ -111,7 +112,7 @@ class Predictions:
         for case_id, case in self.cases.items():
             groups.setdefault((case.convention, case.convention_from), []).append(case_id)
         return [
-            f"{_some(cases)}: {self.task.legend(convention)} ({convention}, by {decided_by}"
+            f"{some(cases, 3)}: {self.task.legend(convention)} ({convention}, by {decided_by}"
             + (")" if self.of_store else "; labels are not read)")
             for (convention, decided_by), cases in groups.items()
         ]
@@ -363,10 +364,6 @@ def _write(path: Path, voxels: NDArray[np.generic], record: CaseRecord, descript
         raise RunError(
             f"{path}: cannot be written ({error.strerror}){kept}; make room, and predict it again"
         ) from error
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def naming_of(predictor: Predictor, data: Path) -> Manifest:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common import __version__
 from common.errors import RunError
-from common.files import open_regular, read_text, write_text
+from common.files import read_text, sha256, write_text
 from common.record import CaseWarning, DecidedBy, hash_of, parameters
 
 if TYPE_CHECKING:  # reading the file needs no torch, which takes seconds to import
@@ -119,9 +119,3 @@ def _weights_sha256(model: "nn.Module") -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Scores of masks in folders, whoever predicted them, against reference masks."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from common.manifest import DEFAULT_NAME, Manifest, manifest_in
 from common.masks import Mask, Masks, find_masks, manifest_of, read_mask
 from common.metrics.rules import rules_for
 from common.metrics.scores import score_case
-from common.names import show
+from common.names import some
 from common.pool import map_in_processes
 from common.task import Task
 from common.volume import bounding_box, extract
@@ -320,7 +320,7 @@ class FolderScores:
             "prediction(s) have no reference, and are not scored": self.plan.extra,
             "case(s) could not be scored, and are in no mean": list(self.failed),
         }
-        return [f"{len(ids)} {what}: {_some(ids)}" for what, ids in counts.items() if ids]
+        return [f"{len(ids)} {what}: {some(ids)}" for what, ids in counts.items() if ids]
 
 
 def gather(
@@ -378,8 +378,3 @@ def write(found: FolderScores, settings: dict[str, Any], files: ScoreFiles) -> l
     regions = summarise(rows_of(found.results))
     files.write(found.results, regions, about)
     return regions
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(show, names[:most])) + more

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from common import hints
 from common.errors import StoreError
-from common.names import show
+from common.names import some
 from common.store.files import StoreFiles
 from common.store.format import NODE_FILE, ROOT_ATTRIBUTES, SCHEMA_VERSION, attributes_of, node_of
 from common.store.paths import restored, translate_io_errors
@@ -83,8 +83,7 @@ def _instead_of_store(files: StoreFiles) -> str:
         return "a file"
     if {"cases", "crops"} <= {*names}:
         raise StoreError(f"{files.path}: a store whose {NODE_FILE} is gone; {restored(NODE_FILE)}")
-    shown = ", ".join(map(show, names[:3])) + (", …" if len(names) > 3 else "")
-    return f"a folder with {shown}" if names else ""
+    return f"a folder with {some(names, 3)}" if names else ""
 
 
 def _is_other_data(files: StoreFiles, content: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.names import name_fault, show
+from common.names import name_fault, show, some
 
 HOSTILE = {
     "empty": "",
@@ -43,3 +43,8 @@ def test_any_text_is_shown_on_one_harmless_line(text: str) -> None:
 
 def test_a_harmless_text_is_shown_as_it_is() -> None:
     assert show("Größe 3 mm – \\n [bold]") == "Größe 3 mm – \\n [bold]"
+
+
+def test_a_long_list_is_cut_and_counted_and_each_name_safe_to_show() -> None:
+    assert some(["a", "b"], 2) == "a, b"
+    assert some(["a\x1b", "b", "c", "d"], 2) == r"a\x1b, b and 2 more"
