@@ -61,7 +61,7 @@ class Learnt:
 
     def to_json(self) -> dict[str, Any]:
         cases = [{"case_id": s.case_id, "dice": s.dice, "loss": s.loss} for s in self.scores]
-        means = {"mean_dice": mean_scores(self.scores).dice}
+        means = {"mean_dice": mean_scores(self.scores).dice if self.scores else {}}
         return asdict(self) | means | {"steps": len(self.losses), "scores": cases}
 
 
@@ -126,9 +126,9 @@ def _column(learnt: Learnt, regions: Sequence[str]) -> Iterator[tuple[str, str]]
     yield "parameters", f"{learnt.parameters / 1e6:.1f} M" if learnt.parameters else "–"
     yield "steps", f"{len(learnt.losses)}, {learnt.skipped} skipped"
     yield "samples", str(learnt.samples[-1] if learnt.samples else 0)
-    dice = mean_scores(learnt.scores).dice
+    dice = mean_scores(learnt.scores).dice if learnt.scores else {}
     for region in regions:
-        figure = f"{dice[region]:.3f} ({len(learnt.scores)} case(s))" if learnt.scores else "–"
+        figure = f"{dice[region]:.3f} ({len(learnt.scores)} case(s))" if dice else "–"
         yield f"mean Dice {region.upper()}", figure
     yield "", learnt.missing
 

@@ -246,7 +246,7 @@ def _cells(row: Compared) -> tuple[str, ...]:
 
 def p_value(p: float) -> str:
     """As in papers."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"  # which shows a NaN
 
 
 def _notes(comparison: Comparison) -> list[str]:

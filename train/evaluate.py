@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import fsum, nan
+from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,7 @@ from common.metrics import (
     TRAINING_METRICS,
     CaseScores,
     RegionScore,
-    RegionSummary,
     mean_over_regions,
-    summarise,
 )
 from common.metrics import score_case as score_labels
 from common.names import show
@@ -38,8 +36,14 @@ from train.figures import Sample, as_png, choose_samples, evaluation_figure, sam
 from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
 from train.predict import write_mask
-from train.results import CaseResult, RegionResult, ScoreFiles, fingerprint, rows_of
-from train.results import summarise as summarise_rows
+from train.results import (
+    CaseResult,
+    RegionResult,
+    ScoreFiles,
+    fingerprint,
+    rows_of,
+    summarise,
+)
 from train.score import rules_named
 from train.score_table import score_table
 
@@ -75,19 +79,15 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Means over cases, with the counts that they need beside them."""
+    """Means over cases."""
 
-    regions: dict[str, RegionSummary]
+    metrics: dict[str, dict[str, float]]  # metric to region to its mean
     loss: float
-
-    def of(self, metric: str) -> dict[str, float]:
-        """Region to a metric's mean."""
-        return {region: summary.means[metric] for region, summary in self.regions.items()}
 
     @property
     def dice(self) -> dict[str, float]:
         """Region to mean Dice."""
-        return self.of(DICE.name)
+        return self.metrics[DICE.name]
 
     @property
     def mean_dice(self) -> float:
@@ -201,12 +201,15 @@ def score_cases(
 
 
 def mean_scores(scores: Sequence[CaseScore]) -> MeanScores:
-    """Means over all cases; a NaN stays one."""
-    losses = [each.loss for each in scores]
-    return MeanScores(
-        summarise([each.regions for each in scores]),
-        fsum(losses) / len(losses) if losses else nan,
-    )
+    """Means over all cases, at least one; a NaN stays one."""
+    regions = scores[0].regions
+
+    def mean(region: str, metric: str) -> float:
+        return fsum(each.regions[region].values[metric] for each in scores) / len(scores)
+
+    names = next(iter(regions.values())).values
+    means = {name: {region: mean(region, name) for region in regions} for name in names}
+    return MeanScores(means, fsum(each.loss for each in scores) / len(scores))
 
 
 def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
@@ -249,7 +252,7 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
         on_case(len(samples), len(case_ids))
 
     scores = tuple(score_cases(loaded, store, case_ids, keep, rules))
-    mean, regions = mean_scores(scores), summarise_rows(rows_of(results))
+    mean, regions = mean_scores(scores), summarise(rows_of(results))
     evaluation = Evaluation(split, scores, mean, results, regions, rules, tuple(warnings), outputs)
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
 
@@ -349,7 +352,7 @@ def _count(cases: int) -> str:
     return f"{cases} case" if cases == 1 else f"{cases} cases"
 
 
-def _counts(found: RegionScore | RegionSummary) -> dict[str, int]:
+def _counts(found: RegionScore) -> dict[str, int]:
     return {key: value for key, value in asdict(found).items() if isinstance(value, int)}
 
 
@@ -368,12 +371,7 @@ def _as_json(
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
         "compute": loaded.compute.describe(),
-        "mean": {metric.name: mean.of(metric.name) for metric in METRICS}
-        | {
-            "mean_dice": mean.mean_dice,
-            "loss": mean.loss,
-            "regions": {region: _counts(each) for region, each in mean.regions.items()},
-        },
+        "mean": {**mean.metrics, "mean_dice": mean.mean_dice, "loss": mean.loss},
         "cases": [
             {
                 "case_id": found.case_id,

@@ -327,7 +327,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "train_loss": at.mean_loss,
         "val_loss": None,
         **{
-            f"val_{metric.name}_{region}": None
+            f"val_{metric}_{region}": None
             for metric in TRAINING_METRICS
             for region in session.store.task.regions
         },
@@ -376,9 +376,9 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
     with _explained_memory(session, resume):
         mean = mean_scores(score_cases(session.as_trained(), session.store, cases, on_case))
     return {"val_loss": mean.loss} | {
-        f"val_{metric.name}_{region}": value
-        for metric in TRAINING_METRICS
-        for region, value in mean.of(metric.name).items()
+        f"val_{metric}_{region}": value
+        for metric, of_regions in mean.metrics.items()
+        for region, value in of_regions.items()
     }
 
 

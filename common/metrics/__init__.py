@@ -11,11 +11,9 @@ from common.metrics.rules import DEFAULT_RULES, RULE_SETS, RuleSet, rules_for
 from common.metrics.scores import (
     CaseScores,
     RegionScore,
-    RegionSummary,
     mean_over_regions,
     score_case,
     score_masks,
-    summarise,
 )
 from common.metrics.surface import Mask
 
@@ -33,11 +31,9 @@ __all__ = [
     "MaskPair",
     "Metric",
     "RegionScore",
-    "RegionSummary",
     "RuleSet",
     "mean_over_regions",
     "rules_for",
     "score_case",
     "score_masks",
-    "summarise",
 ]

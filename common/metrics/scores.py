@@ -44,16 +44,6 @@ class RegionScore:
         """Volume of the prediction."""
         return self.prediction * self.voxel_ml
 
-    @property
-    def missed(self) -> bool:
-        """The region is there, and no voxel of it is predicted."""
-        return self.reference > 0 and not self.intersection
-
-    @property
-    def false_alarm(self) -> bool:
-        """Some is predicted where the region is not there."""
-        return not self.reference and self.prediction > 0
-
 
 @dataclass(frozen=True)
 class CaseScores:
@@ -62,21 +52,6 @@ class CaseScores:
     regions: dict[str, RegionScore]
     rules: str
     """The full name of the rule set: of the lesions, and of distances where one mask is empty."""
-
-
-@dataclass(frozen=True)
-class RegionSummary:
-    """One region over several cases."""
-
-    means: dict[str, float]
-    """By metric, over all cases; NaN where one case has NaN."""
-    cases: int
-    both_empty: int
-    """Cases without the region in which none is predicted."""
-    misses: int
-    """Cases with the region where the prediction does not overlap it."""
-    false_alarms: int
-    """Cases without the region in which some is predicted."""
 
 
 def score_case(  # noqa: PLR0913 - what rarely changes goes by name
@@ -202,23 +177,6 @@ def _check_labels(task: Task, *labels: NDArray[np.uint8]) -> None:
                 f"labels must be those of task {task.name}, {sorted(task.labels.values())}; "
                 f"found {sorted(set(label[unknown].tolist()))}"
             )
-
-
-def summarise(cases: Sequence[Mapping[str, RegionScore]]) -> dict[str, RegionSummary]:
-    """Means and counts per region over all cases; no case is left out of a mean."""
-    regions = cases[0] if cases else ()
-    return {region: _summary([case[region] for case in cases]) for region in regions}
-
-
-def _summary(cases: Sequence[RegionScore]) -> RegionSummary:
-    metrics = cases[0].values
-    return RegionSummary(
-        means={name: fsum(case.values[name] for case in cases) / len(cases) for name in metrics},
-        cases=len(cases),
-        both_empty=sum(not case.reference and not case.prediction for case in cases),
-        misses=sum(case.missed for case in cases),
-        false_alarms=sum(case.false_alarm for case in cases),
-    )
 
 
 def mean_over_regions(values: Mapping[str, float]) -> float:

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from common.metrics import (
-    DICE,
     METRICS,
     MaskPair,
     Metric,
     RegionScore,
     score_case,
     score_masks,
-    summarise,
 )
 from common.task import GLIOMA, TASKS, Task
 
@@ -93,8 +90,6 @@ def test_a_metric_is_a_value() -> None:
     assert [each.values["extent"] for each in only.values()] == [374] * 3
     none = extents(0 * reference, 0 * prediction)
     assert [each.values["extent"] for each in none.values()] == [0] * 3
-    summary = summarise([found, only, none])["wt"]
-    assert summary.means["extent"] == (10 + 374 + 0) / 3
 
 
 def test_arrays_of_other_shapes_or_values_are_refused() -> None:
@@ -102,27 +97,6 @@ def test_arrays_of_other_shapes_or_values_are_refused() -> None:
         score_case(EMPTY, EMPTY[:1], MM)
     with pytest.raises(ValueError, match=r"glioma.*found \[4\]"):
         score_case(EMPTY, np.full_like(EMPTY, 4), MM)
-
-
-def region_score(reference: int, prediction: int, intersection: int) -> RegionScore:
-    total = reference + prediction
-    value = 2 * intersection / total if total else DICE.both_empty
-    return RegionScore({"dice": value}, reference, prediction, intersection)
-
-
-def test_means_come_with_the_counts_that_explain_them() -> None:
-    counts = [(4, 4, 4), (4, 4, 2), (0, 0, 0), (4, 0, 0), (4, 2, 0), (0, 3, 0)]
-    cases = [{"wt": region_score(*each)} for each in counts]
-    summary = summarise(cases)["wt"]
-    assert summary.means == {"dice": 2.5 / 6}
-    assert summary.cases == 6
-    assert (summary.both_empty, summary.misses, summary.false_alarms) == (1, 2, 1)
-
-
-def test_a_nan_is_not_hidden_from_a_mean() -> None:
-    found = region_score(4, 4, 4)
-    summary = summarise([{"wt": found}, {"wt": replace(found, values={"dice": math.nan})}])["wt"]
-    assert math.isnan(summary.means["dice"])
 
 
 def test_masks_are_scored_as_labels_are() -> None:

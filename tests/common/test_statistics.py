@@ -61,6 +61,12 @@ def test_wilcoxon_worked_out_by_hand() -> None:
     assert wilcoxon([0, 0, 0]) == 1
 
 
+def test_rounding_of_binary_numbers_makes_no_difference() -> None:
+    assert wilcoxon([0.1 + 0.2 - 0.3, 1, 2, 3, 4, 5]) == 2 / 32
+    tied = [0.1, 0.1, -0.1, 0.3, 0.4, 0.5, 0.6]
+    assert wilcoxon([0.9 - 0.8, 0.8 - 0.7, 0.6 - 0.7, *tied[3:]]) == wilcoxon(tied)
+
+
 def test_a_difference_is_paired_and_has_a_sign() -> None:
     other = np.random.default_rng(0).uniform(0.2, 0.9, 30)
     found = difference(other + 0.01, other, names(30))
