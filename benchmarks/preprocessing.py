@@ -2,7 +2,7 @@
 
 A turn takes about 130 MB a case below the cache, deleted at the end.
 
-The peers run as published, in their own environments below the cache: nnU-Net from PyPI, NVIDIA's
+The peers run as published, in their own environments below the cache: nnU-Net as released, NVIDIA's
 as its BraTS21 notebook says, the cell that stacks, then preprocess.py. Laying the cases out is not
 counted. The tools take turns; a step's least time counts, as other work only adds time.
 

@@ -52,7 +52,7 @@ def export_onnx(
     except ImportError as error:
         raise ConfigError(
             f"--format onnx needs {error.name}, which is not installed: "
-            "pip install 'fm-net[onnx]', or make setup EXTRAS=train,onnx"
+            "pip install '.[onnx]', or make setup EXTRAS=train,onnx"
         ) from error
     replaced = check_target(path, ENDING)
     loaded = load_run(run_dir, which, "cpu", ())

@@ -18,7 +18,7 @@ def crops(path: str | Path) -> Any:  # noqa: ANN401 - a Dataset of the extra
         import xarray
     except ImportError as error:
         raise ConfigError(
-            "xarray is not installed: pip install 'fm-net[xarray]', or make setup EXTRAS=xarray"
+            "xarray is not installed: pip install '.[xarray]', or make setup EXTRAS=xarray"
         ) from error
     store = Store.open(path)
     records = store.contents().records

@@ -113,5 +113,5 @@ class FullSizeLogits(nn.Module):
 def _not_installed(package: str, kind: str) -> ConfigError:
     return ConfigError(
         f"model.kind={kind} needs the package {package}, which is not installed: "
-        "pip install 'fm-net[peers]', or make setup EXTRAS=train,peers"
+        "pip install '.[peers]', or make setup EXTRAS=train,peers"
     )
