@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from common.metrics.scores import score_case
 from common.statistics import holm
 from train.cli import app
-from train.compare import Compared, Comparison, compare, open_methods
+from train.compare import Compared, Comparison, compare, open_methods, p_value
 from train.results import CaseResult, fingerprint, rows_of, write_csv
 
 SHAPE = (8, 10, 24)
@@ -195,3 +195,7 @@ def test_a_folder_without_scores_is_refused(folders: list[Path], tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty"):
         open_methods([folders[0], tmp_path / "empty"])
+
+
+def test_a_small_p_value_is_a_bound_and_a_nan_stays_visible() -> None:
+    assert [p_value(p) for p in (0.0321, 0.0004, float("nan"))] == ["0.032", "< 0.001", "nan"]
