@@ -24,16 +24,16 @@ class Spread:
     """A score over several cases."""
 
     mean: float
-    sd: float
-    """Standard deviation of a sample (n - 1); 0 of one case."""
+    sd: float | None
+    """Standard deviation of a sample (n - 1); None of one case."""
     median: float
     q1: float
     """First quartile."""
     q3: float
     """Third quartile."""
-    low: float
-    """Lower end of the mean's bootstrap interval of `LEVEL`."""
-    high: float
+    low: float | None
+    """Lower end of the mean's bootstrap interval of `LEVEL`; None of one patient."""
+    high: float | None
     """Its upper end."""
 
 
@@ -43,10 +43,20 @@ def spreads(values: ArrayLike, patients: Sequence[str]) -> list[Spread]:
     A NaN stays visible: it is in the mean, never left out.
     """
     scores = np.asarray(values, np.float64)
-    sd = scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(scores.shape[1])
-    quartiles = np.quantile(scores, (0.5, 0.25, 0.75), axis=0)
-    columns = [scores.mean(axis=0), sd, *quartiles, *mean_intervals(scores, patients)]
-    return [Spread(*map(float, column)) for column in zip(*columns, strict=True)]
+    several = len(scores) > 1
+    sd = scores.std(axis=0, ddof=1).tolist() if several else [None] * scores.shape[1]
+    quartiles = np.quantile(scores, (0.5, 0.25, 0.75), axis=0).tolist()
+    columns = (scores.mean(axis=0).tolist(), sd, *quartiles, *_ends(scores, patients))
+    return [Spread(*column) for column in zip(*columns, strict=True)]
+
+
+def _ends(values: Values, patients: Sequence[str]) -> tuple[list[float | None], ...]:
+    """Lower and upper ends of `mean_intervals`; None of one patient, whom resampling repeats."""
+    if len(set(patients)) == 1:
+        unknown: list[float | None] = [None] * values.shape[1]
+        return unknown, unknown
+    low, high = mean_intervals(values, patients)
+    return low.tolist(), high.tolist()
 
 
 def mean_intervals(values: ArrayLike, patients: Sequence[str]) -> tuple[Values, Values]:
@@ -72,9 +82,9 @@ class Difference:
     """How much one method's score is above another's on the same cases."""
 
     mean: float
-    low: float
-    """Lower end of the mean's bootstrap interval of `LEVEL`."""
-    high: float
+    low: float | None
+    """Lower end of the mean's bootstrap interval of `LEVEL`; None of one patient."""
+    high: float | None
     """Its upper end."""
     p: float
     """Of the Wilcoxon signed-rank test, two-sided, not corrected for other tests."""
@@ -87,7 +97,7 @@ def difference(one: ArrayLike, other: ArrayLike, patients: Sequence[str]) -> Dif
     """
     apart = (np.asarray(one, np.float64) - np.asarray(other, np.float64))[:, None]
     sums, counts = _by_patient(apart, patients)
-    low, high = (float(end[0]) for end in mean_intervals(apart, patients))
+    (low,), (high,) = _ends(apart, patients)
     return Difference(float(apart.mean()), low, high, wilcoxon(sums[:, 0] / counts))
 
 

@@ -121,9 +121,10 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         for region, metrics in split["regions"].items():
             for name in SHOWN:
                 value = metrics[name]
+                ends = [f"{value[end]:.3f}" for end in ("low", "high") if value[end] is not None]
                 lines.append(
                     f"| {split['split']} | {split['cases']} | {region.upper()} | {titles[name]} | "
-                    f"{value['mean']:.3f} | {value['low']:.3f} to {value['high']:.3f} |"
+                    f"{value['mean']:.3f} | {' to '.join(ends) or '–'} |"
                 )
     lines += ["", f"Lesions are counted by the rules {scores[0]['rules']}."]
     if any(split["split"] == "val" for split in scores):

@@ -181,7 +181,7 @@ def tune(
         out.print(f"written: {tuning.file}", soft_wrap=True)
         out.print(f"next: {hints.evaluate(run_dir, which)}", soft_wrap=True)
     else:
-        out.print("no gain: the interval reaches 0, so nothing was written", soft_wrap=True)
+        out.print("no gain above chance, so nothing was written", soft_wrap=True)
 
 
 @app.command()

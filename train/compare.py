@@ -207,16 +207,16 @@ def _listed(values: Sequence[Any]) -> str:
 
 def table_of(comparison: Comparison) -> Table:
     """Each region's metrics: a line for each method, with its difference from the first."""
-    first = comparison.methods[0].name
+    first, cases = comparison.methods[0].name, len(comparison.cases)
     table = Table(
-        title=f"{len(comparison.cases)} cases, rules {comparison.rules}, differences from {first}",
+        title=f"{cases} case(s), rules {comparison.rules}, differences from {first}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
         caption="\n".join(_notes(comparison)),
         caption_justify="left",
     )
-    table.add_column("", max_width=18)
+    table.add_column("", max_width=20)
     table.add_column("method", overflow="fold")
     for name in ("mean", "difference", f"{LEVEL:.0%} CI", "p (Holm)", "rank"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -238,10 +238,11 @@ def _cells(row: Compared) -> tuple[str, ...]:
     mean, rank = number(row.metric, row.mean), f"{row.mean_rank:.2f}"
     if row.apart is None or row.p_holm is None:
         return mean, "", "", "", rank
-    ends = (number(row.metric, end) for end in (row.apart.low, row.apart.high))
+    ends = () if row.apart.low is None else (row.apart.low, row.apart.high)
+    interval = " to ".join(number(row.metric, end) for end in ends) or "–"
     apart = number(row.metric, row.apart.mean)
     sign = "+" if row.apart.mean > 0 else ""
-    return mean, f"{sign}{apart}", " to ".join(ends), p_value(row.p_holm), rank
+    return mean, f"{sign}{apart}", interval, p_value(row.p_holm), rank
 
 
 def p_value(p: float) -> str:
@@ -252,9 +253,9 @@ def p_value(p: float) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     ranked = ", ".join(metric.title for metric in comparison.ranked_by)
     return [
-        f"{LEVEL:.0%} CI: paired bootstrap over patients. p: Wilcoxon signed-rank, corrected for",
-        f"{comparison.tests} tests. rank: mean over cases, 1 is best; in All, over regions and",
-        f"over {ranked}, too.",
+        f"{LEVEL:.0%} CI: paired bootstrap over patients. p: Wilcoxon signed-rank,",
+        f"corrected for {comparison.tests} tests. rank: mean over cases, 1 is best;",
+        f"in All, over regions, {ranked} too.",
     ]
 
 

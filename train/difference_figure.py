@@ -44,7 +44,7 @@ def difference_figure(comparison: Comparison) -> "Figure":
         box = (left / width, bottom / height, PANEL / width, side / height)
         _draw(figure.add_axes(box), panel, comparison)
     first = show(comparison.methods[0].name)
-    heading = f"Difference from {first}, {len(comparison.cases)} cases"
+    heading = f"Difference from {first}, {len(comparison.cases)} case(s)"
     figure.text(0.015, 1 - 0.25 / height, heading, size=11, weight="bold", color=INK)
     _draw_legend(figure, comparison, height)
     return figure
@@ -60,7 +60,8 @@ def _draw(axes: "Axes", rows: Sequence[Compared], comparison: Comparison) -> Non
         if row.region != region:
             region = row.region
             ticks[place - (len(others) - 1) / 2] = region.upper()
-        axes.plot([row.apart.low, row.apart.high], [place, place], color=INK, linewidth=1.1)
+        if row.apart.low is not None and row.apart.high is not None:
+            axes.plot([row.apart.low, row.apart.high], [place, place], color=INK, linewidth=1.1)
         is_sure = row.p_holm is not None and row.p_holm < SIGNIFICANT
         axes.plot(
             [row.apart.mean],

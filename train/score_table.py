@@ -54,24 +54,22 @@ def heading_of(metric: Metric) -> str:
     return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
 
 
-def number(metric: Metric, value: float) -> str:
-    """A value with the digits that matter."""
-    return f"{value:.{DIGITS.get(metric.unit, 3)}f}"
+def number(metric: Metric, value: float | None) -> str:
+    """A value with the digits that matter; a dash for what one case does not have."""
+    return "–" if value is None else f"{value:.{DIGITS.get(metric.unit, 3)}f}"
 
 
 def _cells(metric: Metric, region: RegionResult) -> tuple[str, ...]:
     found: Spread = region.spreads[metric.name]
-    mean, low, high, sd, median, q1, q3 = (
-        number(metric, value)
-        for value in (
-            *(found.mean, found.low, found.high, found.sd),
-            *(found.median, found.q1, found.q3),
-        )
+    mean, sd, median, q1, q3 = (
+        number(metric, value) for value in (found.mean, found.sd, found.median, found.q1, found.q3)
     )
+    ends = () if found.low is None else (found.low, found.high)
+    interval = "–".join(number(metric, end) for end in ends) or "–"
     counts = (region.misses, region.false_alarms)
     if metric.name.startswith("lesion_"):
         counts = (region.missed_lesions, region.false_lesions)
-    return (mean, f"{low}–{high}", sd, median, f"{q1}–{q3}", *map(str, counts))
+    return (mean, interval, sd, median, f"{q1}–{q3}", *map(str, counts))
 
 
 def _notes(found: Sequence[RegionResult]) -> list[str]:

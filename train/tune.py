@@ -99,10 +99,13 @@ class Tuning:
     """Where it was written; None without a gain."""
 
     def __str__(self) -> str:
+        low, high = self.gain.low, self.gain.high
+        interval = "no interval of one patient"
+        if low is not None:
+            interval = f"95 % interval {low:.4f} to {high:.4f}"
         return (
             f"{self.criterion.title} {self.before:.4f} → {self.after:.4f} on {self.cases} "
-            f"validation case(s); gain {self.gain.mean:.4f}, 95 % interval {self.gain.low:.4f} to "
-            f"{self.gain.high:.4f}"
+            f"validation case(s); gain {self.gain.mean:.4f}, {interval}"
         )
 
 
@@ -170,7 +173,7 @@ def tune(
         tuple(warnings),
         None,
     )
-    if gain.low <= 0:
+    if gain.low is None or gain.low <= 0:
         return found
     origin = f"for the {loaded.which} checkpoint after {loaded.epochs} epoch(s)"
     file = write_tuned(loaded.run_dir, config, f"Picked by `tune` {origin}: {found}.")

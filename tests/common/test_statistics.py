@@ -24,7 +24,10 @@ def test_a_spread_worked_out_by_hand() -> None:
 
 def test_one_case_has_a_mean_and_no_spread() -> None:
     (found,) = spreads([[0.7]], ["a"])
-    assert (found.mean, found.sd, found.low, found.high) == (0.7, 0, 0.7, 0.7)
+    assert (found.mean, found.sd, found.low, found.high) == (0.7, None, None, None)
+    (patient,) = spreads([[0.7], [0.9]], ["a", "a"])
+    assert (patient.sd, patient.low) == (pytest.approx(0.02**0.5), None)
+    assert difference([0.7], [0.6], ["a"]).low is None
 
 
 def test_an_interval_is_scipys() -> None:
