@@ -116,6 +116,8 @@ def check_missing(
     action = "add it, or move the files away"
     if there and all_needed:
         action = f"add it, or predict with a run that was trained on {', '.join(there)} alone"
+        if len(missing) == 1:
+            action += ", or with augment.modality_dropout"
     elif there:
         listed = ", ".join(f"{m}: []" for m in there)
         action = f"add it; where all cases lack it, set modalities: {{{listed}}} in the manifest"

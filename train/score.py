@@ -31,8 +31,9 @@ from train.results import (
     summarise,
 )
 
-CLEARER = 1.5
-"""Labels that agree this many times as often under another convention are likely misread."""
+CLEARER, MOSTLY = 1.5, 0.5
+"""Labels that agree this many times as often under another convention, and in more than this
+share, are likely misread; a poor network's labels agree under none."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def agreement(
         for name in task.conventions_of(np.unique(values).tolist())
     }
     best = max(agreeing, key=lambda name: agreeing[name])
-    if agreeing[best] <= CLEARER * agreeing[convention]:
+    if agreeing[best] <= max(MOSTLY, CLEARER * agreeing[convention]):
         return None
     shares = [f"in {agreeing[name]:.0%} read as {name}" for name in (convention, best)]
     return f"labels that are the reference's {' and '.join(shares)}", best
