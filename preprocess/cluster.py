@@ -5,7 +5,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
@@ -116,8 +115,8 @@ def _watch(client: Client, check: CheckWorkers, silent_message: str = "") -> Ite
     thread.start()
     try:
         yield
-    except (CancelledError, ConfigError) as error:
-        if errors:
+    except Exception as error:
+        if errors:  # whatever a closed client raises; Dask has a NameError for what comes midway
             raise errors[0] from error
         raise
     finally:
