@@ -328,8 +328,10 @@ def test_a_folder_in_the_place_of_an_image_is_named(files: Files, write: Write) 
     path = folder / "case_t2.nii.gz"
     path.unlink()
     path.mkdir()
-    (finding,) = discover(folder, Manifest()).findings
-    assert "t2 is missing; case_t2.nii.gz is a folder" in finding.found
+    of_folder, of_case = discover(folder, Manifest()).findings
+    assert of_folder.file == "case_t2.nii.gz"
+    assert "a folder" in of_folder.found
+    assert (of_case.case, of_case.found) == ("case", "t2 is missing")
 
 
 def test_sources_are_the_files(files: Files, write: Write) -> None:

@@ -16,7 +16,7 @@ THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda path: path.write_text("x"), "a file"),
     "a folder": (
         lambda path: [(path / name).mkdir(parents=True) for name in "dbac"],
-        "a folder with a, b, c, …",
+        "a folder with a, b, c and 1 more",
     ),
     "a folder of the store's own names": (
         lambda path: (path / "cases").mkdir(parents=True),
