@@ -327,7 +327,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "train_loss": at.mean_loss,
         "val_loss": None,
         **{
-            f"val_{metric}_{region}": None
+            f"val_{metric.name}_{region}": None
             for metric in TRAINING_METRICS
             for region in session.store.task.regions
         },

@@ -59,6 +59,8 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(at_once: Path, five: Store
     assert [row["epoch"] for row in found] == [1, 2, 3, 4]
     assert [row["steps"] for row in found] == [3, 6, 9, 12]
     assert all(0 <= row["val_dice_wt"] <= 1 and row["val_loss"] > 0 for row in found)
+    validated = {"val_loss", "val_dice_wt", "val_dice_tc", "val_dice_et"}
+    assert all({name for name in row if name.startswith("val_")} == validated for row in found)
     best = max(found, key=lambda row: sum(row[f"val_dice_{r}"] for r in ("wt", "tc", "et")))
     assert json.loads((at_once / "best.json").read_text())["best_epoch"] == best["epoch"]
     assert list((at_once / "tensorboard").glob("events.*"))
