@@ -109,6 +109,8 @@ def test_a_worker_that_is_killed_at_a_case_names_it(blocked: Blocked, kind: Load
 
 
 @pytest.mark.slow
+# DALI's thread that watches its workers fails if one dies while it waits for the lock of its queue.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @both
 @pytest.mark.parametrize("seconds", [n / 8 for n in range(4)])
 def test_whenever_a_worker_is_killed_it_is_said_so(
