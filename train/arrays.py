@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from common.case import prepare_loaded
 from common.errors import ConfigError, Finding
@@ -16,14 +17,26 @@ from train.ensemble import Predictor
 
 @dataclass(frozen=True)
 class ArrayPrediction:
-    """What is predicted for an array, in its own grid."""
+    """What is predicted for an array, in its own grid when it is asked for."""
 
-    labels: NDArray[np.uint8]
-    """(D, H, W) canonical labels, post-processed."""
-    probabilities: NDArray[np.float32]
-    """(regions, D, H, W), 0 outside the box around the brain."""
+    predictor: Predictor
+    logits: Tensor
+    """(regions, *box)."""
+    record: CaseRecord
+    """Leads back to the array's grid."""
     warnings: tuple[Finding, ...]
     """What is unusual about the images; their file is the modality."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """(D, H, W) canonical labels, post-processed."""
+        return self.record.to_file_grid(self.predictor.labels(self.logits, self.record.spacing_mm))
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(regions, D, H, W), 0 outside the box around the brain."""
+        of_regions = self.logits.sigmoid().cpu().numpy()
+        return np.stack([self.record.values_to_file_grid(each) for each in of_regions])
 
 
 def predict_array(
@@ -44,12 +57,7 @@ def predict_array(
     loaded = check_arrays(dict(zip(predictor.needed, voxels, strict=True)), spacing, manifest)
     case = prepare_loaded("array", loaded, manifest)
     logits = predictor.logits(case.image, predictor.needed)
-    record: CaseRecord = case.record
-    return ArrayPrediction(
-        record.to_file_grid(predictor.labels(logits, record.spacing_mm)),
-        np.stack([record.values_to_file_grid(each) for each in logits.sigmoid().cpu().numpy()]),
-        loaded.warnings,
-    )
+    return ArrayPrediction(predictor, logits, case.record, loaded.warnings)
 
 
 def _checked(

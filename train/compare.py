@@ -1,13 +1,12 @@
 """Several methods' scores of the same cases: how much better one is, how surely, and ranks."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from common.statistics import LEVEL, Difference, difference, holm, ranks
 from common.task import title
 from train.figures import as_pdf, as_png
 from train.results import SPACING, Row, check_same_settings, read_csv, write_csv
-from train.score_table import heading_of, number, shown_metrics
+from train.score_table import add_numbers, heading_of, narrow_table, number, shown_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,10 +174,7 @@ def _ranking(rules: str) -> list[str]:
 
 def _corrected(rows: Sequence[Compared]) -> list[Compared]:
     corrected = iter(holm([row.apart.p for row in rows if row.apart]))
-    return [
-        Compared(**{**row.__dict__, "p_holm": next(corrected) if row.apart else None})
-        for row in rows
-    ]
+    return [replace(row, p_holm=next(corrected) if row.apart else None) for row in rows]
 
 
 def _check_comparable(first: Method, other: Method, cases: Sequence[str]) -> None:
@@ -208,18 +204,11 @@ def _listed(values: Sequence[Any]) -> str:
 def table_of(comparison: Comparison) -> Table:
     """Each region's metrics: a line for each method, with its difference from the first."""
     first, cases = comparison.methods[0].name, len(comparison.cases)
-    table = Table(
-        title=f"{cases} case(s), rules {comparison.rules}, differences from {first}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        caption="\n".join(_notes(comparison)),
-        caption_justify="left",
-    )
+    heading = f"{cases} case(s), rules {comparison.rules}, differences from {first}"
+    table = narrow_table(heading, _notes(comparison))
     table.add_column("", max_width=20)
     table.add_column("method", overflow="fold")
-    for name in ("mean", "difference", f"{LEVEL:.0%} CI", "p (Holm)", "rank"):
-        table.add_column(name, justify="right", no_wrap=True)
+    add_numbers(table, ("mean", "difference", f"{LEVEL:.0%} CI", "p (Holm)", "rank"))
     region = ""
     for row in comparison.rows:
         if row.region != region:

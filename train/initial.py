@@ -16,7 +16,7 @@ from common.store.reader import Contents
 from common.task import Task
 from train.checkpoint import Which, checkpoint_path, weights_of
 from train.config import TrainConfig
-from train.loaded_run import SplitCases, read_trained, trained_on
+from train.loaded_run import SplitCases, read_trained, seen_in, trained_on
 
 Names = tuple[Sequence[str], Sequence[str]]
 """Images and regions, in the order of a network's inputs and outputs."""
@@ -144,14 +144,7 @@ def seen_before(source: str, contents: Contents, splits: SplitCases) -> list[str
             f"{source} does not name the cases that it was trained on: if some of val or test are "
             "of its patients, their scores are too high"
         ]
-    patient_of = contents.manifest.patient_of
-    patients = {patient_of(case_id) for case_id in origin.cases["train"]}
-    seen = [
-        case_id
-        for name in ("val", "test")
-        for case_id in splits[name]
-        if patient_of(case_id) in patients
-    ]
+    seen = seen_in(origin.cases["train"], [*splits["val"], *splits["test"]], contents)
     if not seen:
         return []
     return [

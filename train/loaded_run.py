@@ -329,10 +329,8 @@ def store_warnings(
     that the run was trained on, which another store or patient rule may have in another split.
     """
     origin = trained_on(loaded.run_dir)
-    is_own, cases = (
-        origin.fingerprint == contents.fingerprint,
-        _known_cases(loaded, origin, contents),
-    )
+    is_own = origin.fingerprint == contents.fingerprint
+    cases = _known_cases(loaded, origin, contents)
     warnings = [] if is_own else _differences(loaded, store, origin.store)
     lacking = [name for name in loaded.needed if name not in store.task.modalities]
     warnings += [f"{store.path} has no {name}: predicted without it" for name in lacking]
@@ -342,13 +340,9 @@ def store_warnings(
             f"{loaded.run_dir} does not name the cases that it was trained on: if some of these "
             f"{len(case_ids)} case(s) are of its patients, their scores are too high",
         ]
-    patient_of = contents.manifest.patient_of  # may have been corrected since
-    training = cases["train"]
-    patients = {patient_of(case_id) for case_id in training}
+    own = {*cases["train"]} if is_own else set[str]()
     seen = [
-        case_id
-        for case_id in case_ids
-        if patient_of(case_id) in patients and not (is_own and case_id in training)
+        case_id for case_id in seen_in(cases["train"], case_ids, contents) if case_id not in own
     ]
     if seen:
         warnings.append(
@@ -356,6 +350,13 @@ def store_warnings(
             f"on: {some(seen)}"
         )
     return warnings
+
+
+def seen_in(training: Sequence[str], case_ids: Sequence[str], contents: Contents) -> list[str]:
+    """The cases whose patients a model was trained on, by the store's rule of today."""
+    patient_of = contents.manifest.patient_of
+    patients = {patient_of(case_id) for case_id in training}
+    return [case_id for case_id in case_ids if patient_of(case_id) in patients]
 
 
 def _differences(loaded: LoadedRun, store: Store, own: str) -> list[str]:

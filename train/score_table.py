@@ -23,23 +23,33 @@ COLUMNS = ("mean", f"{LEVEL:.0%} CI", "sd", "median", "quartiles", "missed", "fa
 
 def score_table(heading: str, found: Sequence[RegionResult], rules: str, task: Task) -> Table:
     """Each region's metrics over all cases, with the counts of misses beside each mean."""
-    table = Table(
-        title=f"{heading}, rules {rules}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        caption="\n".join(_notes(found)),
-        caption_justify="left",
-    )
+    table = narrow_table(f"{heading}, rules {rules}", _notes(found))
     table.add_column("", max_width=30)
-    for name in COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
+    add_numbers(table, COLUMNS)
     for region in found:
         name = f"{title(region.region)}, {region.region}"
         table.add_row(Text(name, task.region_colours[region.region]))
         for metric in shown_metrics(rules):
             table.add_row(f"  {heading_of(metric)}", *_cells(metric, region))
     return table
+
+
+def narrow_table(heading: str, notes: Sequence[str]) -> Table:
+    """A table without columns yet, with a heading above it and notes below."""
+    return Table(
+        title=heading,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        caption="\n".join(notes),
+        caption_justify="left",
+    )
+
+
+def add_numbers(table: Table, names: Sequence[str]) -> None:
+    """Add columns of numbers."""
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
 
 
 def shown_metrics(rules: str) -> tuple[Metric, ...]:
