@@ -10,7 +10,7 @@ import pytest
 import torch
 from limits import files_of_at_most
 from rich.console import Console
-from runs import describe_run
+from runs import TINY, describe_run, validated
 from typer.testing import CliRunner
 
 from common import nifti
@@ -40,23 +40,9 @@ from train.results import read_csv, rows_of
 from train.run import begin
 from train.run_folder import read_run_file, write_tuned
 from train.score import gather, plan, score_pairs
-from train.trainer import Session
-
-TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
 
 MakeStore = Callable[..., Store]
 Copying = Callable[..., LoadedRun]
-
-
-def run_of(store: Store, run_dir: Path, *overrides: str) -> Session:
-    """A run that has one epoch behind it and was validated after it."""
-    session = begin("unet", (*TINY, *overrides), store, run_dir)
-    with torch.no_grad():  # fresh weights predict one region everywhere; these depend on the voxel
-        session.model.main_head.weight *= 20
-        session.model.main_head.bias.zero_()
-    session.at = session.at.next_epoch()
-    trainer.save(session, best=True)
-    return session
 
 
 def coded_store(
@@ -148,7 +134,7 @@ def test_a_case_is_scored_as_its_written_mask_against_its_label_file(
 
 
 def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
     case_id = store.contents().split("test")[0]
     image, reference = store.read_volume(case_id)
@@ -163,7 +149,7 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
 
 
 def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     told = []
     loaded = load_run(tmp_path / "run")
     scores = score_cases(loaded, store, store.contents().split("train"), told.append)
@@ -179,7 +165,7 @@ def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:
 
 
 def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     evaluation = evaluate(load_run(tmp_path / "run"), store, "train")
     assert evaluation.warnings == ()
 
@@ -211,7 +197,7 @@ def test_evaluation_leaves_scores_a_table_and_a_picture(store: Store, tmp_path: 
 
 def test_evaluation_leaves_the_rows_and_lesions_of_score(store: Store, tmp_path: Path) -> None:
     """The same code, on the masks that it writes, against the labels in the cases' files."""
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     evaluation = evaluate(load_run(tmp_path / "run"), store, "train", masks=True)
     files, _, masks = evaluation.outputs
     assert masks == tmp_path / "run" / "evaluation-train-masks"
@@ -232,7 +218,7 @@ def test_evaluation_leaves_the_rows_and_lesions_of_score(store: Store, tmp_path:
 
 
 def test_scores_under_other_rules_have_files_of_their_own(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
     plain, other = (evaluate(loaded, store, "val", rules=r) for r in ("brats2023", "brats2026"))
     assert other.outputs.files.summary.name == "evaluation-val-brats2026.json"
@@ -243,7 +229,7 @@ def test_scores_under_other_rules_have_files_of_their_own(store: Store, tmp_path
 
 
 def test_scores_are_kept_where_the_picture_has_no_room(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
     with files_of_at_most(20_000):
         evaluation = evaluate(loaded, store, "val")
@@ -266,7 +252,7 @@ def test_scores_are_kept_where_the_picture_has_no_room(store: Store, tmp_path: P
 def test_a_place_that_cannot_be_written_is_refused_before_scoring(
     store: Store, tmp_path: Path
 ) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     (tmp_path / "run" / "evaluation-val.png").mkdir()
     scored = list[int]()
     with pytest.raises(ConfigError, match=r"evaluation-val\.png: a folder is there"):
@@ -277,7 +263,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(
 def test_scores_on_another_store_say_so(
     store: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     loaded = load_run(tmp_path / "run")
     ids = sorted(store.contents().records)
     moved = {"kind": "lists", "train": ids[2:], "val": [ids[0]], "test": [ids[1]]}
@@ -296,7 +282,7 @@ def test_scores_of_other_settings_stand_beside_the_runs_own(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(store.path).parent)
-    run_of(Store.open(Path(store.path).name), tmp_path / "run")
+    validated(Store.open(Path(store.path).name), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     command = [
         "evaluate",
@@ -318,7 +304,7 @@ def test_scores_of_other_settings_stand_beside_the_runs_own(
 
 
 def test_the_runs_own_store_is_divided_as_the_run_recorded(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     chosen = sorted(store.contents().records)[:2]
     describe_run(tmp_path / "run", store, test=chosen)
     evaluation = evaluate(load_run(tmp_path / "run"), store, "test")
@@ -330,7 +316,7 @@ def test_another_store_is_divided_by_the_runs_own_rule(
 ) -> None:
     ids = sorted(store.contents().records)
     rule = f"splits={{kind: lists, train: [{ids[0]}], val: [{ids[1]}], test: [{ids[2]}]}}"
-    run_of(store, tmp_path / "run", rule)
+    validated(store, tmp_path / "run", rule)
     evaluation = evaluate(load_run(tmp_path / "run"), make_store(margin=4), "test")
     assert [score.case_id for score in evaluation.scores] == [ids[2]]
     assert evaluation.warnings
@@ -340,7 +326,7 @@ def test_a_store_that_grew_keeps_the_recorded_splits(
     store: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:
     folds = "splits={kind: folds, folds: 2}"
-    run_of(store, tmp_path / "run", folds)
+    validated(store, tmp_path / "run", folds)
     # As if the run had known four of the six cases, two of them in the other fold.
     cases = read_run_file(tmp_path / "run").cases
     train, val = cases["train"], cases["val"]
@@ -369,13 +355,13 @@ def test_cases_that_cannot_be_scored_are_clear_errors(
         score_case(loaded, plain, "case")
     with pytest.raises(StoreError, match="nobody is not in this store"):
         score_case(loaded, store, "nobody")
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     with pytest.raises(ConfigError, match="there are train, val, test"):
         evaluate(load_run(tmp_path / "run"), store, "tset")
 
 
 def test_a_network_without_numbers_is_named_with_its_case(store: Store, tmp_path: Path) -> None:
-    session = run_of(store, tmp_path / "run")
+    session = validated(store, tmp_path / "run")
     with torch.no_grad():
         session.model.main_head.bias.fill_(torch.nan)
     with pytest.raises(InferenceError, match=f"case {session.validation[0]}: .*NaN"):
@@ -383,7 +369,7 @@ def test_a_network_without_numbers_is_named_with_its_case(store: Store, tmp_path
 
 
 def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_path: Path) -> None:
-    session = run_of(store, tmp_path / "run", "modalities=[t2,flair]")
+    session = validated(store, tmp_path / "run", "modalities=[t2,flair]")
     with torch.no_grad():
         session.model.main_head.bias += 1
     trainer.save(session)
@@ -398,7 +384,7 @@ def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_pa
 
 
 def test_predicting_says_how_many_masks_it_replaces(store: Store, tmp_path: Path) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     masks = tmp_path / "masks"
     arguments = ["predict", str(tmp_path / "run"), str(store.path), "--out", str(masks)]
     first = CliRunner().invoke(app, arguments)
@@ -442,7 +428,7 @@ def test_how_to_predict_may_differ_from_the_runs_and_nothing_else(
 def test_tuned_post_processing_is_applied_said_and_in_the_files_name(
     store: Store, tmp_path: Path
 ) -> None:
-    run_of(store, tmp_path / "run")
+    validated(store, tmp_path / "run")
     plain = evaluate(load_run(tmp_path / "run"), store, "val")
     tuned = PostprocessConfig(minimum_ml={"wt": 1000})
     write_tuned(tmp_path / "run", tuned, "Picked.")

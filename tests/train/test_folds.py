@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from cli import invoke
-from runs import assert_equal_runs, begun, command
+from runs import TINY, assert_equal_runs, begun, command, validated
 
 from common.errors import ConfigError
 from common.splits import FractionSplits
 from common.store import Store
-from train import trainer
 from train.cli import app
 from train.folds import check_folds
 from train.results import read_csv
@@ -22,7 +20,6 @@ from train.run import begin, execute
 from train.trainer import End
 
 ROOT = Path(__file__).parents[2]
-TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
 SHAREABLE = FractionSplits(train=0.8, val=0.2, test=0)
 
 
@@ -33,15 +30,8 @@ def whole(make_store: Callable[..., Store]) -> Store:
 
 
 def run_of(store: Store, run_dir: Path, fold: int, *overrides: str) -> Path:
-    """A run that was validated once, without training."""
     chosen = ("folds=3", f"fold={fold}", f"seed={fold}", *overrides)
-    session = begin("unet", (*TINY, *chosen), store, run_dir)
-    with torch.no_grad():
-        session.model.main_head.weight *= 20
-        session.model.main_head.bias.zero_()
-    session.at = session.at.next_epoch()
-    trainer.save(session, best=True)
-    return run_dir
+    return validated(store, run_dir, *chosen).run_dir
 
 
 def test_every_case_is_scored_once_by_the_run_that_did_not_see_it(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cli import invoke
+from runs import validated
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_as_bytes
 
@@ -18,29 +19,18 @@ from common import nifti
 from common.errors import CheckpointError, ConfigError, FMNetError, ModelFileError, RunError
 from common.splits import FractionSplits
 from common.store import Store
-from train import trainer
 from train.cli import app
 from train.export import export_model
 from train.loaded_run import load_run, split_cases, store_warnings
 from train.postprocess import PostprocessConfig
-from train.run import begin
 from train.run_folder import write_tuned
-
-TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
 
 MakeStore = Callable[..., Store]
 Change = Callable[[dict[str, bytes]], None]
 
 
 def run_of(store: Store, folder: Path, *overrides: str) -> Path:
-    """A run of one epoch, whose predictions depend on the voxel."""
-    session = begin("unet", (*TINY, *overrides), store, folder)
-    with torch.no_grad():
-        session.model.main_head.weight *= 20
-        session.model.main_head.bias.zero_()
-    session.at = session.at.next_epoch()
-    trainer.save(session, best=True)
-    return folder
+    return validated(store, folder, *overrides).run_dir
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from runs import see_voxels
 from typer.testing import CliRunner
 
 from common import nifti
@@ -40,9 +41,7 @@ def network(seed: int, *, crop: int = 16, dropout: float = 0.0, **manifest: obje
         }
     )
     model = config.model.build(4, 3)
-    with torch.no_grad():
-        model.main_head.weight *= 20
-        model.main_head.bias.zero_()
+    see_voxels(model)
     described = Manifest.model_validate({"crop": (crop, crop, crop)} | manifest)
     compute = choose_compute("cpu", "fp32")
     return LoadedRun(model, config, described, compute, Path(f"run-{seed}"), "best", 1)
