@@ -38,7 +38,7 @@ DISK_ERRORS = {
 """Errors of a disk or a folder, as opposed to errors of this program."""
 
 EXTRAS = {
-    "preprocess": {"dask", "dask_jobqueue", "distributed", "jinja2", "markupsafe", "PIL"},
+    "preprocess": {"dask", "dask_jobqueue", "distributed", "PIL"},
     "s3": {"s3fs"},
     "train": {"matplotlib", "nvidia", "psutil", "safetensors", "tensorboard", "torch"},
 }

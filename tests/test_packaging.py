@@ -157,7 +157,7 @@ def test_a_wheel_holds_the_packages_and_their_data_and_no_tests(wheel: Path) -> 
     assert set(names) == expected | {"fmnet.py"}
     assert "common/py.typed" in expected
     assert {f"train/presets/{name}.yaml" for name in ("fm_net", "unet", "demo")} <= expected
-    assert "preprocess/quality/templates/report.html" in expected
+    assert "common/report/templates/page.html" in expected
     assert not any(name.startswith("tests") for name in names)
 
 

@@ -1,30 +1,20 @@
-"""The quality report as one HTML page, without other files.
+"""The quality report as one HTML page, without other files."""
 
-Text from files (names, reasons, ids) reaches the page in two safe ways: through Jinja, which
-escapes it, or as JSON in a block that is not executed, from which the script adds it as text. A
-content security policy forbids everything else, including the network.
-"""
-
-import base64
-import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 
-from common import __version__
 from common.images import shown_channel
+from common.report import page
+from common.report.charts import Svg, decades_of, lost
+from common.report.page import as_base64
 from common.splits import SPLITS
-from common.task import Task, in_words, title
+from common.task import in_words, title
 from preprocess.quality import charts
 from preprocess.quality.measure import NORMALISED_EDGES, ORIGINAL_EDGES
 from preprocess.quality.rules import FLAGS, Case, Cohort
@@ -64,10 +54,6 @@ def _page_data(cohort: Cohort) -> dict[str, Any]:
         "tops": {name: 2 * top for name, top in tops.items()},
         "cases": [_case_data(case, cohort, tops) for case in cohort.cases],
     }
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _measured_curves(cases: list[Case], name: str, kind: str) -> NDArray[np.floating]:
@@ -131,7 +117,7 @@ def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
     if case.measures is None:
         return {}
     return {
-        name: _base64(np.round(steps.clip(0, CURVE_STEPS)).astype(np.uint8).tobytes())
+        name: as_base64(np.round(steps.clip(0, CURVE_STEPS)).astype(np.uint8).tobytes())
         for name, image in case.measures.modalities.items()
         for steps in [image.normalised * (CURVE_STEPS / (2 * tops[name]))]
     }
@@ -140,73 +126,38 @@ def _own_curves(case: Case, tops: dict[str, float]) -> dict[str, str]:
 def render(cohort: Cohort) -> str:
     """The whole page."""
     task = cohort.store.task
-    style, script = _style(task), _template_text("report.js")
-    environment = Environment(
-        loader=PackageLoader("preprocess.quality"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    pictures = [as_base64(c.measures.thumbnail) if c.measures else None for c in cohort.cases]
+    columns = task.region_names[:REGION_COLUMNS]
+    return page.render(
+        "preprocess.quality",
+        task,
+        blocks={"data": _page_data(cohort), "pictures": pictures},
+        values={
+            "name": cohort.store.manifest.name,
+            "store": cohort.store,
+            "manifest": cohort.store.manifest.to_yaml(),
+            "counts": _counts(cohort),
+            "found": _found(cohort),
+            "not_found": [flag for key, flag in FLAGS.items() if not _having(cohort, key)],
+            "failures": cohort.failures,
+            "missing": cohort.missing,
+            "splits": _splits(cohort),
+            "conventions": _conventions(cohort),
+            "canonical": ", ".join(f"{v} {in_words(name)}" for name, v in task.labels.items()),
+            "volumes": _volume_charts(cohort),
+            "lost": _lost_chart(cohort.cases),
+            "before": _intensity_charts(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
+            "after": _intensity_charts(
+                cohort, "normalised", NORMALISED_EDGES, "after normalisation"
+            ),
+            "regions": task.region_names,
+            "columns": columns,
+            "region_titles": ", ".join(f"{r.upper()}: {title(r)}" for r in task.region_names),
+            "shown": title(task.modalities[shown_channel(task.modalities)]),
+            "severities": SEVERITIES,
+        },
+        root_style=f"--regions:{len(columns)}",
     )
-    return environment.get_template(
-        "report.html"
-    ).render(
-        style=Markup(style),  # noqa: S704 - the package's own
-        script=Markup(script),  # noqa: S704 - the package's own
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-        data=_json_block(_page_data(cohort)),
-        pictures=_json_block(
-            [_base64(c.measures.thumbnail) if c.measures else None for c in cohort.cases]
-        ),
-        name=cohort.store.manifest.name,
-        store=cohort.store,
-        made=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
-        version=__version__,
-        manifest=cohort.store.manifest.to_yaml(),
-        counts=_counts(cohort),
-        found=_found(cohort),
-        not_found=[flag for key, flag in FLAGS.items() if not _having(cohort, key)],
-        failures=cohort.failures,
-        missing=cohort.missing,
-        splits=_splits(cohort),
-        conventions=_conventions(cohort),
-        canonical=", ".join(f"{value} {in_words(name)}" for name, value in task.labels.items()),
-        volumes=_volume_charts(cohort),
-        lost=_lost_chart(cohort.cases),
-        before=_intensity_charts(cohort, "original", ORIGINAL_EDGES, "before normalisation"),
-        after=_intensity_charts(cohort, "normalised", NORMALISED_EDGES, "after normalisation"),
-        regions=task.region_names,
-        columns=task.region_names[:REGION_COLUMNS],
-        region_titles=", ".join(f"{name.upper()}: {title(name)}" for name in task.region_names),
-        shown=title(task.modalities[shown_channel(task.modalities)]),
-        severities=SEVERITIES,
-    )
-
-
-def _style(task: Task) -> str:
-    """The style sheet, with a class for each region that sets its colour."""
-    colours = "".join(
-        f".region-{name}{{--region:{colour}}}" for name, colour in task.region_colours.items()
-    )
-    columns = f":root{{--regions:{len(task.region_names[:REGION_COLUMNS])}}}"
-    return f"{columns}{colours}\n{_template_text('report.css')}"
-
-
-def _template_text(name: str) -> str:
-    return (resources.files("preprocess.quality") / "templates" / name).read_text("utf-8")
-
-
-def _csp_hash(text: str) -> str:
-    return f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}"
-
-
-def _json_block(value: object) -> Markup:
-    """JSON that cannot end a script block or start a comment, whatever its strings contain."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - no HTML syntax is left
 
 
 def _counts(cohort: Cohort) -> list[tuple[str, int]]:
@@ -287,7 +238,7 @@ def _volume_charts(cohort: Cohort) -> list[dict[str, Any]]:
     volumes = [case.tumour_ml for case in cohort.cases if case.tumour_ml is not None]
     if not volumes:
         return []
-    decades = charts.decades_of([ml for volume in volumes for ml in volume.values()])
+    decades = decades_of([ml for volume in volumes for ml in volume.values()])
     return [
         {
             "region": region,
@@ -304,7 +255,7 @@ def _lost_chart(cases: list[Case]) -> dict[str, Any] | None:
     crop = [counts.lost("crop") for counts in voxels]
     centred = [counts.lost("centred_crop") for counts in voxels]
     return {
-        "chart": charts.lost(crop, centred),
+        "chart": lost({"crop": crop, "centred": centred}),
         "crop": f"{statistics.fmean(crop):.2%} on average, {max(crop):.1%} at most",
         "centred": f"{statistics.fmean(centred):.2%} on average, {max(centred):.1%} at most",
     }
@@ -312,7 +263,7 @@ def _lost_chart(cases: list[Case]) -> dict[str, Any] | None:
 
 def _intensity_charts(
     cohort: Cohort, kind: str, edges: NDArray[np.floating], when: str
-) -> list[tuple[str, Markup]]:
+) -> list[tuple[str, Svg]]:
     """A chart for each modality, with the modality's name."""
     modalities = cohort.store.task.modalities
     curves = {name: _measured_curves(cohort.cases, name, kind) for name in modalities}
