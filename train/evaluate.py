@@ -30,7 +30,9 @@ from common.names import show
 from common.outputs import check_output
 from common.record import CaseRecord
 from common.store import Store
+from common.store.reader import Contents
 from common.task import Task
+from train.calibration import BINS, Calibration, count_voxels, total
 from train.ensemble import check_task
 from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
 from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
@@ -106,6 +108,7 @@ class ScoredCase:
     reference: NDArray[np.uint8]  # (D, H, W) canonical labels
     prediction: NDArray[np.uint8]  # (D, H, W) canonical labels
     file_reference: NDArray[np.uint8]  # (D, H, W) canonical labels in the grid of its files
+    calibration: dict[str, Calibration]  # by region; empty where no rules were given
 
     def sample(self) -> Sample:
         """The plane to show of it."""
@@ -150,7 +153,8 @@ def score_case(
 ) -> ScoredCase:
     """Predict one case of a store and score it against its reference, in its files' grid.
 
-    Without `rules`, as in training, it is by Dice alone, which is faster.
+    Without `rules`, as in training, it is by Dice alone and no probabilities are counted, which is
+    faster.
 
     Raises:
         StoreError: the case or its label is not there.
@@ -176,8 +180,11 @@ def score_case(
         metrics=METRICS if rules else TRAINING_METRICS,
     )
     loss = _loss(loaded, logits, label)
+    calibration = (
+        count_voxels(logits, label, (image != 0).any(axis=0), loaded.task) if rules else {}
+    )
     found = CaseScore(case_id, scores, loss, time.perf_counter() - began)
-    return ScoredCase(found, loaded.task, record, image, label, prediction, reference)
+    return ScoredCase(found, loaded.task, record, image, label, prediction, reference, calibration)
 
 
 def score_cases(
@@ -241,10 +248,13 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
     stem = _stem(loaded, split, rules, contents.fingerprint if warnings else "")
     outputs = _outputs(loaded, stem, masks=masks)
     samples, results = list[Sample](), list[CaseResult]()
+    calibration: dict[str, Calibration] = {}
     on_case(0, len(case_ids))
 
     def keep(scored: ScoredCase) -> None:
+        nonlocal calibration
         samples.append(scored.sample())
+        calibration = total([calibration, scored.calibration])
         results.append(_result(scored, contents.patients[scored.score.case_id]))
         if outputs.masks:
             path = outputs.masks / f"{scored.score.case_id}{VOLUME_SUFFIXES[0]}"
@@ -257,7 +267,12 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
 
     def write_scores() -> None:
-        about = _as_json(evaluation, loaded, store, contents.fingerprint)
+        about = _as_json(evaluation, loaded, store, contents) | {
+            "calibration": {
+                "bins": BINS,
+                "regions": {region: each.as_json() for region, each in calibration.items()},
+            }
+        }
         outputs.files.write(results, regions, about)
 
     def draw() -> None:
@@ -356,17 +371,23 @@ def _counts(found: RegionScore) -> dict[str, int]:
     return {key: value for key, value in asdict(found).items() if isinstance(value, int)}
 
 
+def _outside(record: CaseRecord) -> dict[str, float]:
+    """Shares of a labelled case's tumour outside the training crop and the stored volume."""
+    voxels = record.tumour_voxels
+    return {"crop": voxels.lost("crop"), "box": voxels.lost("box")} if voxels else {}
+
+
 def _as_json(
-    evaluation: Evaluation, loaded: LoadedRun, store: Store, fingerprint: str
+    evaluation: Evaluation, loaded: LoadedRun, store: Store, contents: Contents
 ) -> dict[str, Any]:
-    mean = evaluation.mean
+    mean, records = evaluation.mean, contents.records
     return {
         "run": str(loaded.run_dir),
         "checkpoint": loaded.which,
         "epochs": loaded.epochs,
         "split": evaluation.split,
         "store": store.path,
-        "store_fingerprint": fingerprint,
+        "store_fingerprint": contents.fingerprint,
         "warnings": list(evaluation.warnings),
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
@@ -379,6 +400,7 @@ def _as_json(
                 "mean_dice": found.mean_dice,
                 "loss": found.loss,
                 "voxels": {region: _counts(each) for region, each in found.regions.items()},
+                "outside": _outside(records[found.case_id]),
                 "seconds": round(found.seconds, 3),
             }
             for found in evaluation.scores

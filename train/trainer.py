@@ -336,13 +336,15 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "seconds": at.seconds,
         "volumes_per_second": at.samples / at.seconds,
         "wait_share": at.waited_seconds / at.seconds,
+        "validation_seconds": None,
         "peak_memory_gb": session.compute.peak_memory_gb(),
     }
     best = False
     if validating:
         began = time.monotonic()
         row |= _validate(session, observer)
-        at.spent_seconds += time.monotonic() - began
+        row["validation_seconds"] = time.monotonic() - began
+        at.spent_seconds += row["validation_seconds"]
         score = _score(row, session)
         best = at.best_score is None or score > at.best_score
         if best:

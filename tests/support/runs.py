@@ -38,7 +38,13 @@ SESSION = SessionRecord(
     versions={},
 )
 TINY = ("model.widths=[4,8]", "model.heads=1", "model.bottleneck=0", "device=cpu", "precision=fp32")
-TIMINGS = {"seconds", "volumes_per_second", "wait_share", "peak_memory_gb"}
+TIMINGS = {
+    "seconds",
+    "volumes_per_second",
+    "wait_share",
+    "validation_seconds",
+    "peak_memory_gb",
+}
 
 
 def begun(store: Store, folder: Path, *overrides: str) -> Session:
