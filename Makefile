@@ -16,6 +16,8 @@ DROP_ABSENT ?=
 DEVICE ?= auto
 MINUTES ?= 20
 DRY    ?=
+NAME   ?=
+SCALE  ?= small
 ONLY   ?=
 DEMO   ?= demo
 DEMO_PARTS = $(foreach part,phantoms phantoms.zarr run predictions,$(DEMO)/$(part))
@@ -26,7 +28,7 @@ READY := $(VENV)/.ready
 PREPROCESS := $(VENV)/bin/fmnet-preprocess
 TRAIN := $(VENV)/bin/fmnet-train
 
-TARGETS := help setup demo preprocess check status verify report train evaluate predict bench gpu-check \
+TARGETS := help setup demo preprocess check status verify report train evaluate predict experiment bench gpu-check \
   test test-slow lint format clean
 
 # What each target takes on the command line; every target takes PYTHON and EXTRAS, of its set-up.
@@ -41,6 +43,7 @@ takes-report := STORE
 takes-train := STORE PRESET RUN SET RESUME FOLDS
 takes-evaluate := RUN PRESET STORE SPLIT SET
 takes-predict := INPUT RUN PRESET OUT SET
+takes-experiment := NAME SCALE STORE FOLDS OUT SET
 takes-bench := PRESET DEVICE STORE MINUTES OUT ONLY SET DRY
 takes-gpu-check := DEVICE STORE MINUTES OUT ONLY DRY
 
@@ -70,7 +73,7 @@ settings = $(if $(strip $(SET)),$(subst ^',,^$(foreach word,$(SET),$(if \
 .PHONY: $(TARGETS)
 
 # Messages of these then name make's targets and variables (common/hints.py).
-demo preprocess check status verify report train evaluate predict: export FMNET_MAKE := 1
+demo preprocess check status verify report train evaluate predict experiment: export FMNET_MAKE := 1
 
 help:  ## List the targets
 	@awk -F ' *:= *' '/^takes-/ {sub("takes-", "", $$1); takes[$$1] = $$2} \
@@ -135,6 +138,17 @@ evaluate: $(READY)  ## Score a run on whole volumes: table, JSON and a picture
 predict: need-INPUT $(READY)  ## Predict masks as NIfTI files
 	$(TRAIN) predict "$(RUN)" "$(INPUT)" --out "$(OUT)"$(settings)
 
+# Phantoms that experiments learn from where no STORE is named, on a grid of 2 mm.
+EXPERIMENTS := experiments
+PHANTOMS := $(EXPERIMENTS)/phantoms.zarr
+$(PHANTOMS): | $(READY)
+	rm -rf $(EXPERIMENTS)/phantoms
+	$(PREPROCESS) phantom $(EXPERIMENTS)/phantoms --cases 64 --seed 0 --size 128,160,128
+	$(PREPROCESS) run $(EXPERIMENTS)/phantoms --store $@ --set spacing_mm=2 --set 'crop=[64, 64, 64]'
+
+experiment: $(READY) $(if $(or $(filter full,$(SCALE)),$(call given,STORE)),,$(PHANTOMS))  ## Repeat an experiment of the paper; NAME=fig4
+	$(TRAIN) experiment $(NAME) --scale $(SCALE) --store "$(if $(or $(filter full,$(SCALE)),$(call given,STORE)),$(STORE),$(PHANTOMS))"$(call if-given,OUT, --out)$(call if-given,FOLDS, --folds)$(settings)
+
 bench: $(READY)  ## Measure how fast training is here
 	$(PY) -m benchmarks training $(PRESET) $(foreach item,$(ONLY),--only $(item)) --device $(DEVICE) --minutes $(MINUTES) $(call if-given,STORE,--store)$(settings) \
 		$(if $(DRY),--dry-run $(call if-given,OUT,--out),--out "$(or $(call given,OUT),docs/benchmarks/)")
@@ -172,6 +186,8 @@ clean:  ## Remove the demo's output
 #: RESUME=1             resume the run
 #: DROP_ABSENT=1        remove stored cases that are not in DATA
 #: REPAIR=1             remove damaged cases from the store
+#: NAME=fig4            the experiment; without it all are listed
+#: SCALE=small          of an experiment: smoke, small or full
 #: SPLIT=test           train, val or test
 #: INPUT=/case          a case, a folder of cases, or a store
 #: OUT=predictions      the folder that results go to

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 
 import torch
 
@@ -13,10 +12,9 @@ from benchmarks.timing import Spent, spend
 from common.errors import StoreError
 from train.data.augment import AUGMENTATIONS, AugmentConfig
 from train.data.cache import CacheKind
-from train.data.feed import Batch, batch_of
+from train.data.feed import Batch
 from train.data.loader import LoaderKind, open_feed
 from train.data.stream import Sample, Stream
-from train.data.torch_loader import augmented
 from train.trainer import Session, step
 
 WORKERS = (1, 2, 4, 8)
@@ -100,16 +98,6 @@ def measure_loop(session: Session, batches: Iterator[Batch], seconds: float) -> 
     _repeat(lambda: step(session, next(batches)), seconds / 4)
     _repeat(learn, seconds)
     return Loop(samples, steps, waits)
-
-
-def in_this_process(stream: Stream, device: torch.device) -> Iterator[Batch]:
-    """Endless batches as torch's DataLoader makes them without workers."""
-    for index in count():
-        planned = stream.step(index)
-        pairs = [augmented(each, stream.augment.in_order()) for each in samples(stream, index)]
-        images, labels = zip(*pairs, strict=True)
-        image, label = torch.stack(images).to(device), torch.stack(labels).to(device)
-        yield batch_of(planned, image, label)
 
 
 def samples(stream: Stream, index: int) -> list[Sample]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import RenderableType
@@ -25,9 +25,6 @@ from common.store import Store, local_copy
 from train.run import begin, fresh, versions
 from train.trainer import Session
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 DRY_CROP = 16
 """Side of synthetic crops in a dry run, in voxels."""
 DRY_NETWORK = "model.widths=[4,8,16]"
@@ -41,8 +38,6 @@ class Result:
     table: RenderableType
     raw: dict[str, Any]
     """For the JSON file, with raw timings."""
-    figure: "Figure | None" = None
-    """Saved beside the JSON file."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +93,10 @@ class Section:
 
 
 SECTIONS = (
-    Section("table1", "Table I: mixed precision and DALI", share=4),
     Section("steps", "Ways of taking a step", share=5),
     Section("peers", "The step beside other networks", share=2),
     Section("limits", "The step beside its lower bound", share=1),
     Section("inference", "Whole volumes", share=2),
-    Section("learning", "Learning on real cases", share=3),
     Section("pipeline", "Where a sample's time goes", share=3, cpu=True),
 )
 
@@ -162,9 +155,6 @@ def run_sections(
         else:
             out.print(Rule(section.title, align="left"), result.table, "")
             found = result.raw
-            if figures.file and result.figure:
-                name = f"{figures.file.stem}-{section.name}.png"
-                result.figure.savefig(figures.file.with_name(name))
         figures.add(section.name, {"took_seconds": time.monotonic() - began} | found)
         free(bench.device)
     return clean

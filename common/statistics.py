@@ -90,6 +90,17 @@ class Difference:
     """Of the Wilcoxon signed-rank test, two-sided, not corrected for other tests."""
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A mean, or a difference of two."""
+
+    mean: float
+    low: float | None
+    """Lower end of its bootstrap interval of `LEVEL`; None of a single value."""
+    high: float | None
+    """Its upper end."""
+
+
 def difference(one: ArrayLike, other: ArrayLike, patients: Sequence[str]) -> Difference:
     """Compare values of the same cases in pairs: `one` minus `other`.
 
@@ -99,6 +110,48 @@ def difference(one: ArrayLike, other: ArrayLike, patients: Sequence[str]) -> Dif
     sums, counts = _by_patient(apart, patients)
     (low,), (high,) = _ends(apart, patients)
     return Difference(float(apart.mean()), low, high, wilcoxon(sums[:, 0] / counts))
+
+
+def over_seeds(values: Values, patients: Sequence[str]) -> Interval:
+    """The mean of values (seeds, cases), and its interval over the seeds of training and patients.
+
+    Seeds and patients are drawn independently of each other, each with repetition. Few seeds make
+    the interval too narrow.
+    """
+    (means,) = _crossed([values], patients)
+    return _interval(float(values.mean()), means, several=values.shape != (1, 1))
+
+
+def difference_over_seeds(one: Values, other: Values, patients: Sequence[str]) -> Interval:
+    """How much the mean of `one` (seeds, cases) is above that of `other`, of the same cases.
+
+    The same patients are drawn for both, and the seeds of each.
+    """
+    ours, theirs = _crossed([one, other], patients)
+    several = one.shape != (1, 1) or other.shape != (1, 1)
+    return _interval(float(one.mean() - other.mean()), ours - theirs, several=several)
+
+
+def _crossed(tables: Sequence[Values], patients: Sequence[str]) -> list[Values]:
+    """Resampled means of each table (seeds, cases)."""
+    random, count = np.random.default_rng(SEED), len(set(patients))
+    people = random.multinomial(count, [1 / count] * count, RESAMPLES).astype(np.float64)
+    means = list[Values]()
+    for table in tables:
+        sums, cases = _by_patient(table.T, patients)
+        of_seeds = people @ sums / (people @ cases)[:, None]
+        seeds = len(table)
+        drawn = random.multinomial(seeds, [1 / seeds] * seeds, RESAMPLES)
+        means.append((of_seeds * drawn).sum(axis=1) / seeds)
+    return means
+
+
+def _interval(mean: float, means: Values, *, several: bool) -> Interval:
+    if not several:  # resampling would repeat the one value
+        return Interval(mean, None, None)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(means, (tail, 1 - tail)).tolist()
+    return Interval(mean, low, high)
 
 
 def wilcoxon(differences: ArrayLike) -> float:

@@ -390,6 +390,74 @@ def compare(
     out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
 
 
+@app.command()
+def experiment(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="fig4, widths, …; without it, all are listed.")
+    ] = "",
+    scale: Annotated[
+        Literal["smoke", "small", "full"],
+        typer.Option(help="smoke: try it. small: for a CPU. full: the paper's, for a GPU."),
+    ] = "small",
+    store: StoreOption = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="The experiment's folder; default experiments/NAME-SCALE."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant; repeatable. Default: all.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each variant.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Score all cases by so many folds, not the test cases."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key of every run, as in epochs=3."),
+    ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a script for sbatch; nothing is trained.")
+    ] = False,
+    task: Annotated[
+        int | None, typer.Option(min=0, help="Do the run of this number alone, as --slurm does.")
+    ] = None,
+) -> None:
+    """Repeat one of the paper's experiments: train, score, compare; a table and a figure.
+
+    Run it again to go on where it was interrupted.
+    """
+    from train.experiments import command
+    from train.experiments.files import check_outputs, gather, write
+    from train.experiments.runs import plan, slurm_script
+    from train.trainer import End
+
+    if not name:
+        out.print(command.list_of_experiments())
+        return
+    folder = out_dir or Path("experiments") / f"{name}-{scale}"
+    path = store or load_manifest(manifest_path(None, Path())).store
+    planned = plan(
+        name, scale, path, folder, seeds=seeds, folds=folds, overrides=tuple(overrides or ())
+    )
+    check_outputs(planned)
+    if slurm:
+        out.print(slurm_script(planned, command.repeated(planned, seeds)), soft_wrap=True, end="")
+        return
+    runs = planned.runs(only or ())
+    opened = _store(store)
+    end, problems = command.do_runs(planned, command.chosen(runs, task), opened, _cases)
+    if end is End.STOPPED:
+        raise typer.Exit(console.INTERRUPTED)
+    if task is None:
+        results = gather(planned, opened, problems)
+        files = write(results)
+        command.show(results)
+        out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
+    if problems:
+        raise typer.Exit(UNCLEAN)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, copied to this machine if it is remote."""
     chosen = path or load_manifest(manifest_path(None, Path())).store

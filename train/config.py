@@ -69,8 +69,8 @@ class TrainConfig(Settings):
     """Samples in a step."""
     loader: Literal["dali", "torch"] = "dali"
     """`torch` where DALI cannot be installed; both give the same samples."""
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Processes that read crops."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    """Processes that read crops; with loader=torch, 0 is this one, between two steps."""
     cache: CacheKind = "none"
     """Where decoded crops are kept after the first reading: `ram`, one copy that all workers share,
     or with DALI `device`, which reads all before the first step. It changes no sample."""
@@ -111,6 +111,8 @@ class TrainConfig(Settings):
         names = self.modalities
         if names is not None and (not names or len(set(names)) < len(names)):
             raise ValueError("modalities must name at least one image, and each only once")
+        if not self.workers and self.loader != "torch":
+            raise ValueError("workers: DALI needs at least one; 0 is for loader=torch")
         if self.folds and self.fold is None:
             raise ValueError(f"folds: name the fold to validate on, fold=0 to {self.folds - 1}")
         return self

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from benchmarks import table1
 from benchmarks.__main__ import app
 from benchmarks.limits import OPTIMISER, Peaks, count_step
-from benchmarks.loading import in_this_process
 from benchmarks.racing import Entry, measure_entry, race, resident
 from benchmarks.rows import Row
 from benchmarks.sections import Bench
@@ -22,6 +20,7 @@ from common.store import Store
 from common.task import GLIOMA
 from train.config import load_config
 from train.data.loader import open_feed
+from train.data.torch_loader import in_this_process
 from train.loss import LossConfig, RegionLoss
 from train.networks import parameter_count
 
@@ -52,26 +51,6 @@ def test_rates_and_ratios() -> None:
     empty = Row("unet", "z", note="not run")
     assert empty.rate is empty.ratio is empty.typical_seconds is None
     json.dumps(row.to_json())
-
-
-def of_table1(way: table1.Way, precision: str, seconds: float, size: int = 1) -> Row:
-    name = f"{way.name}, {precision}"
-    return Row(f"batches of {size}", name, size, [seconds, seconds], typical="mean")
-
-
-def test_table_1_compares_with_both_baselines_at_the_same_batch_size() -> None:
-    rows = [
-        of_table1(table1.BEST, "TF32", 0.1),
-        of_table1(table1.PAPERS, "fp32", 0.4),
-        of_table1(table1.DALI, "AMP", 0.02),
-        of_table1(table1.BEST, "TF32", 0.16, size=2),
-        of_table1(table1.DALI, "AMP", 0.02, size=2),
-    ]
-    best = [table1.times(rows, row, table1.BEST) for row in rows]
-    assert best == pytest.approx([1, 0.25, 5, 1, 8])
-    papers = [table1.times(rows, row, table1.PAPERS) for row in rows]
-    assert papers[:3] == pytest.approx([4, 1, 20])
-    assert papers[3:] == [None, None]
 
 
 # Counted work

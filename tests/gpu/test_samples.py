@@ -14,12 +14,12 @@ import torch
 from gpu_check import Check, Row, by_dali, judged
 from torch import Tensor
 
-from benchmarks.loading import in_this_process
 from common.store import Store
 from train.data.augment import AugmentConfig
 from train.data.cache import CacheKind
 from train.data.feed import Batch
 from train.data.stream import Stream
+from train.data.torch_loader import in_this_process
 
 pytestmark = pytest.mark.gpu
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from runs import begun
+from slurm_cluster import running_slurm, slurm
 
 from common import nifti
 from common.case import prepare
@@ -21,6 +22,8 @@ from train.loaded_run import LoadedRun
 from train.precision import choose_compute
 from train.run import execute
 from train.trainer import End
+
+__all__ = ["running_slurm", "slurm"]
 
 # On tensors as small as these, threads cost more than they give; on busy cores 30 times more.
 torch.set_num_threads(1)

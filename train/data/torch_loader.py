@@ -27,7 +27,10 @@ Place = tuple[int, int]  # a batch of the stream, and a position in it
 
 @contextmanager
 def torch_feed(stream: Stream, device: torch.device, workers: int) -> Iterator[Feed]:
-    """As `train.data.loader.open_feed`."""
+    """As `train.data.loader.open_feed`; without workers, samples are made between two steps."""
+    if not workers:
+        yield Feed(in_this_process(stream, device), WorkerMonitor(Path(), stream.store.path))
+        return
     # Besides those that are ready, one is in use and one on its way.
     batches = QUEUE * workers + 2
     check_shared_memory(batches * stream.batch_size * (stream.stored_bytes + stream.drawn_bytes))
@@ -71,6 +74,22 @@ def augmented(sample: Sample, augmentations: tuple[Augmentation, ...]) -> tuple[
         if drawn is not None:
             image, label = augmentation.apply_torch(image, label, drawn)
     return image.half(), label
+
+
+def in_this_process(stream: Stream, device: torch.device) -> Iterator[Batch]:
+    """A stream's batches, without end, made as they are asked for.
+
+    Raises:
+        StoreError: a case cannot be read.
+    """
+    for index in count():
+        planned = stream.step(index)
+        samples = [stream.sample(index, position) for position in range(len(planned.keys))]
+        if error := next((sample.error for sample in samples if sample.error), ""):
+            raise StoreError(error)
+        pairs = [augmented(sample, stream.augment.in_order()) for sample in samples]
+        image, label = (torch.stack(parts).to(device) for parts in zip(*pairs, strict=True))
+        yield batch_of(planned, image, label)
 
 
 def _places(stream: Stream) -> Iterator[list[Place]]:

@@ -1,0 +1,1 @@
+"""The paper's experiments: definitions as YAML files, their runs, and what comes of them."""

@@ -1,0 +1,93 @@
+"""Doing an experiment: its runs one after the other, then its results."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from common.console import err, out
+from common.errors import ConfigError, FMNetError
+from common.store import Store, is_remote
+from train.experiments.definition import experiment_names, load_experiment
+from train.experiments.files import Results, cells, columns
+from train.experiments.runs import Plan, PlannedRun, do, is_done
+from train.trainer import End
+
+OnCase = Callable[[int, int], None]
+
+
+def do_runs(
+    plan: Plan,
+    runs: Sequence[PlannedRun],
+    store: Store,
+    progress: Callable[[str], AbstractContextManager[OnCase]],
+) -> tuple[End, dict[PlannedRun, str]]:
+    """Train and score the runs that are not done; a run that fails does not end the others.
+
+    Returns `End.STOPPED` where the user stopped it, and why runs failed.
+    """
+    left = [run for run in runs if not is_done(plan, run)]
+    out.print(f"{len(runs)} run(s), {len(runs) - len(left)} done already", soft_wrap=True)
+    problems = dict[PlannedRun, str]()
+    for number, run in enumerate(left, 1):
+        out.print(f"\nrun {number} of {len(left)}: {run.name} → {run.folder}", soft_wrap=True)
+        try:
+            end = do(plan, run, store, lambda: progress("scoring"))
+        except FMNetError as error:
+            problems[run] = str(error)
+            err.print(f"✗ {run.name}: {error}", soft_wrap=True)
+            continue
+        if end is End.STOPPED:
+            return end, problems
+    return End.EPOCHS, problems
+
+
+def chosen(runs: Sequence[PlannedRun], task: int | None) -> list[PlannedRun]:
+    """All runs, or the one of this number.
+
+    Raises:
+        ConfigError: there is no such number.
+    """
+    if task is None:
+        return [*runs]
+    if task >= len(runs):
+        raise ConfigError(f"--task {task}: there are {len(runs)} runs, 0 to {len(runs) - 1}")
+    return [runs[task]]
+
+
+def repeated(plan: Plan, seeds: int | None) -> list[str]:
+    """The command that does this plan, for a script that may start elsewhere."""
+    script = str(Path(sys.executable).parent / "fmnet-train")
+    store = plan.store if is_remote(plan.store) else str(Path(plan.store).resolve())
+    words = [script, "experiment", plan.name, "--scale", plan.scale, "--store", store]
+    words += ["--out", str(plan.out.resolve())]
+    for option, value in (("--seeds", seeds), ("--folds", plan.folds)):
+        words += [option, str(value)] if value else []
+    return words + [part for each in plan.overrides for part in ("--set", each)]
+
+
+def list_of_experiments() -> Table:
+    """All experiments, and where the paper has them."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in experiment_names():
+        found = load_experiment(name)
+        table.add_row(Text(name, "bold"), found.title, Text(found.source, "dim"))
+    return table
+
+
+def show(results: Results) -> None:
+    """Print the table, the comparisons and the verdict."""
+    table, heads = Table(box=None, pad_edge=False), columns(results)
+    for index, heading in enumerate(heads):
+        numeric = 0 < index < len(heads) - 2
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for outcome in results.outcomes:
+        table.add_row(*map(Text, cells(results, outcome)))
+    out.print()
+    out.print(table)
+    for judged in results.judged:
+        out.print(Text(f"• {judged}"), soft_wrap=True)
+    out.print(Text(results.verdict, "bold"), soft_wrap=True)

@@ -1,0 +1,257 @@
+"""An experiment's results as files: table, figure and summary, in one folder."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import __version__
+from common.files import write_json, write_parts, write_text
+from common.outputs import check_output
+from common.statistics import LEVEL, Interval
+from common.store import Store
+from common.store.reader import Contents
+from common.task import Task
+from train.experiments.figures import Bar, bars_figure, curves_figure
+from train.experiments.outcome import Judged, Outcome, interval, judge, outcomes, verdict
+from train.experiments.runs import Plan, PlannedRun
+from train.figures import as_pdf, as_png
+from train.results import Row, check_same_settings, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment as far as it is done."""
+
+    plan: Plan
+    task: Task
+    contents: Contents
+    outcomes: list[Outcome]
+    judged: list[Judged]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the paper's trend holds."""
+        return verdict(self.judged)
+
+    @property
+    def conditions(self) -> str:
+        """Under which these results were had."""
+        plan, first = self.plan, next((each for each in self.outcomes if each.seeds), None)
+        if first is None:
+            return "nothing is done yet"
+        cases = f"{len(first.cases)} cases scored " if first.cases else ""
+        how = f"by {plan.folds} folds" if plan.folds else "that no run saw"
+        scored = f"{cases}{how}, {plan.checkpoint} checkpoint; " if cases else ""
+        crop = "×".join(map(str, self.contents.manifest.crop))
+        grid = f"crops of {crop} at {self.contents.manifest.spacing_mm:g} mm"
+        return (
+            f"scale {plan.scale}; {len(self.contents.patients)} labelled cases of "
+            f"{self.contents.manifest.name}, {grid}; {scored}{plan.seeds} seed(s); {first.compute}"
+        )
+
+
+def paths(out: Path) -> tuple[Path, ...]:
+    """What `write` writes into a folder."""
+    names = ("table.md", "table.csv", "figure.pdf", "figure.png", "summary.json")
+    return tuple(out / name for name in names)
+
+
+def check_outputs(plan: Plan) -> None:
+    """Check that results can be written, in place of nothing but those of the same settings.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    check_output(plan.out, "folder")
+    for path in paths(plan.out):
+        check_output(path, "file")
+    check_same_settings(paths(plan.out)[-1], plan.settings())
+
+
+def gather(plan: Plan, store: Store, problems: dict[PlannedRun, str]) -> Results:
+    """Read what all runs have measured.
+
+    Raises:
+        RunError: a file of a run is damaged.
+    """
+    contents = store.contents()
+    found = outcomes(plan, store.task, problems)
+    judged = judge(found, plan.experiment.claims, contents)
+    return Results(plan, store.task, contents, found, judged)
+
+
+def write(results: Results) -> tuple[Path, ...]:
+    """Write all files; returns them."""
+    written = paths(results.plan.out)
+    table, values, pdf, png, summary = written
+    results.plan.out.mkdir(parents=True, exist_ok=True)
+    write_text(table, as_markdown(results))
+    write_csv(values, _rows(results))
+    if any(each.seeds for each in results.outcomes):
+        figure = figure_of(results)
+        write_parts(pdf, [as_pdf(figure)])
+        write_parts(png, [as_png(figure)])
+    write_json(summary, _summary(results))
+    return written
+
+
+def as_markdown(results: Results) -> str:
+    """The table with the paper's figures, the comparisons and the verdict."""
+    experiment, heads = results.plan.experiment, columns(results)
+    lines = [
+        f"# {experiment.title}",
+        "",
+        f"**{results.verdict}**",
+        "",
+        f"The paper ({experiment.source}): {experiment.finding}",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(cells(results, each)) + " |" for each in results.outcomes),
+        "",
+        f"Intervals of {LEVEL:.0%} are over seeds and patients, by bootstrap.",
+        "",
+        *(f"* {judged}" for judged in results.judged),
+        *([""] if results.judged else []),
+        f"Ours: {results.conditions}.",
+        "",
+        f"Theirs: {experiment.conditions}.",
+        "",
+        f"What differs: {experiment.differs}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def columns(results: Results) -> list[str]:
+    """Headings of the table."""
+    speed = ["M parameters", "volumes/s", "minutes", "peak GB", "the paper", ""]
+    ratios = [f"× {name}" for name in results.plan.experiment.baselines]
+    regions = [f"Dice {region.upper()}" for region in results.task.regions]
+    scores = [*regions, "mean Dice", "loss"] if results.plan.experiment.scored else []
+    return ["", *scores, *ratios, *speed]
+
+
+def cells(results: Results, outcome: Outcome) -> list[str]:
+    """A variant's row of the table."""
+    scores = _scores_of(results, outcome) if results.plan.experiment.scored else []
+    scores += [_times(results, outcome, name) for name in results.plan.experiment.baselines]
+    rate, speed = outcome.rate, [MISSING] * 3
+    if rate is not None:
+        gb = f"{outcome.peak_memory_gb:.1f}"
+        speed = [f"{rate.mean():.2f}", f"{outcome.minutes:.1f}", gb]
+    paper = results.plan.experiment.variants[outcome.name].paper or MISSING
+    parameters = f"{outcome.parameters / 1e6:.2f}"
+    return [outcome.name, *scores, parameters, *speed, paper, outcome.problem]
+
+
+def _scores_of(results: Results, outcome: Outcome) -> list[str]:
+    regions = (interval(outcome, "dice", results.contents, name) for name in results.task.regions)
+    dice = [MISSING if each is None else f"{each.mean:.3f}" for each in regions]
+    return dice + [_shown(interval(outcome, by, results.contents)) for by in ("dice", "loss")]
+
+
+def _times(results: Results, outcome: Outcome, baseline: str) -> str:
+    """The rate relative to a baseline's."""
+    base = next(each.rate for each in results.outcomes if each.name == baseline)
+    if outcome.rate is None or base is None:
+        return MISSING
+    return f"{outcome.rate.mean() / base.mean():.2f}"
+
+
+def _shown(found: Interval | None) -> str:
+    if found is None:
+        return MISSING
+    ends = "" if found.low is None else f" ({found.low:.3f} to {found.high:.3f})"
+    return f"{found.mean:.3f}{ends}"
+
+
+def _rows(results: Results) -> list[Row]:
+    """One for each seed of each variant."""
+    return [
+        {
+            "variant": outcome.name,
+            "seed": seed,
+            "parameters": outcome.parameters,
+            "cases": len(outcome.cases),
+            **{f"dice_{name}": float(each[index].mean()) for name, each in outcome.dice.items()},
+            **({} if outcome.loss is None else {"loss": float(outcome.loss[index].mean())}),
+            **(
+                {}
+                if outcome.rate is None
+                else {"volumes_per_second": float(outcome.rate[index, 0])}
+            ),
+        }
+        for outcome in results.outcomes
+        for index, seed in enumerate(outcome.seeds)
+    ]
+
+
+def figure_of(results: Results) -> "Figure":
+    """Curves of the validation loss, or bars of Dice or speed."""
+    experiment, done = results.plan.experiment, [each for each in results.outcomes if each.seeds]
+    if experiment.figure == "curves":
+        curves = {each.name: each.curves for each in done}
+        return curves_figure(curves, "validation loss")
+    rates = experiment.figure == "rates"
+    by, axis = ("rate", "volumes per second") if rates else ("dice", "mean Dice of unseen cases")
+    region = next((claim.region for claim in experiment.claims if claim.region), None)
+    if region:
+        axis = f"Dice {region.upper()} of unseen cases"
+    bars = dict[str, Bar]()
+    for each in done:
+        found, values = interval(each, by, results.contents, region), each.values(by, region)
+        if found is not None and values is not None:
+            bars[each.name] = Bar(found.mean, found.low, found.high, tuple(values.mean(axis=1)))
+    return bars_figure(bars, axis)
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    plan = results.plan
+    return {
+        "settings": plan.settings(),
+        "title": plan.experiment.title,
+        "verdict": results.verdict,
+        "conditions": results.conditions,
+        "store": plan.store,
+        "store_fingerprint": results.contents.fingerprint,
+        "seeds": plan.seeds,
+        "paper": {
+            "source": plan.experiment.source,
+            "finding": plan.experiment.finding,
+            "conditions": plan.experiment.conditions,
+            "differs": plan.experiment.differs,
+        },
+        "claims": [
+            {
+                **judged.claim.model_dump(),
+                "status": judged.status,
+                "difference": None if judged.apart is None else asdict(judged.apart),
+            }
+            for judged in results.judged
+        ],
+        "variants": [_variant(results, outcome) for outcome in results.outcomes],
+        "versions": {"fm-net": __version__},
+    }
+
+
+def _variant(results: Results, outcome: Outcome) -> dict[str, Any]:
+    found = {by: interval(outcome, by, results.contents) for by in ("dice", "loss", "rate")}
+    return {
+        "name": outcome.name,
+        "paper": results.plan.experiment.variants[outcome.name].paper,
+        "parameters": outcome.parameters,
+        "seeds": list(outcome.seeds),
+        "problem": outcome.problem,
+        "compute": outcome.compute,
+        "minutes": outcome.minutes,
+        "peak_memory_gb": outcome.peak_memory_gb,
+        **{by: None if each is None else asdict(each) for by, each in found.items()},
+        "dice_of_regions": {name: float(each.mean()) for name, each in outcome.dice.items()},
+        "validation_loss": [list(curve) for curve in outcome.curves],
+        "runs": [str(run.folder) for run in outcome.runs],
+    }
