@@ -48,6 +48,15 @@ def check_regular(path: str | Path) -> None:
         raise _wrong(path, KINDS.get(kind, "no file"), "a file", "move it away")
 
 
+def kind_fault(path: str | Path) -> str:
+    """Why a path is no regular file, nor a link to one, without its name; empty if it is."""
+    try:
+        check_regular(path)
+    except (InputError, OSError) as error:
+        return reason_of(error)
+    return ""
+
+
 def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file to read it.
 
@@ -156,16 +165,16 @@ def check_outside(path: str | Path, *folders: str | Path) -> None:
     """
     if "://" in str(path):
         return
-    place = _resolved(path)
+    place = real_path(path)
     stores = [above for above in place.parents if (above / "zarr.json").is_file()]
-    for folder in (*(_resolved(f) for f in folders if "://" not in str(f)), *stores):
+    for folder in (*(real_path(f) for f in folders if "://" not in str(f)), *stores):
         if place.is_relative_to(folder):
             what = "the store" if (folder / "zarr.json").is_file() else "the folder of the data"
             raise ConfigError(f"{path}: is in {what}; name a place outside {folder}")
 
 
-def _resolved(path: str | Path) -> Path:
-    """Without links, where there are none in a circle: `Path.resolve` raises RuntimeError then."""
+def real_path(path: str | Path) -> Path:
+    """From the root and without links; those in a circle stay: `Path.resolve` raises for them."""
     return Path(os.path.realpath(path))
 
 

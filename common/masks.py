@@ -18,6 +18,7 @@ from common.dataset_json import NAME as DATASET_JSON
 from common.dataset_json import DatasetJson, Datasets
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, InputError
+from common.files import real_path
 from common.folder import files_below
 from common.geometry import Geometry
 from common.grouping import Group, Grouping, stem_of, without_suffix
@@ -65,7 +66,7 @@ def manifest_of(folder: Path, *settings: str) -> Manifest:
     Raises:
         ConfigError: it cannot be read.
     """
-    return load_manifest(manifest_in(folder, folder.resolve().parent), settings)
+    return load_manifest(manifest_in(folder, real_path(folder).parent), settings)
 
 
 def find_masks(path: Path, manifest: Manifest) -> Masks:

@@ -14,7 +14,7 @@ import typer
 from common import console, hints
 from common.console import err, out
 from common.errors import ConfigError, StoreError
-from common.files import check_outside
+from common.files import check_outside, real_path
 from common.manifest import (
     ClusterSection,
     Manifest,
@@ -393,7 +393,7 @@ def _store_outside(data: Path, store: str) -> str:
     try:
         check_outside(store, data)
     except ConfigError:
-        return str(data.resolve().parent / Path(store).name)
+        return str(real_path(data).parent / Path(store).name)
     return store
 
 

@@ -1,5 +1,6 @@
 """Several methods' scores of the same cases: how much better one is, how surely, and ranks."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import ConfigError
-from common.files import write_json, write_parts
+from common.files import real_path, write_json, write_parts
 from common.metrics import RULE_SETS, Metric
 from common.names import show
 from common.outputs import check_output
@@ -91,9 +92,9 @@ def open_methods(paths: Sequence[Path]) -> tuple[Method, ...]:
         ConfigError: there are fewer than two, or one has no scores, or several.
         InputError: a file cannot be read.
     """
-    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+    if len({real_path(path) for path in paths}) < max(2, len(paths)):
         raise ConfigError("compare needs the scores of at least two methods, each named once")
-    names = [path.resolve().name for path in paths]
+    names = [real_path(path).name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     return tuple(_open(name, _scores_of(path)) for name, path in zip(names, paths, strict=True))
@@ -112,7 +113,7 @@ def _scores_of(path: Path) -> Path:
     """The CSV of a folder of scores, of a run's evaluation, or beside a JSON file."""
     if not path.is_dir():
         return path.with_suffix(".csv") if path.suffix == ".json" else path
-    if (path / SCORES).is_file():
+    if os.path.lexists(path / SCORES):
         return path / SCORES
     found = sorted(file for file in path.glob("evaluation-*.csv") if "-lesions" not in file.name)
     usual = [file for file in found if file.name == EVALUATION]
@@ -265,7 +266,7 @@ def _outputs(out: Path) -> tuple[Path, ...]:
 
 
 def _settings(methods: Sequence[Method]) -> dict[str, Any]:
-    return {"scores": [str(method.path.resolve()) for method in methods]}
+    return {"scores": [str(real_path(method.path)) for method in methods]}
 
 
 def write(comparison: Comparison, figure: "Figure", out: Path) -> tuple[Path, ...]:

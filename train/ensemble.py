@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ConfigError
+from common.files import real_path
 from common.manifest import Manifest
 from common.record import differences
 from common.task import Task
@@ -110,7 +111,7 @@ def load_runs(
     single = Path(names).exists() or "," not in names
     paths = [Path(name.strip()) for name in ([names] if single else names.split(",")) if name]
     for number, path in enumerate(paths):
-        if path.resolve() in {earlier.resolve() for earlier in paths[:number]}:
+        if real_path(path) in {real_path(earlier) for earlier in paths[:number]}:
             raise ConfigError(f"{path}: named twice; name each run of an ensemble once")
     members = tuple(load_run(path, which, device, overrides) for path in paths)
     return members[0] if len(members) == 1 else Ensemble(members)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.files import real_path
 from common.metrics import DEFAULT_RULES
 from common.store import Store
 from train.evaluate import Evaluation, evaluate
@@ -46,7 +47,7 @@ def check_folds(run_dirs: Sequence[Path]) -> None:
         ConfigError: they are not.
         RunError: one is no run.
     """
-    if len({path.resolve() for path in run_dirs}) < max(2, len(run_dirs)):
+    if len({real_path(path) for path in run_dirs}) < max(2, len(run_dirs)):
         raise ConfigError("folds needs the runs of all folds, at least two, each named once")
     runs = {path: read_run_file(path) for path in run_dirs}
     first, *others = run_dirs
@@ -138,7 +139,7 @@ def cross_validate(
 def _settings(runs: Sequence[LoadedRun], rules: str) -> dict[str, Any]:
     first = runs[0]
     return {
-        "runs": sorted(str(loaded.run_dir.resolve()) for loaded in runs),
+        "runs": sorted(str(real_path(loaded.run_dir)) for loaded in runs),
         "checkpoint": first.which,
         "changes": list(first.changes),
         "rules": rules,

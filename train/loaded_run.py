@@ -176,7 +176,9 @@ def read_trained(run_dir: Path, which: Which = "best") -> Trained:
     Raises:
         RunError, CheckpointError, ModelFileError, ConfigError: as `load_run`.
     """
-    return _from_file(run_dir, which) if run_dir.is_file() else _from_folder(run_dir, which)
+    if model_file.is_named(run_dir):
+        return _from_file(run_dir, which)
+    return _from_folder(run_dir, which)
 
 
 def _from_file(path: Path, which: Which) -> Trained:

@@ -22,7 +22,7 @@ from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
 from common.errors import ModelFileError
-from common.files import replacing
+from common.files import kind_fault, replacing
 from common.manifest import Manifest
 from common.names import show
 from common.record import PREPROCESSING_VERSION
@@ -110,6 +110,11 @@ def write(
             archive.writestr(member, content[name])
 
 
+def is_named(path: Path) -> bool:
+    """Whether a path names a model file, which may not be there, and no run's folder."""
+    return path.is_file() or (path.suffix.lower() == ENDING and not path.is_dir())
+
+
 def read(path: Path) -> Model:
     """Read and verify a model file.
 
@@ -152,6 +157,11 @@ class _Archive:
         self.path = path
 
     def __enter__(self) -> "_Archive":
+        if found := kind_fault(self.path):
+            raise ModelFileError(
+                f"{self.path}: {found}; name a model file, which `fmnet-train export RUN FILE` "
+                "writes"
+            )
         self._check_end()
         try:
             self._zip = zipfile.ZipFile(self.path)

@@ -18,7 +18,7 @@ from common.alike import told_once
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
-from common.files import sha256
+from common.files import real_path, sha256
 from common.grouping import VOLUME_SUFFIXES, stem_of
 from common.manifest import Manifest, load_manifest, manifest_in
 from common.names import some
@@ -377,7 +377,7 @@ def naming_of(predictor: Predictor, data: Path) -> Manifest:
         ConfigError: that manifest is not readable, or of another task.
     """
     found = predictor.manifest
-    if path := manifest_in(data, data.resolve().parent):
+    if path := manifest_in(data, real_path(data).parent):
         found = load_manifest(path)
         check_task(predictor, found.task, path)
     kept = tuple(name for name in found.task.modalities if name in predictor.needed)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.errors import ConfigError, Finding, InputError
-from common.files import read_json, read_text, write_json, write_text
+from common.files import read_json, read_text, reason_of, write_json, write_text
 from common.geometry import Vector
 from common.metrics.metric import METRICS, Metric
 from common.metrics.rules import RULE_SETS
@@ -281,8 +281,8 @@ def read_csv(path: Path) -> list[Row]:
         if not rows:
             raise ValueError("no row")
         return [_typed(row) for row in rows]
-    except OSError as error:
-        found = f"unreadable: {error.strerror}"
+    except (InputError, OSError) as error:
+        found = reason_of(error)
     except (KeyError, ValueError, TypeError) as error:
         found = f"no scores of this version ({type(error).__name__}: {error})"
     expected = "a scores.csv that `fmnet-train score` or `evaluate` wrote"

@@ -18,7 +18,7 @@ from common import hints
 from common.errors import InputError, RunError
 from common.files import (
     UNFINISHED,
-    check_regular,
+    kind_fault,
     read_json,
     read_text,
     reason_of,
@@ -112,7 +112,8 @@ def check_run(run_dir: Path) -> None:
         RunError: it is not.
     """
     if os.path.lexists(run_dir) and not run_dir.is_dir():
-        _read(run_dir, check_regular)
+        found = kind_fault(run_dir) or "a file"
+        raise RunError(f"{run_dir}: {found}; name a run's folder, or a model file")
     if not run_dir.is_dir():
         train = hints.train(run=run_dir)
         raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")

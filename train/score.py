@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from common.discovery import CaseFiles
 from common.errors import ConfigError, Finding, InputError, warning
+from common.files import real_path
 from common.geometry import NEARLY_VOXELS, Geometry, offset_voxels, reorient
 from common.labels import DECIDED_BY
 from common.manifest import DEFAULT_NAME, Manifest, manifest_in
@@ -356,8 +357,8 @@ def gather(
 def settings_of(reference: Path, prediction: Path, plan: Plan) -> dict[str, Any]:
     """What decides the scores: those of other settings are never replaced."""
     return {
-        "reference": str(reference.resolve()),
-        "prediction": str(prediction.resolve()),
+        "reference": str(real_path(reference)),
+        "prediction": str(real_path(prediction)),
         "task": plan.task.name,
         "rules": plan.shared.rules,
     }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cli import invoke
 from scipy import stats
 
-from common.errors import ConfigError
+from common.errors import ConfigError, InputError
 from common.metrics.scores import score_case
 from common.statistics import holm
 from train.cli import app
@@ -196,6 +197,16 @@ def test_a_folder_without_scores_is_refused(folders: list[Path], tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty"):
         open_methods([folders[0], tmp_path / "empty"])
+
+
+def test_what_is_in_the_place_of_scores_is_said(folders: list[Path], tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    pipe.mkdir()
+    os.mkfifo(pipe / "scores.csv")
+    link.symlink_to(link)
+    for path, found in ((pipe, r"scores\.csv: a named pipe"), (link, "link: .*symbolic links")):
+        with pytest.raises(InputError, match=found):
+            open_methods([folders[0], path])
 
 
 def test_a_small_p_value_is_a_bound_and_a_nan_stays_visible() -> None:

@@ -402,6 +402,10 @@ def test_what_is_no_run_or_not_ready_is_a_clear_error(store: Store, tmp_path: Pa
     run_dir = tmp_path / "run"
     with pytest.raises(RunError, match=r"no such run; train one with `\S*fmnet-train run"):
         load_run(run_dir)
+    run_dir.symlink_to(run_dir)
+    with pytest.raises(RunError, match=r"symbolic links; name a run's folder"):
+        load_run(run_dir)
+    run_dir.unlink()
     run_dir.mkdir()
     with pytest.raises(RunError, match=r"config\.yaml and manifest\.yaml and run\.json"):
         load_run(run_dir)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import stat
 import zipfile
@@ -168,6 +169,22 @@ def test_what_is_no_new_model_file_is_not_written(run: Path, tmp_path: Path, nam
     with pytest.raises(ConfigError, match=name):
         export_model(run, tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.fmnet"]
+
+
+def test_what_is_in_a_model_files_place_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.fmnet"
+    makers = {
+        "No such file": lambda: None,
+        "a named pipe": lambda: os.mkfifo(path),
+        "a link to nothing": lambda: path.symlink_to("nowhere.fmnet"),
+        "a device": lambda: path.symlink_to("/dev/zero"),
+        "symbolic links": lambda: path.symlink_to(path),
+    }
+    for found, make in makers.items():
+        make()
+        with pytest.raises(ModelFileError, match=rf"model\.fmnet: .*{found}.*; name a model file"):
+            load_run(path)
+        path.unlink(missing_ok=True)
 
 
 def test_a_model_file_is_not_exported_again(model: Path, tmp_path: Path) -> None:

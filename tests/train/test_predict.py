@@ -331,6 +331,10 @@ def test_what_holds_no_case_is_a_clear_error(
         predict(loaded, empty, tmp_path / "out")
     with pytest.raises(InputError, match="no such folder"):
         predict(loaded, tmp_path / "nowhere", tmp_path / "out")
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"link: .*symbolic links"):
+        predict(loaded, link, tmp_path / "out")
     StoreWriter.create(tmp_path / "new.zarr", loaded.manifest)
     with pytest.raises(StoreError, match="no case in this store"):
         predict(loaded, tmp_path / "new.zarr", tmp_path / "out")

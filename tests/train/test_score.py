@@ -250,6 +250,10 @@ def test_what_cannot_be_matched_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no mask"):
         plan(reference, tmp_path / "empty", "brats2023")
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"link: .*symbolic links"):
+        plan(link, reference, "brats2023")
 
 
 def test_rules_and_tasks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
