@@ -1,10 +1,12 @@
 """`data_manifest.yaml` as a typed value."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from common.errors import ConfigError
+from common.layouts import SESSIONS
 from common.manifest import DEFAULT_NAME, Manifest, StackedSection, load_manifest, manifest_path
 from common.record import hash_of, parameters
 from common.splits import FoldSplits, ListSplits
@@ -67,6 +69,11 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         (r"patient_pattern: '(?P<patient>a+)+$'", "patient_pattern: could take for ever"),
         (r"patient_pattern: '(?P<patient>(a|a)*)b'", "patient_pattern: could take for ever"),
         (r"patient_pattern: '(?P<patient>(a?){30}a{30})'", "patient_pattern: could take for ever"),
+        ("patient_pattern: '(?P<patient>.*.*.*.*x)'", "patient_pattern: could take for ever"),
+        (
+            "patient_pattern: '(?P<patient>[ab]+[bc]+[cd]+[de]+[ef]+x)'",
+            "patient_pattern: could take for ever",
+        ),
         (f"patient_pattern: '{'(' * 450}'", "no regular expression"),
         ("splits: {kind: halves}", "splits: expected kind: fractions, folds or lists"),
         ("splits: {kind: fractions, train: 0.5, val: 0.1, test: 0.1}", "must be 1"),
@@ -179,6 +186,19 @@ def test_a_pattern_of_ones_own() -> None:
     assert manifest.patient_of("A12_scan3") == "A12"
     manifest = Manifest(patient_pattern=r"(?P<patient>[A-Z]+-[A-Z]+-\d+)-\d+(?:_(?:pre|post))?")
     assert manifest.patient_of("BR-GLI-12-3_pre") == "BR-GLI-12"
+
+
+@pytest.mark.parametrize("pattern", [*SESSIONS, r"(?P<patient>[A-Z]+-[A-Z]+-\d+-\d+)-\w+"])
+def test_a_pattern_whose_repeats_end_in_one_place_is_allowed(pattern: str) -> None:
+    assert Manifest(patient_pattern=pattern).patient_pattern == pattern
+
+
+def test_the_slowest_pattern_is_at_an_end_within_a_second() -> None:
+    manifest = Manifest(patient_pattern="(?P<patient>[a-z]*?[a-z]*(a)*a?a?x)")
+    began = time.process_time()
+    for case_id in ("a" * 190, *(f"{'a' * 15}{number}" for number in range(1000))):
+        assert manifest.patient_of(case_id) == case_id
+    assert time.process_time() - began < 1
 
 
 def test_what_the_arrays_depend_on() -> None:
