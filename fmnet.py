@@ -81,13 +81,15 @@ class Model:
             PredictionError: some cases have no mask; those of the others are written.
             FMNetError: nothing can be predicted.
         """
+        from common.alike import finding_lines
         from train.predict import predict
 
         done = predict(self._predictor, data, Path(out), probabilities=probabilities)
         errors = [str(finding) for finding in done.findings if finding.severity == "error"]
-        unusual = [str(finding) for finding in done.findings if finding.severity == "warning"]
-        for line in (*unusual, *done.case_warnings, *done.warnings):
-            warnings.warn(line, stacklevel=2)
+        found = [finding for finding in done.findings if finding.severity == "warning"]
+        unusual = [line.plain for line in finding_lines([*found, *done.case_warnings])]
+        for line in (*unusual, *done.warnings):
+            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         if not done.clean:
             failed = [f"{case_id}: {reason}" for case_id, reason in done.failures.items()]
             raise PredictionError("\n".join([*errors, *failed]))

@@ -1,7 +1,7 @@
 """What the values of a label file mean, and which of them are refused."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -162,10 +162,13 @@ def read_label(
     else:
         one_value = values == unmapped == {0, 1}  # not where label_map explains others
         doubts = _one_value(path, task, decided) if one_value else []
-        findings = findings or doubts or _doubtful_values(path, unmapped, decided, task)
+        findings = findings or doubts
     if decided is None or any(finding.severity == "error" for finding in findings):
         return None, suggested, findings
     findings += _unlike_anatomy(path, decided, manifest, traits)
+    if not findings and suggested.by == "task":
+        shapes = None if images else traits
+        findings += _doubtful_values(path, unmapped, decided, task, shapes)
     canonical = _canonical(part, decided.convention, manifest)
     label = np.zeros(voxels.shape, np.uint8)
     extract(label, box)[...] = canonical
@@ -312,15 +315,18 @@ def _check_stated(
     is_stated = not files.lacks_statement or manifest.label_convention != "auto"
     if is_stated or _mean_the_same(unmapped, having, task):
         return []
-    action = " or ".join(f"{name} ({task.legend(name)})" for name in having)
     return [
         Finding(
             str(path),
             f"label values {_shown(unmapped)}, and no {DATASET_JSON} says what all of them mean",
             f"{DATASET_JSON} beside the folder of labels, with a name that is known for each value",
-            f"write it, or set in the manifest label_convention: {action}",
+            f"write it, or set in the manifest {_in_words(having, task)}",
         )
     ]
+
+
+def _in_words(conventions: Iterable[str], task: Task) -> str:
+    return " or ".join(f"label_convention: {name} ({task.legend(name)})" for name in conventions)
 
 
 def _shown(values: set[int]) -> str:
@@ -366,16 +372,31 @@ def _gain_in_words(traits: Mapping[int, anatomy.Traits]) -> str:
     return f". In this case {which} gains from T1 to T1CE as enhancing tumour does"
 
 
-def _doubtful_values(path: Path, unmapped: set[int], decided: Decided, task: Task) -> list[Finding]:
-    """Values that may mean something else than the convention that was taken says."""
+def _doubtful_values(
+    path: Path,
+    unmapped: set[int],
+    decided: Decided,
+    task: Task,
+    shapes: Mapping[int, anatomy.Traits] | None,
+) -> list[Finding]:
+    """Values that may mean something else than the convention that was taken says.
+
+    Without images, where shapes are all there is to go by, any convention is possible that these do
+    not contradict; but one of more values would show these in other files.
+    """
     possible = _possible(unmapped, task)
-    if decided.by != "task" or _mean_the_same(unmapped, possible, task):
+    if shapes is not None:
+        most = len(task.values_of(decided.convention))
+        fitting = _not_contradicted(unmapped, shapes, task)
+        possible = [name for name in fitting if len(task.values_of(name)) <= most]
+    if _mean_the_same(unmapped, possible, task):
         return []
     found = (
-        f"label values {_shown(unmapped)}, which {' and '.join(sorted(possible))} share; taken as "
+        f"label values {_shown(unmapped)}, which {', '.join(sorted(possible))} share; taken as "
         f"{decided.convention} by {DECIDED_BY[decided.by]}"
     )
-    action = "nothing if that is right; else set label_convention in the manifest"
+    others = _in_words((name for name in possible if name != decided.convention), task)
+    action = f"nothing if that is right; else set in the manifest {others}"
     return [warning(path, found, "values that only one convention has", action)]
 
 
@@ -422,12 +443,8 @@ def _unlike_anatomy(
         action = f"look at the label; this would fit: {_as_setting(task, fits)}"
     elif not anatomy.has_gains(traits):
         action = "look at the label; set label_map or label_convention in the manifest"
-        if shown := " or ".join(
-            f"label_convention: {name} ({task.legend(name)})"
-            for name in sorted(task.conventions_of(traits))
-            if not anatomy.contradictions(task, task.labels_of(name), traits)
-        ):
-            action = f"look at the label; this would fit: {shown}"
+        if fitting := _not_contradicted(traits, traits, task):
+            action = f"look at the label; this would fit: {_in_words(fitting, task)}"
     else:
         value = next(value for value in traits if meaning.get(value) == ENHANCING)
         other = "task: post-treatment or " if task.name == GLIOMA.name else ""
@@ -437,6 +454,17 @@ def _unlike_anatomy(
             f"{{{value}: {next(name for name in task.labels if name in anatomy.CORE)}}}"
         )
     return [warning(path, UNLIKE_ANATOMY + " and ".join(found), expected, action)]
+
+
+def _not_contradicted(
+    values: Iterable[int], traits: Mapping[int, anatomy.Traits], task: Task
+) -> list[str]:
+    """Conventions that have the values, and by which these look as they should."""
+    return [
+        name
+        for name in sorted(task.conventions_of(values))
+        if not anatomy.contradictions(task, task.labels_of(name), traits)
+    ]
 
 
 def _as_setting(task: Task, meaning: Mapping[int, str]) -> str:

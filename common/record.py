@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from common.duplicates import identity
+from common.errors import Finding
 from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
 from common.volume import Box, Triple, place_back
@@ -72,6 +73,10 @@ class CaseWarning(Record):
     file: str
     found: str
     action: str
+
+    def of(self, case_id: str) -> Finding:
+        """As a finding about its case."""
+        return Finding(self.file, self.found, "", self.action, case_id, "warning")
 
 
 class CaseRecord(Record):

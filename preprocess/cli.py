@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common import console, hints
+from common.alike import finding_lines
 from common.console import err, out
 from common.errors import ConfigError, StoreError
 from common.files import check_outside, real_path
@@ -121,7 +122,6 @@ def check(
     from preprocess.check import check as check_folder
     from preprocess.check import cohort_findings, summarise
     from preprocess.plan import refused_cases
-    from preprocess.tables import finding_lines
 
     cohort = _load_manifest(manifest, overrides, data, quiet=as_json)
     began = time.perf_counter()
@@ -249,7 +249,6 @@ def _conclude(report: "Report") -> bool:
     from preprocess.tables import (
         absent_line,
         failure_lines,
-        finding_lines,
         run_table,
         warning_lines,
     )

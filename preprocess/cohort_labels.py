@@ -119,7 +119,8 @@ Texts = tuple[str, str, str]
 
 
 def _conventions(cases: Sequence[LabelledCase]) -> list[Texts]:
-    counts = Counter((case.convention, case.decided_by) for case in cases)
+    with_tumour = [case for case in cases if any(case.ml.values())]
+    counts = Counter((case.convention, case.decided_by) for case in with_tumour)
     if len({convention for convention, _ in counts}) < 2:
         return []
     found = ", ".join(f"{n} {convention} (by {by})" for (convention, by), n in counts.most_common())

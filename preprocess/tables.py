@@ -8,8 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import hints
-from common.alike import told_once
-from common.errors import Finding
+from common.alike import finding_lines
 from common.names import some
 from common.record import CaseFailure, CaseRecord
 from common.splits import SPLITS
@@ -29,27 +28,10 @@ LISTED = 20
 """Names in a line; of more the number."""
 
 
-def finding_lines(findings: list[Finding]) -> Iterator[Text]:
-    """One line per finding, errors first: case, file, what was found and expected, what to do.
-
-    A warning that many cases share is one line.
-    """
-    for finding in sorted(told_once(findings), key=lambda f: (f.severity, f.case, f.file)):
-        mark = ("✗ ", "bold red") if finding.severity == "error" else ("warning: ", "yellow")
-        case = (f"{finding.case}  ", "bold") if finding.case != "-" else ""
-        expected = f"; expected {finding.expected}" if finding.expected else ""
-        what = f"{finding.file}: {finding.found}{expected}"
-        yield Text.assemble(mark, case, what, (f" → {finding.action}", "cyan"))
-
-
 def warning_lines(records: Iterable[CaseRecord]) -> Iterator[Text]:
     """Lines for everything unusual in the files of stored cases, as `check` has them."""
     return finding_lines(
-        [
-            Finding(found.file, found.found, "", found.action, record.case_id, "warning")
-            for record in records
-            for found in record.warnings
-        ]
+        warning.of(record.case_id) for record in records for warning in record.warnings
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common import console, hints
+from common.alike import finding_lines
 from common.console import err, out
 from common.manifest import load_manifest, manifest_path
 from common.names import some
@@ -232,10 +233,10 @@ def predict(
             probabilities=probabilities,
             budget_seconds=budget,
         )
-    _tell_findings(done.findings)
+    _tell_findings([*done.findings, *done.case_warnings])
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
-    _warn([*done.case_warnings, *done.warnings])
+    _warn(done.warnings)
     for line in filter(None, [done.layout, *done.legend, *done.picked]):
         out.print(line, soft_wrap=True)
     out.print(done.summary(out_path), soft_wrap=True)
@@ -486,10 +487,8 @@ def _tell_postprocessing(predictor: "Predictor") -> None:
 
 
 def _tell_findings(findings: Iterable["Finding"]) -> None:
-    for finding in findings:
-        mark = "✗" if finding.severity == "error" else "warning:"
-        case = f"{finding.case}: " if finding.case not in {"-", finding.file} else ""
-        err.print(f"{mark} {case}{finding}", soft_wrap=True)
+    for line in finding_lines(findings):
+        err.print(line, soft_wrap=True)
 
 
 def _warn(warnings: Iterable[str]) -> None:

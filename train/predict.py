@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common import hints, nifti
-from common.alike import told_once
 from common.case import prepare, restore
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
@@ -93,16 +92,10 @@ class Predictions:
         return counts
 
     @property
-    def case_warnings(self) -> list[str]:
-        """A line for everything unusual in the files of a case that has a mask."""
-        findings = [
-            Finding(warning.file, warning.found, "", warning.action, case_id, "warning")
-            for case_id, case in self.cases.items()
-            for warning in case.warnings
-        ]
+    def case_warnings(self) -> list[Finding]:
+        """Everything unusual in the files of a case that has a mask."""
         return [
-            f"{'' if f.case == '-' else f'{f.case}: '}{f.file}: {f.found} → {f.action}"
-            for f in told_once(findings)
+            warning.of(case_id) for case_id, case in self.cases.items() for warning in case.warnings
         ]
 
     @property

@@ -65,8 +65,8 @@ class Outcome:
     case_id: str
     result: CaseResult | None
     findings: tuple[Finding, ...] = ()
-    conventions: tuple[tuple[str, str], ...] = ()
-    """Of reference and prediction: the convention, and what decided it."""
+    conventions: tuple[str, ...] = ()
+    """Of reference and prediction: what the values mean, the convention, and what decided it."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ def _lost(pair: Pair, why: str) -> Outcome:
 def _score(shared: Shared, pair: Pair) -> Outcome:
     reference = read_mask(pair.reference, shared.reference)
     task, findings = shared.reference.task, list(reference.warnings)
-    conventions = [reference.decided]
-    predicted = np.zeros_like(reference.label)
+    conventions = [_meaning(reference, task)]
+    predicted, convention = np.zeros_like(reference.label), ""
     if pair.prediction is not None:
         mask = read_mask(pair.prediction, shared.prediction)
         path = pair.prediction.label or Path()
@@ -220,7 +220,8 @@ def _score(shared: Shared, pair: Pair) -> Outcome:
         findings += mask.warnings
         if misread := agreement(reference.label, predicted, mask.decided.convention, task):
             findings.append(_misread(*misread, shared, path))
-        conventions.append(mask.decided)
+        conventions.append(_meaning(mask, task))
+        convention = mask.decided.convention
     spacing_mm = reference.geometry.spacing_mm
     result = CaseResult(
         pair.case_id,
@@ -229,11 +230,18 @@ def _score(shared: Shared, pair: Pair) -> Outcome:
         spacing_mm,
         fingerprint(reference.label),
         reference.decided.convention,
-        conventions[-1].convention if pair.prediction else "",
+        convention,
         is_missing=pair.prediction is None,
     )
-    decided = tuple((one.convention, DECIDED_BY[one.by]) for one in conventions)
-    return Outcome(pair.case_id, result, tuple(findings), decided)
+    return Outcome(pair.case_id, result, tuple(findings), tuple(conventions))
+
+
+def _meaning(mask: Mask, task: Task) -> str:
+    """What a mask's values were taken for, and why; one without tumour does not tell."""
+    if not mask.label.any():
+        return "no tumour, and so no convention to be told"
+    convention, by = mask.decided
+    return f"{task.legend(convention)} ({convention}, by {DECIDED_BY[by]})"
 
 
 def on_grid(mask: Mask, grid: Geometry, path: Path) -> NDArray[np.uint8]:
@@ -298,8 +306,8 @@ class FolderScores:
     """Case id to why it was not scored; it is in no mean."""
     findings: list[Finding]
     """Warnings."""
-    conventions: dict[str, Counter[tuple[str, str]]]
-    """Of references and predictions: how many files have a convention, and what decided it."""
+    conventions: dict[str, Counter[str]]
+    """Of references and predictions: in how many files the values mean what."""
 
     @property
     def missing(self) -> list[str]:
@@ -309,9 +317,9 @@ class FolderScores:
     def legend(self) -> list[str]:
         """A line for each convention of each side: what its values mean."""
         return [
-            f"{side}: {count:,} × {self.plan.task.legend(convention)} ({convention}, by {by})"
+            f"{side}: {count:,} × {meaning}"
             for side, found in self.conventions.items()
-            for (convention, by), count in found.most_common()
+            for meaning, count in found.most_common()
         ]
 
     def lines(self) -> list[str]:
@@ -337,11 +345,11 @@ def gather(
     """
     results, findings = list[CaseResult](), [*plan.findings]
     failed, errors = dict(plan.failed), list[Finding]()
-    sides = {"references": Counter[tuple[str, str]](), "predictions": Counter[tuple[str, str]]()}
+    sides = {"references": Counter[str](), "predictions": Counter[str]()}
     on_case(0, len(plan.pairs))
     for done, outcome in enumerate(outcomes, 1):
-        for found, decided in zip(sides.values(), outcome.conventions, strict=False):
-            found[decided] += 1
+        for found, meaning in zip(sides.values(), outcome.conventions, strict=False):
+            found[meaning] += 1
         if outcome.result is None:
             failed[outcome.case_id] = "\n".join(map(str, outcome.findings))
             errors += outcome.findings
@@ -368,10 +376,7 @@ def write(found: FolderScores, settings: dict[str, Any], files: ScoreFiles) -> l
     """Write the scores; returns them by region."""
     about = {
         "settings": settings,
-        "conventions": {
-            side: {f"{convention}, by {by}": count for (convention, by), count in counts.items()}
-            for side, counts in found.conventions.items()
-        },
+        "conventions": found.conventions,
         "missing": found.missing,
         "extra": list(found.plan.extra),
         "failed": found.failed,

@@ -475,7 +475,7 @@ def test_a_task_of_several_conventions_without_known_names(files: Files, write: 
     assert (by_values.convention, by_values.convention_from) == ("theirs", "values")
     assumed = loaded(write(with_enhancing(files, 1), "assumed"), task=task)
     assert (assumed.convention, assumed.convention_from) == ("ours", "task")
-    assert "ours and theirs share" in assumed.warnings[0].found
+    assert "ours, theirs share" in assumed.warnings[0].found
 
 
 @pytest.mark.parametrize("labels", [{}, {"label 1": 1}, {"edema": 2}])

@@ -226,7 +226,7 @@ def test_a_warning_of_many_cases_is_one_line_and_each_ones_own_in_json(
     for lines in (plain.stdout, run(data, "--store", tmp_path / "s.zarr").stdout):
         for what in ("the same voxels", "clipped: "):
             (line,) = [line for line in lines.splitlines() if what in line]
-            assert "10 cases, such as BraTS2021_00000, BraTS2021_00001, BraTS2021_00002" in line
+            assert "10 cases: BraTS2021_00000, BraTS2021_00001, BraTS2021_00002" in line
     findings = json.loads(check(data, "--json").stdout)["findings"]
     assert sum("the same voxels" in finding["found"] for finding in findings) == 10
 

@@ -28,7 +28,7 @@ def tumour(shift: int = 0) -> np.ndarray:
     """Canonical labels: enhancing around necrosis, in oedema."""
     z, y, x = np.indices(SHAPE)
     distance = (z - 8) ** 2 + (y - 9) ** 2 + (x - 9 - shift) ** 2
-    return np.select([distance < 5, distance < 12, distance < 40], [1, 3, 2], 0).astype(np.uint8)
+    return np.select([distance < 10, distance < 17, distance < 45], [1, 3, 2], 0).astype(np.uint8)
 
 
 def write(path: Path, label: np.ndarray, convention: str = "brats2023", grid=GRID) -> Path:
