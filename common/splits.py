@@ -219,8 +219,8 @@ def with_fold(splits: Splits, fold: int, folds: int | None = None) -> FoldSplits
     """
     if isinstance(splits, ListSplits):
         raise ConfigError(
-            "fold: the splits are lists of cases, which have no folds; leave fold out, or divide "
-            f"all patients into folds: {hints.settings('splits.kind=folds', f'fold={fold}')}"
+            f"fold {fold}: the splits are lists of cases, which have no folds; name no fold, or "
+            f"add {hints.settings('splits.kind=folds')}, which divides all patients into folds"
         )
     if isinstance(splits, FractionSplits):
         splits = FoldSplits(kind="folds", test=splits.test, seed=splits.seed)

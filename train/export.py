@@ -88,7 +88,8 @@ def _public_config(trained: Trained) -> TrainConfig:
     """The configuration with its split as one rule, without lists of cases and paths."""
     rule = trained.config.splits_of(trained.manifest)
     splits = None if isinstance(rule, ListSplits) else rule
-    return trained.config.model_copy(update={"splits": splits, "fold": None, "init": None})
+    own = {"splits": splits, "fold": None, "folds": None, "init": None}
+    return trained.config.model_copy(update=own)
 
 
 def _public_manifest(manifest: Manifest) -> Manifest:

@@ -143,7 +143,7 @@ def test_whose_cases_a_file_was_trained_on_is_known_where_its_rule_gives_them_ag
     assert cases == split_cases(load_run(run), contents, "test")
     assert store_warnings(loaded, store, contents, cases) == []
 
-    run = run_of(store, tmp_path / "folds", "fold=1")
+    run = run_of(store, tmp_path / "folds", "folds=3", "fold=1")
     export_model(run, tmp_path / "fold.fmnet")
     loaded = load_run(tmp_path / "fold.fmnet")
     assert split_cases(loaded, contents, "val") == split_cases(load_run(run), contents, "val")
