@@ -88,7 +88,7 @@ class Model:
         errors = [str(finding) for finding in done.findings if finding.severity == "error"]
         found = [finding for finding in done.findings if finding.severity == "warning"]
         unusual = [line.plain for line in finding_lines([*found, *done.case_warnings])]
-        for line in (*unusual, *done.warnings):
+        for line in (*unusual, *done.warnings, *filter(None, [done.unnoted])):
             warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         if not done.clean:
             failed = [f"{case_id}: {reason}" for case_id, reason in done.failures.items()]

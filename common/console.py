@@ -24,7 +24,7 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from common.errors import FMNetError
+from common.errors import FMNetError, lacked_memory
 from common.interrupts import stop_requests
 from common.names import show
 
@@ -36,6 +36,8 @@ DISK_ERRORS = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
 }
 """Errors of a disk or a folder, as opposed to errors of this program."""
+
+MORE_MEMORY = "end other programs, or raise the limit on memory"
 
 EXTRAS = {
     "preprocess": {"dask", "dask_jobqueue", "distributed", "PIL"},
@@ -93,8 +95,10 @@ def run(app: typer.Typer) -> None:
         mend = "free some space, or make it writable"
         _exit_with(f"{error}: {mend if error.errno in DISK_ERRORS else 'name another place'}")
     except MemoryError as error:
-        _exit_with(f"not enough memory ({error or 'for what was read'}): end other programs")
+        _exit_with(f"not enough memory ({error or 'for what was read'}): {MORE_MEMORY}")
     except ImportError as error:
+        if lacked_memory(error):
+            _exit_with(f"not enough memory to load a package ({error}): {MORE_MEMORY}")
         _exit_with(f"a package is missing: {error}{_extra_for(error)}")
     finally:
         _flush_streams()

@@ -55,6 +55,11 @@ class ConfigError(FMNetError, ValueError):
     """A wrong manifest, preset or `--set` override."""
 
 
+def lacked_memory(error: BaseException) -> bool:
+    """Whether an error is that of no memory; an import has the words of the system's loader."""
+    return isinstance(error, MemoryError) or "failed to map segment" in str(error)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing wrong with one file: a line of `check`."""

@@ -261,8 +261,10 @@ class Lock:
         """Remove the lock, unless another run has taken it."""
         self._stop.set()
         self._thread.join()
-        if self._is_ours():
-            self._file.remove()
+        # Where it cannot be removed, it must not hide why the work failed; the next run takes it.
+        with suppress(StoreError), translate_io_errors(self.token.store_path, "written"):
+            if self._is_ours():
+                self._file.remove()
 
     def _acquire(self, file: LockFile) -> Owner | None:
         """Make the file ours; returns the owner that it was taken over from, if there was one."""

@@ -236,7 +236,7 @@ def predict(
     _tell_findings([*done.findings, *done.case_warnings])
     for case_id, reason in done.failures.items():
         err.print(f"✗ {case_id}: {reason}", soft_wrap=True)
-    _warn(done.warnings)
+    _warn([*done.warnings, *filter(None, [done.unnoted])])
     for line in filter(None, [done.layout, *done.legend, *done.picked]):
         out.print(line, soft_wrap=True)
     out.print(done.summary(out_path), soft_wrap=True)
@@ -244,7 +244,7 @@ def predict(
         mask = shlex.quote(str(next(iter(done.written.values()))))
         viewer = f"itksnap -g IMAGE -s {mask}"
         out.print(f"next: look at it in a viewer, as in: {viewer}", soft_wrap=True)
-    if not done.clean:
+    if not done.clean or done.unnoted:
         raise typer.Exit(UNCLEAN)
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import InferenceError, StoreError
+from common.console import MORE_MEMORY
+from common.errors import InferenceError, StoreError, lacked_memory
 from common.files import write_parts
 from common.grouping import VOLUME_SUFFIXES
 from common.metrics import (
@@ -328,6 +329,9 @@ def _problem(file: Path, write: Callable[[], None]) -> str:
         write()
     except Exception as error:  # noqa: BLE001
         reason = isinstance(error, OSError) and error.strerror
+        file = getattr(error, "filename", None) or file
+        if lacked_memory(error):
+            reason = f"not enough memory: {MORE_MEMORY}"
         reason = reason or f"{type(error).__name__}: {error}"
         return f"{file}: could not be written ({reason}); the scores above are complete"
     return ""

@@ -67,6 +67,7 @@ class Predictions:
     findings: list[Finding] = field(default_factory=list)  # about files, as `check` reports them
     warnings: list[str] = field(default_factory=list)
     layout: str = ""  # in which the cases of a folder were found, in words
+    unnoted: str = ""  # why `predictions.json` does not list all of them
 
     @property
     def clean(self) -> bool:
@@ -322,11 +323,10 @@ class _Work:
         self._notes.cases[case_id] = noted
         try:
             self._notes.write(self._folder)
+            self._done.unnoted = ""
         except OSError as error:
             what = f"{self._folder / PREDICTIONS}: cannot be written ({error.strerror})"
-            warning = f"{what}; another call will predict again what it does not list"
-            if warning not in self._done.warnings:
-                self._done.warnings.append(warning)
+            self._done.unnoted = f"{what}; another call will predict again what it does not list"
 
     def _write(self, logits: Tensor, record: CaseRecord, paths: Mapping[str, Path]) -> None:
         """Write probabilities, then the mask, each in the files' grid."""

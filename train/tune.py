@@ -22,6 +22,7 @@ from common.metrics import (
     rules_for,
     score_case,
 )
+from common.outputs import check_output
 from common.record import CaseRecord
 from common.settings import did_you_mean
 from common.statistics import Difference, difference
@@ -31,7 +32,7 @@ from common.volume import Box, bounding_box, extract, place_back
 from train.ensemble import check_task
 from train.loaded_run import LoadedRun, split_cases, store_warnings
 from train.postprocess import DEFAULTS, PostprocessConfig, labels_of, logit
-from train.run_folder import CONFIG, read_config, write_tuned
+from train.run_folder import CONFIG, TUNED, read_config, write_tuned
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "threshold": (0.3, 0.4, 0.5, 0.6, 0.7),
@@ -149,6 +150,7 @@ def tune(
     """
     if not (loaded.run_dir / CONFIG).is_file():
         raise ConfigError(f"{loaded.run_dir}: no run's folder; tune the run, then export it")
+    check_output(loaded.run_dir / TUNED, "file")
     check_task(loaded, store.task, store.path)
     contents = store.contents()
     case_ids = split_cases(loaded, contents, "val")

@@ -154,7 +154,12 @@ def test_any_request_to_stop_ends_a_command_with_a_line(asked: signal.Signals) -
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError("Unable to allocate 16.0 GiB"), OSError(36, "File name too long", "x")]
+    "error",
+    [
+        MemoryError("Unable to allocate 16.0 GiB"),
+        ImportError("libX.so: failed to map segment from shared object"),
+        OSError(36, "File name too long", "x"),
+    ],
 )
 def test_what_the_machine_refuses_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -165,3 +170,4 @@ def test_what_the_machine_refuses_is_one_line(
     said = ends(work, monkeypatch, capsys)
     assert said.count("\n") == 1
     assert str(error) in said
+    assert ("not enough memory" in said) == (not isinstance(error, OSError))

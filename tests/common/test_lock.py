@@ -312,3 +312,19 @@ def test_what_is_no_file_is_no_lock(make: Callable[[Path], None], tmp_path: Path
     with pytest.raises(StoreError, match=r"s.zarr.lock: not a lock that this program wrote"):
         Lock(str(tmp_path / "s.zarr"))
     assert os.path.lexists(tmp_path / "s.zarr.lock")
+
+
+def test_a_lock_that_cannot_be_removed_does_not_hide_the_error(
+    small_disk: Callable[[str], Path],
+) -> None:
+    path = str(small_disk("size=64k") / "s.zarr")
+
+    def work() -> None:
+        with Lock(path):
+            small_disk("ro")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    small_disk("rw")
+    assert Path(f"{path}.lock").exists()

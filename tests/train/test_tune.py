@@ -137,6 +137,15 @@ def test_a_gain_in_one_case_alone_may_be_chance(faulty: Callable) -> None:
     assert found.file is None
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_predicting(faulty: Callable) -> None:
+    loaded, store = faulty(bias=0.7, specks=0)
+    (loaded.run_dir / "postprocessing.yaml").symlink_to("elsewhere")
+    told = list[int]()
+    with pytest.raises(ConfigError, match=r"postprocessing\.yaml: a symbolic link"):
+        tune(loaded, store, DICE, lambda done, _: told.append(done))
+    assert told == []
+
+
 def test_test_and_training_cases_are_refused(at_once: Path) -> None:
     for split in ("test", "train"):
         done = CliRunner().invoke(app, ["tune", str(at_once), "--split", split])
