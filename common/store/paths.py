@@ -40,7 +40,7 @@ def check_address(path: str) -> None:
     """Refuse an address with a user, a password or options: messages and run folders show it.
 
     Raises:
-        StoreError: it has one, chains several file systems, or is longer than any path.
+        StoreError: it has one, is a web address, chains file systems, or is longer than any path.
     """
     if SECRET.search(path):
         scheme = path.partition("://")[0]
@@ -48,6 +48,11 @@ def check_address(path: str) -> None:
             f"{scheme}://…: an address with a user, a password or options in it, which would show "
             "in logs; name it as in s3://bucket/brats.zarr and give credentials in the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in ~/.aws/credentials"
+        )
+    if path.lower().startswith(("http://", "https://")):
+        raise StoreError(
+            f"{path}: a web address, whose files can be neither listed nor written; name a folder "
+            "of this machine, or a bucket as in s3://bucket/brats.zarr"
         )
     if (size := len(os.fsencode(path))) > MOST_PATH_BYTES:
         raise StoreError(f"{path[:40]}…: a path of {size} bytes; name one of {MOST_PATH_BYTES}")

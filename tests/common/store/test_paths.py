@@ -57,6 +57,14 @@ def test_what_is_there_instead_is_said_and_never_written_over(name: str, tmp_pat
     assert sorted(path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/s.zarr", "HTTPS://localhost/s.zarr"])
+def test_a_web_address_is_refused_without_asking_it(path: str) -> None:
+    for use in (Store.open, Lock, lambda path: StoreWriter.create(path, Manifest())):
+        with pytest.raises(StoreError, match=r"a web address.*s3://") as refused:
+            use(path)
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["dir::x", "simplecache::s.zarr", "n" * 5000, "a/" * 3000])
 def test_a_path_that_can_be_none_is_one_line(name: str, tmp_path: Path) -> None:
     for use in (Store.open, Lock, lambda path: StoreWriter.create(path, Manifest())):
