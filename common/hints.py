@@ -71,6 +71,11 @@ def predict(run: Path | str, checkpoint: str = "best") -> str:
     return _command(make, "fmnet-train", ["predict", str(run), data, "--out", masks, *chosen])
 
 
+def run_report(run: Path | str) -> str:
+    """Write a run's report; make has no target for it."""
+    return _command(None, "fmnet-train", ["report", str(run)])
+
+
 def compare(scores: Path | str) -> str:
     """Compare a folder of scores with others; make has no target for it."""
     return _command(None, "fmnet-train", ["compare", str(scores), "OTHER_SCORES"])

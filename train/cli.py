@@ -459,6 +459,31 @@ def experiment(
         raise typer.Exit(UNCLEAN)
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Runs, or files of the evaluations to show of them."),
+    ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page; default: report.html in the run's folder."),
+    ] = None,
+) -> None:
+    """Write a page of runs: scores, curves, every case, calibration, misses, settings."""
+    from train import report as reporting
+    from train.report.facts import read_runs
+
+    found = read_runs(runs)
+    page = out_file or reporting.default_path(found)
+    check_output(page, "file")
+    reporting.write(found, page)
+    for run in found:
+        if not run.evaluation:
+            out.print(f"{run.name} has no scores yet: {hints.evaluate(run.folder)}", soft_wrap=True)
+    out.print(f"open {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+
+
 def _store(path: str | None) -> Store:
     """The store to read, copied to this machine if it is remote."""
     chosen = path or load_manifest(manifest_path(None, Path())).store

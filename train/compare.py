@@ -111,20 +111,29 @@ def _open(name: str, file: Path) -> Method:
 
 def _scores_of(path: Path) -> Path:
     """The CSV of a folder of scores, of a run's evaluation, or beside a JSON file."""
+    if path.is_dir() and os.path.lexists(path / SCORES):
+        return path / SCORES
+    if found := evaluation_of(path):
+        return found
+    raise ConfigError(
+        f"{path}: no scores; name a folder that `fmnet-train score` wrote, or evaluate the run"
+    )
+
+
+def evaluation_of(path: Path) -> Path | None:
+    """The CSV of a run's evaluation, named by its folder or by one of its files; None if none is.
+
+    Raises:
+        ConfigError: there are several, of which none is the usual one.
+    """
     if not path.is_dir():
         return path.with_suffix(".csv") if path.suffix == ".json" else path
-    if os.path.lexists(path / SCORES):
-        return path / SCORES
     found = sorted(file for file in path.glob("evaluation-*.csv") if "-lesions" not in file.name)
-    usual = [file for file in found if file.name == EVALUATION]
-    if len(usual or found) == 1:
-        return (usual or found)[0]
-    if not found:
-        raise ConfigError(
-            f"{path}: no scores; name a folder that `fmnet-train score` wrote, or evaluate the run"
-        )
-    names = ", ".join(file.name for file in found)
-    raise ConfigError(f"{path}: several evaluations, {names}: name one of these files")
+    usual = [file for file in found if file.name == EVALUATION] or found
+    if len(usual) > 1:
+        names = ", ".join(file.name for file in found)
+        raise ConfigError(f"{path}: several evaluations, {names}: name one of these files")
+    return usual[0] if usual else None
 
 
 def compare(methods: Sequence[Method]) -> Comparison:

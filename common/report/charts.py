@@ -33,9 +33,9 @@ class Bar:
     style: str
 
 
-def svg(label: str, parts: Sequence[str]) -> Svg:
-    """A chart of parts that are safe, above an x axis; `label` describes it to screen readers."""
-    axis = f'<path class="axis" d="M0 {FLOOR}H{WIDTH}"/>'
+def svg(label: str, parts: Sequence[str], left: float | None = 0) -> Svg:
+    """A chart of safe parts above an x axis from `left`, if any; `label` is for screen readers."""
+    axis = "" if left is None else f'<path class="axis" d="M{left} {FLOOR}H{WIDTH}"/>'
     return Markup(  # noqa: S704 - safe by the rule above
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}{axis}</svg>"

@@ -31,6 +31,15 @@ const cell = (style, text) => {
   return made;
 };
 
+// So many chips at most, of which the last one may tell of the others.
+const few = (chips, most) => {
+  if (chips.length <= most) return chips;
+  const rest = chips.slice(most - 1);
+  const more = make("span", "chip note", `+ ${rest.length} more`);
+  more.title = rest.map((chip) => chip.textContent).join("\n");
+  return [...chips.slice(0, most - 1), more];
+};
+
 // A table with a head of titles, whose rows are lists of [style, text]; the style `head` is a row's head.
 const plainTable = (titles, rows) => {
   const list = make("table", "plain");
@@ -76,16 +85,21 @@ class CaseTable {
 
   // On narrow screens, which hide the table's header, each value has a title of its own.
   #titleCells() {
-    const titles = [...this.table.tHead.rows[0].cells].map((header) => header.textContent);
+    const titles = [...this.#heads()].map((header) => header.dataset.name ?? header.textContent);
     for (const { cells } of this.rows) {
       [...cells].forEach((one, column) => (one.dataset.title = titles[column]));
     }
   }
 
+  #heads() {
+    return [...this.table.tHead.rows].at(-1).cells;
+  }
+
   #listen() {
     for (const button of this.table.querySelectorAll("[data-sort]")) {
+      const name = button.closest("th").dataset.name ?? button.textContent;
       for (const [direction, arrow] of [[1, "↑"], [-1, "↓"]]) {
-        byId("order").append(new Option(`${button.textContent} ${arrow}`, `${button.dataset.sort} ${direction}`));
+        byId("order").append(new Option(`${name} ${arrow}`, `${button.dataset.sort} ${direction}`));
       }
     }
     this.table.tHead.addEventListener("click", ({ target }) => {

@@ -39,17 +39,7 @@ const chip = ({ flag, found }) => {
   return made;
 };
 
-const chips = (entry) => {
-  const groups = grouped(entry);
-  const room = groups.length > 4 ? 3 : 4;
-  const made = groups.slice(0, room).map(chip);
-  if (groups.length > room) {
-    const rest = make("span", "chip note", `+ ${groups.length - room} more`);
-    rest.title = groups.slice(room).map(({ flag }) => flag.title).join("\n");
-    made.push(rest);
-  }
-  return made;
-};
+const chips = (entry) => few(grouped(entry).map(chip), 4);
 
 const row = (entry) => {
   const made = make("tr");

@@ -1,23 +1,20 @@
 """The quality report in a real browser: what a data manager does with it."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import column, header, names, opened_browser, rows, wait, window
 from scipy.ndimage import gaussian_filter
 from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from common.task import GLIOMA
 from preprocess import quality
@@ -27,31 +24,11 @@ from preprocess.quality.thumbnail import TILE, thumbnail
 pytestmark = pytest.mark.slow
 
 MANY = 2000
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1440,1000",
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = Options()
-    options.binary_location = program
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, Service(driver)) as chrome:
+    with opened_browser(tmp_path_factory.mktemp("profile")) as chrome:
         yield chrome
 
 
@@ -92,32 +69,6 @@ def _copy(cases: list[Case], index: int, picture: bytes) -> Case:
     return replace(
         case, record=record, split=split, measures=replace(case.measures, thumbnail=picture)
     )
-
-
-def rows(browser: webdriver.Chrome) -> list[WebElement]:
-    return browser.find_elements(By.CSS_SELECTOR, "#table tbody tr:not([hidden])")
-
-
-def names(browser: webdriver.Chrome) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
-    found: list[str] = browser.execute_script(script, "#table tbody tr:not([hidden]) .name")
-    return found
-
-
-def column(browser: webdriver.Chrome, number: int) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
-    found: list[str] = browser.execute_script(
-        script, f"#table tbody tr:not([hidden]) td:nth-child({number})"
-    )
-    return found
-
-
-def header(browser: webdriver.Chrome, key: str) -> WebElement:
-    return browser.find_element(By.CSS_SELECTOR, f"#table [data-sort={key}]")
-
-
-def wait(browser: webdriver.Chrome, until: Callable[[webdriver.Chrome], object]) -> None:
-    WebDriverWait(browser, 10).until(until)
 
 
 def test_it_opens_without_errors_and_asks_the_network_for_nothing(
@@ -220,9 +171,7 @@ def test_it_follows_the_readers_light_or_dark(opened: webdriver.Chrome) -> None:
 
 
 def test_a_phone_shows_every_value_and_sorts(opened: webdriver.Chrome) -> None:
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    try:
+    with window(opened, 390, mobile=True):
         assert opened.execute_script("return document.documentElement.scrollWidth") == 390
         assert not header(opened, "ml-wt").is_displayed()
         Select(opened.find_element(By.ID, "order")).select_by_visible_text("WT, ml ↓")
@@ -232,19 +181,13 @@ def test_a_phone_shows_every_value_and_sorts(opened: webdriver.Chrome) -> None:
         dialog = opened.find_element(By.ID, "case")
         assert dialog.rect["width"] <= 390
         dialog.find_element(By.CSS_SELECTOR, "[data-close]").click()
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("width", [761, 1000, 1200, 1280, 1360, 1600])
 def test_nothing_goes_beyond_a_window(width: int, opened: webdriver.Chrome) -> None:
-    window = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
-    try:
+    with window(opened, width):
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
         assert header(opened, "flags").is_displayed()
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_two_thousand_cases(browser: webdriver.Chrome, large_page: Path) -> None:

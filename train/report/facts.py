@@ -1,0 +1,205 @@
+"""What a run's folder says: read once, for the page."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common import hints
+from common.errors import ConfigError, Finding, InputError
+from common.files import read_json, read_text
+from common.manifest import Manifest
+from common.metrics import mean_over_regions
+from common.settings import explain
+from train.checkpoint import Which
+from train.compare import evaluation_of
+from train.config import TrainConfig
+from train.results import RegionResult, Row, read_csv, summarise
+from train.run_folder import RunFile, check_run, read_config, read_manifest, read_run_file
+from train.trainer import METRICS_FILE
+
+
+class _FileModel(BaseModel):
+    """A part of a file that has more than the page needs."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Bins(_FileModel):
+    """A region's voxels by their probability, as `train.calibration.Calibration` writes them."""
+
+    voxels: list[int]
+    probability: list[float]
+    positives: list[int]
+    error: float | None
+    error_above_lowest: float | None
+
+
+class CalibrationBins(_FileModel):
+    """All regions' voxels by their probability."""
+
+    bins: int
+    regions: dict[str, Bins]
+
+
+class ScoredCase(_FileModel):
+    """A case of an evaluation, beside its scores."""
+
+    case_id: str
+    loss: float
+    outside: dict[str, float] = {}
+    """Shares of its tumour outside the training crop and the stored volume (`crop`, `box`)."""
+
+
+class EvaluationFile(_FileModel):
+    """What an evaluation's JSON says of how it was made."""
+
+    checkpoint: Which
+    epochs: int
+    split: str
+    store: str
+    store_fingerprint: str
+    warnings: list[str]
+    inference: dict[str, Any]
+    compute: str
+    cases: list[ScoredCase]
+    calibration: CalibrationBins | None = None
+    """None of earlier versions."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split of a run, scored."""
+
+    csv: Path
+    about: EvaluationFile
+    rows: dict[tuple[str, str], Row]
+    """By case id and region."""
+    regions: list[RegionResult]
+    rules: str
+
+    @property
+    def cases(self) -> dict[str, ScoredCase]:
+        """By case id."""
+        return {case.case_id: case for case in self.about.cases}
+
+    def of(self, region: str) -> RegionResult:
+        """One region over all cases."""
+        return next(each for each in self.regions if each.region == region)
+
+    def rows_of(self, case_id: str) -> dict[str, Row]:
+        """A case's rows by region; none if it is not of this evaluation."""
+        names = [each.region for each in self.regions]
+        return {name: self.rows[case_id, name] for name in names if (case_id, name) in self.rows}
+
+    def mean_dice(self, case_id: str) -> float:
+        """Of a case, over its regions."""
+        rows = self.rows_of(case_id)
+        return mean_over_regions({region: row["dice"] for region, row in rows.items()})
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run as its folder tells it."""
+
+    name: str
+    """The folder's, or its path where two runs' folders have one name."""
+    folder: Path
+    config: TrainConfig
+    manifest: Manifest
+    run: RunFile
+    epochs: list[dict[str, Any]]
+    """The rows of metrics.jsonl."""
+    evaluation: Evaluation | None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the best checkpoint; None before the first validation."""
+        validated = [row for row in self.epochs if row["val_loss"] is not None]
+        if not validated:
+            return None
+        # The first of equals: only a better one replaces it.
+        return int(max(validated, key=self._score)["epoch"])
+
+    def _score(self, row: dict[str, Any]) -> float:
+        if self.config.select_by == "loss":
+            return -float(row["val_loss"])
+        regions = self.manifest.task.regions
+        return mean_over_regions({region: row[f"val_dice_{region}"] for region in regions})
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
+    """Read runs, named by their folders or by a file of one of their evaluations.
+
+    Raises:
+        ConfigError: a run is named twice, has several evaluations, or is of another task.
+        RunError: a folder is not that of a run.
+        InputError: a file of scores is torn.
+    """
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    if len({os.path.realpath(folder) for folder in folders}) < len(folders):
+        raise ConfigError("report: name each run once")
+    names = [Path(os.path.realpath(folder)).name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    runs = [_read_run(*one) for one in zip(names, folders, paths, strict=True)]
+    for other in runs[1:]:
+        _check_same_task(runs[0], other)
+    return runs
+
+
+def _read_run(name: str, folder: Path, path: Path) -> RunFacts:
+    check_run(path if path.is_dir() or not os.path.lexists(path) else folder)
+    csv = evaluation_of(path)
+    return RunFacts(
+        name,
+        folder,
+        read_config(folder),
+        read_manifest(folder),
+        read_run_file(folder),
+        _read_epochs(folder / METRICS_FILE),
+        _read_evaluation(csv) if csv else None,
+    )
+
+
+def _check_same_task(first: RunFacts, other: RunFacts) -> None:
+    ours, theirs = first.manifest.task, other.manifest.task
+    if ours.regions != theirs.regions:
+        raise ConfigError(
+            f"{first.folder} has regions {', '.join(ours.regions)}, {other.folder} "
+            f"{', '.join(theirs.regions)}: report runs of one task together"
+        )
+
+
+def _read_epochs(path: Path) -> list[dict[str, Any]]:
+    if not os.path.lexists(path):
+        return []
+    try:
+        return [json.loads(line) for line in read_text(path).splitlines()]
+    except ValueError as error:
+        found, action = f"a line that is no JSON: {error}", "resume the run, which writes it again"
+        raise InputError(Finding(str(path), found, "a row for each epoch", action)) from error
+
+
+def _read_evaluation(csv: Path) -> Evaluation:
+    rows = read_csv(csv)
+    file = csv.with_suffix(".json")
+    try:
+        about = EvaluationFile.model_validate(read_json(file))
+    except FileNotFoundError as error:
+        raise _unlike(file, csv, "missing") from error
+    except ValidationError as error:
+        raise _unlike(file, csv, explain(error)) from error
+    if {case.case_id for case in about.cases} != {row["case_id"] for row in rows}:
+        raise _unlike(file, csv, f"other cases than in {csv.name}")
+    by_case = {(row["case_id"], row["region"]): row for row in rows}
+    return Evaluation(csv, about, by_case, summarise(rows), rows[0]["rules"])
+
+
+def _unlike(file: Path, csv: Path, found: str) -> InputError:
+    action = f"evaluate again: {hints.evaluate(csv.parent)}"
+    return InputError(Finding(str(file), found, "what `evaluate` writes", action))
