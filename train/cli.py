@@ -128,7 +128,7 @@ def evaluate(
 
     loaded = load_run(run_dir, which, device, overrides or ())
     _tell_postprocessing(loaded)
-    opened = _store(store or store_of(run_dir))
+    opened = _store(store or store_of(loaded))
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case, rules=rules, masks=masks)
     out.print(case_table(evaluation, loaded.task))
@@ -172,7 +172,7 @@ def tune(
     check_split(split)
     loaded = load_run(run_dir, which, device, overrides or ())
     criterion = criterion_named(metric, loaded.task)
-    opened = _store(store or store_of(run_dir))
+    opened = _store(store or store_of(loaded))
     with _cases("tuning") as on_case:
         tuning = pick(loaded, opened, criterion, on_case)
     _warn(tuning.warnings)
@@ -338,15 +338,14 @@ def folds(
     overrides: InferenceOption = None,
 ) -> None:
     """Score a cross-validation: each case by the run that was not trained on it."""
-    from train.folds import check_folds, cross_validate
+    from train.folds import cross_validate
     from train.loaded_run import load_run, store_of
     from train.score_table import score_table
 
-    check_folds(run_dirs)
     folder = out_dir or run_dirs[0].parent / "folds"
     check_output(folder, "folder")
     runs = [load_run(path, which, device, overrides or ()) for path in run_dirs]
-    opened = _store(store_of(run_dirs[0]))
+    opened = _store(store_of(runs[0]))
     with _cases("evaluating") as on_case:
         found = cross_validate(runs, opened, folder, on_case, rules)
     for loaded, evaluation in zip(runs, found.evaluations, strict=True):

@@ -38,8 +38,8 @@ class CrossValidation:
         )
 
 
-def check_folds(run_dirs: Sequence[Path]) -> None:
-    """Check that runs are the folds of one cross-validation.
+def check_folds(run_dirs: Sequence[Path]) -> int:
+    """Check that runs are the folds of one cross-validation; returns how many cases these have.
 
     Each case of all of them is in the validation of exactly one, and in the training of all others.
 
@@ -74,6 +74,7 @@ def check_folds(run_dirs: Sequence[Path]) -> None:
                 f"{path} was neither trained nor validated on {others_only[0]} of "
                 f"{home[others_only[0]]}: name runs of the same folds"
             )
+    return len(home)
 
 
 def _check_alike(first: Path, other: Path, runs: dict[Path, RunFile]) -> None:
@@ -106,10 +107,9 @@ def cross_validate(
         ConfigError: the runs are no folds of one cross-validation, or scores of others are there.
         FMNetError: as `evaluate`.
     """
-    check_folds([loaded.run_dir for loaded in runs])
+    total = check_folds([loaded.run_dir for loaded in runs])
     files, settings = ScoreFiles.in_folder(out), _settings(runs, rules)
     files.check(settings)
-    total = sum(len(read_run_file(loaded.run_dir).cases["val"]) for loaded in runs)
     done, evaluations = 0, list[Evaluation]()
 
     def count(case: int, _of_fold: int) -> None:

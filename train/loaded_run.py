@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,15 @@ class LoadedRun:
     def needed(self) -> tuple[str, ...]:
         """The modalities that the network sees, in its order."""
         return self.config.modalities_of(self.task)
+
+    @cached_property
+    def origin(self) -> "TrainedOn":
+        """The store and the cases that it was trained on.
+
+        Raises:
+            RunError: the run's folder does not tell.
+        """
+        return trained_on(self.run_dir)
 
     @property
     def members(self) -> tuple["LoadedRun", ...]:
@@ -269,16 +279,17 @@ def trained_on(run_dir: Path) -> TrainedOn:
     return TrainedOn(run.store, run.store_fingerprint, run.cases)
 
 
-def store_of(run_dir: Path) -> str:
+def store_of(loaded: LoadedRun) -> str:
     """The path of the store that a run was trained on.
 
     Raises:
         ConfigError: it is a model file, which does not tell.
     """
-    store = trained_on(run_dir).store
-    if not store:
-        raise ConfigError(f"{run_dir}: a model file does not say where its store is; add --store S")
-    return store
+    if not loaded.origin.store:
+        raise ConfigError(
+            f"{loaded.run_dir}: a model file does not say where its store is; add --store S"
+        )
+    return loaded.origin.store
 
 
 def _known_cases(loaded: LoadedRun, origin: TrainedOn, contents: Contents) -> SplitCases | None:
@@ -303,7 +314,7 @@ def split_cases(loaded: LoadedRun, contents: Contents, split: str) -> list[str]:
     Raises:
         ConfigError: the split is empty, or there is none of this name.
     """
-    origin = trained_on(loaded.run_dir)
+    origin = loaded.origin
     recorded = _known_cases(loaded, origin, contents) or {}
     if recorded and origin.fingerprint == contents.fingerprint:
         return require(split, recorded, contents.patients)
@@ -330,7 +341,7 @@ def store_warnings(
     The reasons are another store, with its other preprocessing parameters, and cases of patients
     that the run was trained on, which another store or patient rule may have in another split.
     """
-    origin = trained_on(loaded.run_dir)
+    origin = loaded.origin
     is_own = origin.fingerprint == contents.fingerprint
     cases = _known_cases(loaded, origin, contents)
     warnings = [] if is_own else _differences(loaded, store, origin.store)

@@ -4,6 +4,8 @@ What a folder of masks was made from is beside them (`train.predictions`): calli
 predicts only what is missing or has changed.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +47,9 @@ NAMING = (
 
 OTHER_FORMATS = {*IMAGE_SUFFIXES, ".npy"}
 """Endings that no folder of masks has."""
+
+NOTES_SECONDS = 5.0
+"""Between writings of the notes, which are of all cases; a killed process loses those since."""
 
 MASK = "mask"
 """In place of a region, among the files of a case."""
@@ -186,14 +191,17 @@ def predict(  # noqa: PLR0913 - what rarely changes goes by name
     budget = None if budget_seconds is None else Budget(predictor, budget_seconds)
     work = _Work(predictor, source, done, folder, budget)
     on_case(0, len(paths))
-    for count, (case_id, of_case) in enumerate(paths.items(), 1):
-        try:
-            work.predict(case_id, of_case)
-        except FMNetError as error:
-            done.failures[case_id] = str(error)
-        except Exception as error:  # noqa: BLE001 - a case that fails must not end the others
-            done.failures[case_id] = f"{type(error).__name__}: {error}"
-        on_case(count, len(paths))
+    try:
+        for count, (case_id, of_case) in enumerate(paths.items(), 1):
+            try:
+                work.predict(case_id, of_case)
+            except FMNetError as error:
+                done.failures[case_id] = str(error)
+            except Exception as error:  # noqa: BLE001 - a case that fails must not end the others
+                done.failures[case_id] = f"{type(error).__name__}: {error}"
+            on_case(count, len(paths))
+    finally:
+        work.write_notes()
     return done
 
 
@@ -265,6 +273,8 @@ class _Work:
         settings = settings_of(predictor, budget.seconds if budget else None)
         self._settings = key_of(settings)
         self._notes.settings[self._settings] = settings
+        self._written_at = -math.inf
+        self._unwritten = False
 
     def predict(self, case_id: str, paths: Mapping[str, Path]) -> None:
         """Write the files of a case at these paths, unless they are there already."""
@@ -292,7 +302,9 @@ class _Work:
             self._done.replaced.append(case_id)
         if before and self._folder:
             self._remove_outdated(case_id, self._folder, before.files.items() - noted.files.items())
-        self._note(case_id, noted)
+        self._notes.cases[case_id], self._unwritten = noted, True
+        if time.monotonic() > self._written_at + NOTES_SECONDS:
+            self.write_notes()
 
     def _remove_outdated(
         self, case_id: str, folder: Path, files: Iterable[tuple[str, str]]
@@ -316,11 +328,11 @@ class _Work:
             )
         return choice.predictor, str(choice)
 
-    def _note(self, case_id: str, noted: PredictedCase) -> None:
-        """Keep what was noted of a case; without it, its mask is good but predicted again."""
-        if self._folder is None:
+    def write_notes(self) -> None:
+        """Write what is not yet; masks without their notes are good, but predicted again."""
+        if self._folder is None or not self._unwritten:
             return
-        self._notes.cases[case_id] = noted
+        self._written_at, self._unwritten = time.monotonic(), False
         try:
             self._notes.write(self._folder)
             self._done.unnoted = ""
