@@ -376,12 +376,14 @@ def compare(
 ) -> None:
     """Compare scores of the same cases in pairs: each method with the first that is named."""
     from train import compare as comparing
-    from train.difference_figure import difference_figure
+    from train.figures.differences import difference_figure
+    from train.figures.style import write_figure
 
     methods = comparing.open_methods(scores)
     comparing.check_outputs(out_dir, methods)
     comparison = comparing.compare(methods)
-    files = comparing.write(comparison, difference_figure(comparison), out_dir)
+    files = comparing.write(comparison, out_dir)
+    write_figure(difference_figure(comparison), out_dir / "compare")
     out.print(comparing.table_of(comparison))
     _warn(
         f"{len(ids)} case(s) of {name} are not in all scores, and left out: {some(ids)}"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import ConfigError
-from common.files import real_path, write_json, write_parts
+from common.files import real_path, write_json
 from common.metrics import RULE_SETS, Metric
 from common.names import show
 from common.outputs import check_output
 from common.statistics import LEVEL, Difference, difference, holm, ranks
 from common.task import title
-from train.figures import as_pdf, as_png
 from train.results import SPACING, Row, check_same_settings, read_csv, write_csv
 from train.score_table import add_numbers, heading_of, narrow_table, number, shown_metrics
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Values = NDArray[np.float64]
 
@@ -278,14 +274,12 @@ def _settings(methods: Sequence[Method]) -> dict[str, Any]:
     return {"scores": [str(real_path(method.path)) for method in methods]}
 
 
-def write(comparison: Comparison, figure: "Figure", out: Path) -> tuple[Path, ...]:
-    """Write a comparison and its figure into a folder; returns the files."""
+def write(comparison: Comparison, out: Path) -> tuple[Path, ...]:
+    """Write a comparison into a folder; returns its files, of which the figure is drawn apart."""
     out.mkdir(parents=True, exist_ok=True)
     paths = _outputs(out)
-    summary, table, pdf, png = paths
+    summary, table, *_ = paths
     write_csv(table, [_as_row(row, len(comparison.cases)) for row in comparison.rows])
-    write_parts(pdf, [as_pdf(figure)])
-    write_parts(png, [as_png(figure)])
     write_json(
         summary,
         {

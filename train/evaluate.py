@@ -35,7 +35,8 @@ from common.store.reader import Contents
 from common.task import Task
 from train.calibration import BINS, Calibration, count_voxels, total
 from train.ensemble import check_task
-from train.figures import Sample, as_png, choose_samples, evaluation_figure, sample_of
+from train.figures.samples import Sample, choose_samples, evaluation_figure, sample_of
+from train.figures.style import as_png
 from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
 from train.predict import write_mask

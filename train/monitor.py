@@ -16,9 +16,9 @@ from common.console import TimesColumn, duration, out
 from common.images import shown_channel
 from common.task import Task, title
 from train.checkpoint import checkpoint_path
-from train.curves import Curves
 from train.evaluate import ScoredCase
-from train.figures import overlay
+from train.figures.samples import overlay
+from train.figures.tensorboard import Curves
 from train.position import Position
 from train.trainer import End, Session
 

@@ -7,14 +7,8 @@ import pytest
 
 from common.names import show
 from common.task import GLIOMA, TASKS, Task
-from train.figures import (
-    Sample,
-    as_png,
-    choose_samples,
-    evaluation_figure,
-    overlay,
-    sample_of,
-)
+from train.figures.samples import Sample, choose_samples, evaluation_figure, overlay, sample_of
+from train.figures.style import as_png
 
 
 def volume(shape: tuple[int, int, int] = (9, 16, 12)) -> np.ndarray:

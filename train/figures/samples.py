@@ -1,10 +1,8 @@
 """Pictures of predictions: cases in rows, regions in columns (paper Fig. 7–9)."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,11 @@ from common.metrics import mean_over_regions
 from common.names import show
 from common.task import Task, title
 from common.volume import T
+from train.figures.style import DOTS_PER_INCH, SCREEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-PAPER, INK, SOFT, OUTLINE = "#121316", "#e9e9e6", "#a2a7b0", "#ffffff"
-DOTS_PER_INCH = 160
 
 # Sizes in inches.
 PANEL, GAP, GROUP_GAP, MARGIN = 1.5, 0.06, 0.2, 0.28
@@ -124,24 +120,6 @@ def evaluation_figure(
         return _drawn(samples, show(heading), mean_dice, task)
 
 
-def as_png(figure: "Figure") -> bytes:
-    """A figure as a PNG file; characters that its font lacks are drawn as boxes."""
-    return _saved(figure, format="png")
-
-
-def as_pdf(figure: "Figure") -> bytes:
-    """The same as a PDF file, without the time at which it was made."""
-    return _saved(figure, format="pdf", metadata={"CreationDate": None})
-
-
-def _saved(figure: "Figure", **options: Any) -> bytes:  # noqa: ANN401 - as matplotlib has it
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, **options)
-    return file.getvalue()
-
-
 def _drawn(
     samples: Sequence[tuple[str, Sample]], heading: str, mean_dice: Mapping[str, float], task: Task
 ) -> "Figure":
@@ -150,7 +128,7 @@ def _drawn(
     rows, columns = len(samples), 1 + 2 * len(task.regions)
     width = _left(columns - 1) + PANEL + MARGIN
     height = HEAD + COLUMN_HEAD + rows * PANEL + (rows - 1) * GAP + FOOT + MARGIN
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=SCREEN.paper)
     page = figure.add_axes((0, 0, 1, 1))
     page.set(xlim=(0, width), ylim=(height, 0))  # inches from the top left
     page.axis("off")
@@ -165,7 +143,7 @@ def _drawn(
                 (left / width, 1 - (top + PANEL) / height, PANEL / width, PANEL / height)
             )
             _draw_panel(axes, sample, column, side, task)
-    page.text(MARGIN, height - MARGIN, FOOTNOTE, color=SOFT, size=8, va="bottom")
+    page.text(MARGIN, height - MARGIN, FOOTNOTE, color=SCREEN.soft, size=8, va="bottom")
     return figure
 
 
@@ -177,18 +155,18 @@ def _left(column: int) -> float:
 
 
 def _draw_heading(page: "Axes", heading: str, mean_dice: Mapping[str, float], task: Task) -> None:
-    page.text(MARGIN, MARGIN + 0.1, heading, color=INK, size=13, weight="bold", va="center")
+    page.text(MARGIN, MARGIN + 0.1, heading, color=SCREEN.ink, size=13, weight="bold", va="center")
     top = HEAD + COLUMN_HEAD
     shown = title(task.modalities[shown_channel(task.modalities)])
-    page.text(_left(0), top - 0.09, shown, color=SOFT, size=8.5)
+    page.text(_left(0), top - 0.09, shown, color=SCREEN.soft, size=8.5)
     for index, (region, colour) in enumerate(task.region_colours.items()):
         left, right = _left(1 + 2 * index), _left(2 + 2 * index)
         name = title(region) if len(title(region)) <= TITLE_LENGTH else region.upper()
         mean = f"mean Dice {mean_dice[region]:.3f}"
         page.text(left, top - 0.3, name, color=colour, size=10.5, weight="bold")
-        page.text(right + PANEL, top - 0.3, mean, color=INK, size=9, ha="right")
-        page.text(left, top - 0.09, "reference", color=SOFT, size=8.5)
-        page.text(right, top - 0.09, "prediction", color=SOFT, size=8.5)
+        page.text(right + PANEL, top - 0.3, mean, color=SCREEN.ink, size=9, ha="right")
+        page.text(left, top - 0.09, "reference", color=SCREEN.soft, size=8.5)
+        page.text(right, top - 0.09, "prediction", color=SCREEN.soft, size=8.5)
 
 
 def _draw_label(page: "Axes", top: float, name: str, sample: Sample) -> None:
@@ -196,10 +174,10 @@ def _draw_label(page: "Axes", top: float, name: str, sample: Sample) -> None:
     if len(case_id) > ID_LENGTH:
         case_id = f"{case_id[: half - 1]}…{case_id[-half:]}"
     lines = (
-        (0.16, name, INK, 11, "bold"),
-        (0.42, case_id, SOFT, 8, "normal"),
-        (0.62, f"plane {sample.plane + 1} of {sample.planes}", SOFT, 8, "normal"),
-        (0.88, f"mean Dice {sample.mean_dice:.3f}", INK, 9, "normal"),
+        (0.16, name, SCREEN.ink, 11, "bold"),
+        (0.42, case_id, SCREEN.soft, 8, "normal"),
+        (0.62, f"plane {sample.plane + 1} of {sample.planes}", SCREEN.soft, 8, "normal"),
+        (0.88, f"mean Dice {sample.mean_dice:.3f}", SCREEN.ink, 9, "normal"),
     )
     for down, text, colour, size, weight in lines:
         page.text(MARGIN, top + down, text, color=colour, size=size, weight=weight, va="center")
@@ -222,13 +200,13 @@ def _draw_panel(axes: "Axes", sample: Sample, column: int, side: int, task: Task
     if not predicted:
         return
     if reference.any():
-        axes.contour(reference, levels=[0.5], colors=OUTLINE, linewidths=0.7)
+        axes.contour(reference, levels=[0.5], colors=SCREEN.outline, linewidths=0.7)
     axes.text(
         0.96,
         0.04,
         f"{sample.dice[region]:.3f}",
         transform=axes.transAxes,
-        color=INK,
+        color=SCREEN.ink,
         size=9,
         weight="bold",
         ha="right",

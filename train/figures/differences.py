@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from common.names import show
 from common.statistics import LEVEL
 from train.compare import Compared, Comparison
+from train.figures.style import DOTS_PER_INCH, MARKERS, PRINT
 from train.score_table import heading_of
 
 if TYPE_CHECKING:
@@ -13,13 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGNIFICANT = 0.05
-INK, SOFT = "#1a1a1a", "#8a8a8a"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 # Sizes in inches.
 PANEL, ROW, LEFT, RIGHT, TOP, BETWEEN, FOOT = 2.9, 0.22, 1.0, 0.2, 0.75, 0.85, 1.0
 COLUMNS = 2
-DOTS_PER_INCH = 160
 
 
 def difference_figure(comparison: Comparison) -> "Figure":
@@ -36,7 +34,7 @@ def difference_figure(comparison: Comparison) -> "Figure":
     rows = -(-len(panels) // COLUMNS)
     width = COLUMNS * (LEFT + PANEL) + RIGHT
     height = TOP + rows * side + (rows - 1) * BETWEEN + FOOT
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PRINT.paper)
     for index, panel in enumerate(panels):
         row, column = divmod(index, COLUMNS)
         left = LEFT + column * (LEFT + PANEL)
@@ -45,7 +43,7 @@ def difference_figure(comparison: Comparison) -> "Figure":
         _draw(figure.add_axes(box), panel, comparison)
     first = show(comparison.methods[0].name)
     heading = f"Difference from {first}, {len(comparison.cases)} case(s)"
-    figure.text(0.015, 1 - 0.25 / height, heading, size=11, weight="bold", color=INK)
+    figure.text(0.015, 1 - 0.25 / height, heading, size=11, weight="bold", color=PRINT.ink)
     _draw_legend(figure, comparison, height)
     return figure
 
@@ -61,26 +59,28 @@ def _draw(axes: "Axes", rows: Sequence[Compared], comparison: Comparison) -> Non
             region = row.region
             ticks[place - (len(others) - 1) / 2] = region.upper()
         if row.apart.low is not None and row.apart.high is not None:
-            axes.plot([row.apart.low, row.apart.high], [place, place], color=INK, linewidth=1.1)
+            axes.plot(
+                [row.apart.low, row.apart.high], [place, place], color=PRINT.ink, linewidth=1.1
+            )
         is_sure = row.p_holm is not None and row.p_holm < SIGNIFICANT
         axes.plot(
             [row.apart.mean],
             [place],
             marker=MARKERS[others.index(row.method) % len(MARKERS)],
-            color=INK,
-            markerfacecolor=INK if is_sure else "white",
+            color=PRINT.ink,
+            markerfacecolor=PRINT.ink if is_sure else PRINT.paper,
             markersize=6,
             linestyle="none",
         )
-    axes.axvline(0, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    axes.axvline(0, color=PRINT.soft, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     axes.set_yticks(list(ticks), list(ticks.values()), size=9)
     axes.set_ylim(place - 1, -1)
     metric = rows[0].metric
-    axes.set_title(heading_of(metric), size=10, loc="left", color=INK)
+    axes.set_title(heading_of(metric), size=10, loc="left", color=PRINT.ink)
     axes.margins(x=0.1)
     if not metric.higher_is_better:
         axes.invert_xaxis()
-    axes.set_xlabel("better →", size=8, color=INK, loc="right", labelpad=1)
+    axes.set_xlabel("better →", size=8, color=PRINT.ink, loc="right", labelpad=1)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     for edge in ("top", "right", "left"):
@@ -91,7 +91,9 @@ def _draw_legend(figure: "Figure", comparison: Comparison, height: float) -> Non
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=INK, marker=marker, markerfacecolor="white", linestyle="none")
+        Line2D(
+            [], [], color=PRINT.ink, marker=marker, markerfacecolor=PRINT.paper, linestyle="none"
+        )
         for marker in MARKERS[: len(comparison.methods) - 1]
     ]
     names = [show(method.name) for method in comparison.methods[1:]]
@@ -106,4 +108,4 @@ def _draw_legend(figure: "Figure", comparison: Comparison, height: float) -> Non
     )
     note = f"Line: {LEVEL:.0%} bootstrap interval. Filled: p < {SIGNIFICANT:g} after Holm's "
     note += f"correction for {comparison.tests} tests. Rules: {comparison.rules}."
-    figure.text(0.015, 0.12 / height, note, size=7.5, color=INK)
+    figure.text(0.015, 0.12 / height, note, size=7.5, color=PRINT.ink)

@@ -1,0 +1,1 @@
+"""Figures of runs, scores and networks, each a function of plain data."""
