@@ -7,7 +7,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.files import write_parts
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 85 / 25.4, 180 / 25.4
 """Widths in inches."""
+EDGE = 0.06
+"""Around a figure's text, in inches."""
 DOTS_PER_INCH = 160
 
 TITLE, TEXT, SMALL = 8.5, 7.0, 6.0
@@ -45,19 +47,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Dashes and marks tell variants apart without colours."""
 
 
-def variant(index: int) -> dict[str, Any]:
-    """How the line of a variant is drawn."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index % len(DASHES)],
-        "marker": MARKERS[index % len(MARKERS)],
-    }
+def on_paper(height: float, title: str, note: str, width: float = COLUMN) -> "Figure":
+    """A figure to print of a height in inches, with a title above and a note at its foot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DOTS_PER_INCH, facecolor=PRINT.paper)
+    figure.text(EDGE / width, 1 - EDGE / height, title, size=TITLE, weight="bold", va="top")
+    figure.text(EDGE / width, EDGE / height, note, size=SMALL, color=PRINT.soft, va="bottom")
+    return figure
 
 
-def frame(axes: "Axes") -> None:
+def frame(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
     """Axes on paper: two thin edges, small numbers, a faint grid."""
     axes.tick_params(labelsize=TEXT, colors=PRINT.ink, length=2, width=0.6)
-    axes.grid(axis="both", color=PRINT.ink, alpha=0.12, linewidth=0.5)
+    axes.grid(axis=grid, color=PRINT.ink, alpha=0.12, linewidth=0.5)
     axes.set_axisbelow(True)
     for name, spine in axes.spines.items():
         spine.set_visible(name in {"left", "bottom"})

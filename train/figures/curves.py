@@ -1,0 +1,102 @@
+"""Curves over epochs: variants with their spread over seeds (paper Fig. 3 and 4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.names import show
+from train.figures.style import COLOURS, COLUMN, DASHES, MARKERS, SMALL, TEXT, frame, on_paper
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Sizes in inches.
+PANEL, TOP, FOOT, LEFT, RIGHT = 1.75, 0.3, 0.55, 0.42, 0.08
+LEGEND_ROW, LEGEND_COLUMNS = 0.13, 2
+
+MARKS = 8
+"""Marks on a curve, about; more would hide it."""
+
+Curve = Sequence[float | None]
+"""A value for each epoch; None where there is none, as between validations."""
+
+
+def curves_figure(title: str, curves: Mapping[str, Sequence[Curve]], ylabel: str) -> "Figure":
+    """Each variant's mean over seeds as a line, and its lowest to highest seed as a band.
+
+    They are drawn at the epochs at which all seeds of the variant have a value.
+
+    Args:
+        title: above the figure.
+        curves: variant to the curve of each of its seeds.
+        ylabel: what the values are, with their unit.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
+    foot = FOOT + LEGEND_ROW * -(-len(curves) // LEGEND_COLUMNS)
+    height = TOP + PANEL + foot
+    with rc_context({"text.parse_math": False}):  # a name may have $ in it
+        figure = on_paper(height, title, _note(curves))
+        width = COLUMN - LEFT - RIGHT
+        axes = figure.add_axes((LEFT / COLUMN, foot / height, width / COLUMN, PANEL / height))
+        frame(axes)
+        for index, (name, seeds) in enumerate(curves.items()):
+            _draw_variant(axes, show(name), seeds, index, len(curves))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("epoch", size=TEXT, labelpad=1)
+        axes.set_ylabel(ylabel, size=TEXT, labelpad=2)
+        figure.legend(
+            loc="lower left",
+            ncols=LEGEND_COLUMNS,
+            bbox_to_anchor=(0, 0.17 / height),
+            frameon=False,
+            fontsize=SMALL,
+            handlelength=3.2,
+            labelspacing=0.3,
+            borderaxespad=0.3,
+        )
+        return figure
+
+
+def _draw_variant(
+    axes: "Axes", name: str, seeds: Sequence[Curve], index: int, variants: int
+) -> None:
+    values = _together(seeds)
+    epochs = 1 + np.flatnonzero(np.isfinite(values).all(axis=0))
+    known = values[:, epochs - 1]
+    colour, apart = COLOURS[index % len(COLOURS)], max(1, len(epochs) // MARKS)
+    first = index * apart // variants  # marks of curves that lie on one another lie beside
+    axes.plot(
+        epochs,
+        known.mean(axis=0),
+        label=name,
+        color=colour,
+        linewidth=1.1,
+        linestyle=DASHES[index % len(DASHES)],
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=3,
+        markevery=(first, apart),
+    )
+    if len(known) > 1:
+        low, high = known.min(axis=0), known.max(axis=0)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _together(seeds: Sequence[Curve]) -> NDArray[np.float64]:
+    """Curves (seeds, epochs), NaN where there is no value."""
+    values = np.full((len(seeds), max(map(len, seeds), default=0)), np.nan)
+    for row, seed in zip(values, seeds, strict=True):
+        row[: len(seed)] = [np.nan if value is None else value for value in seed]
+    return values
+
+
+def _note(curves: Mapping[str, Sequence[Curve]]) -> str:
+    counts = sorted({len(seeds) for seeds in curves.values()})
+    if not counts or counts[-1] <= 1:
+        return "One seed each."
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"Line: mean over {seeds} seeds. Band: lowest to highest seed."
