@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import __version__
-from common.files import write_json, write_parts, write_text
+from common.files import write_json, write_text
 from common.outputs import check_output
 from common.statistics import LEVEL, Interval
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
-from train.experiments.figures import Bar, bars_figure, curves_figure
 from train.experiments.outcome import Judged, Outcome, interval, judge, outcomes, verdict
 from train.experiments.runs import Plan, PlannedRun
-from train.figures import as_pdf, as_png
+from train.figures.bars import Bar, bars_figure
+from train.figures.curves import curves_figure
+from train.figures.style import write_figure
 from train.results import Row, check_same_settings, write_csv
 
 if TYPE_CHECKING:
@@ -88,14 +89,12 @@ def gather(plan: Plan, store: Store, problems: dict[PlannedRun, str]) -> Results
 def write(results: Results) -> tuple[Path, ...]:
     """Write all files; returns them."""
     written = paths(results.plan.out)
-    table, values, pdf, png, summary = written
+    table, values, *_, summary = written
     results.plan.out.mkdir(parents=True, exist_ok=True)
     write_text(table, as_markdown(results))
     write_csv(values, _rows(results))
     if any(each.seeds for each in results.outcomes):
-        figure = figure_of(results)
-        write_parts(pdf, [as_pdf(figure)])
-        write_parts(png, [as_png(figure)])
+        write_figure(figure_of(results), results.plan.out / "figure")
     write_json(summary, _summary(results))
     return written
 
@@ -196,7 +195,7 @@ def figure_of(results: Results) -> "Figure":
     experiment, done = results.plan.experiment, [each for each in results.outcomes if each.seeds]
     if experiment.figure == "curves":
         curves = {each.name: each.curves for each in done}
-        return curves_figure(curves, "validation loss")
+        return curves_figure(experiment.title, curves, "validation loss")
     rates = experiment.figure == "rates"
     by, axis = ("rate", "volumes per second") if rates else ("dice", "mean Dice of unseen cases")
     region = next((claim.region for claim in experiment.claims if claim.region), None)
@@ -206,8 +205,10 @@ def figure_of(results: Results) -> "Figure":
     for each in done:
         found, values = interval(each, by, results.contents, region), each.values(by, region)
         if found is not None and values is not None:
-            bars[each.name] = Bar(found.mean, found.low, found.high, tuple(values.mean(axis=1)))
-    return bars_figure(bars, axis)
+            bars[each.name] = Bar(
+                found.mean, found.low, found.high, points=tuple(values.mean(axis=1))
+            )
+    return bars_figure(experiment.title, bars, axis)
 
 
 def _summary(results: Results) -> dict[str, Any]:

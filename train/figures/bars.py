@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from common.names import show
 from common.statistics import LEVEL
-from train.figures.style import COLUMN, PRINT, TEXT, frame, on_paper
+from train.figures.style import PRINT, TEXT, frame, on_paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Sizes in inches.
-ROW, TOP, FOOT, EDGE = 0.34, 0.3, 0.52, 0.12
+ROW, FOOT, BESIDE = 0.34, 0.52, 0.12
 BAR = 0.5  # of a row; the rest is for its text
 
 
@@ -25,9 +25,9 @@ class Bar:
     low: float | None
     """The lower end of the interval; None where there is no interval, as of one patient."""
     high: float | None
-    paper: float | None
+    paper: float | None = None
     """The paper's value; None where it has none."""
-    points: Sequence[float]
+    points: Sequence[float] = ()
     """What the mean is of, as each seed's value."""
 
 
@@ -41,14 +41,10 @@ def bars_figure(title: str, bars: Mapping[str, Bar], ylabel: str) -> "Figure":
     """
     from matplotlib import rc_context
 
-    height = TOP + ROW * len(bars) + FOOT
     with rc_context({"text.parse_math": False}):  # a name may have $ in it
-        figure = on_paper(height, title, _note(bars))
-        width = (COLUMN - 2 * EDGE) / COLUMN
-        axes = figure.add_axes(
-            (EDGE / COLUMN, FOOT / height, width, ROW * len(bars) / height),
-            ylim=(len(bars) - 1 + 0.6 * BAR, BAR / 2 - 1),
-        )
+        panel, note = ROW * max(1, len(bars)), _note(bars)
+        figure, axes = on_paper(title, note, panel=panel, foot=FOOT, left=BESIDE, right=BESIDE)
+        axes.set_ylim(len(bars) - 1 + 0.6 * BAR, BAR / 2 - 1)
         frame(axes, "x")
         for place, (name, bar) in enumerate(bars.items()):
             _draw_bar(axes, place, bar)

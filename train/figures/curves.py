@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.names import show
-from train.figures.style import COLOURS, COLUMN, DASHES, MARKERS, SMALL, TEXT, frame, on_paper
+from train.figures.style import COLOURS, DASHES, MARKERS, SMALL, TEXT, frame, on_paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Sizes in inches.
-PANEL, TOP, FOOT, LEFT, RIGHT = 1.75, 0.3, 0.55, 0.42, 0.08
+PANEL, FOOT, LEFT, RIGHT = 1.75, 0.55, 0.42, 0.08
 LEGEND_ROW, LEGEND_COLUMNS = 0.13, 2
 
 MARKS = 8
@@ -38,11 +38,9 @@ def curves_figure(title: str, curves: Mapping[str, Sequence[Curve]], ylabel: str
     from matplotlib.ticker import MaxNLocator
 
     foot = FOOT + LEGEND_ROW * -(-len(curves) // LEGEND_COLUMNS)
-    height = TOP + PANEL + foot
     with rc_context({"text.parse_math": False}):  # a name may have $ in it
-        figure = on_paper(height, title, _note(curves))
-        width = COLUMN - LEFT - RIGHT
-        axes = figure.add_axes((LEFT / COLUMN, foot / height, width / COLUMN, PANEL / height))
+        note = _note(curves)
+        figure, axes = on_paper(title, note, panel=PANEL, foot=foot, left=LEFT, right=RIGHT)
         frame(axes)
         for index, (name, seeds) in enumerate(curves.items()):
             _draw_variant(axes, show(name), seeds, index, len(curves))
@@ -50,9 +48,10 @@ def curves_figure(title: str, curves: Mapping[str, Sequence[Curve]], ylabel: str
         axes.set_xlabel("epoch", size=TEXT, labelpad=1)
         axes.set_ylabel(ylabel, size=TEXT, labelpad=2)
         figure.legend(
+            *axes.get_legend_handles_labels(),
             loc="lower left",
             ncols=LEGEND_COLUMNS,
-            bbox_to_anchor=(0, 0.17 / height),
+            bbox_to_anchor=(0, 0.17 / figure.get_figheight()),
             frameon=False,
             fontsize=SMALL,
             handlelength=3.2,
@@ -67,6 +66,8 @@ def _draw_variant(
 ) -> None:
     values = _together(seeds)
     epochs = 1 + np.flatnonzero(np.isfinite(values).all(axis=0))
+    if not epochs.size:
+        return
     known = values[:, epochs - 1]
     colour, apart = COLOURS[index % len(COLOURS)], max(1, len(epochs) // MARKS)
     first = index * apart // variants  # marks of curves that lie on one another lie beside

@@ -7,9 +7,11 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.files import write_parts
+from common.names import show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +21,13 @@ COLUMN, PAGE = 85 / 25.4, 180 / 25.4
 """Widths in inches."""
 EDGE = 0.06
 """Around a figure's text, in inches."""
-DOTS_PER_INCH = 160
+DOTS_PER_INCH, PRINT_DOTS = 160, 300
+"""Of pictures for screens and for paper."""
 
 TITLE, TEXT, SMALL = 8.5, 7.0, 6.0
 """Sizes of letters on paper, in points."""
+TITLE_LENGTH, TITLE_LINE = 44, 0.15
+"""Letters of a title that fit into a column, and the height of its line in inches."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,24 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Dashes and marks tell variants apart without colours."""
 
 
-def on_paper(height: float, title: str, note: str, width: float = COLUMN) -> "Figure":
-    """A figure to print of a height in inches, with a title above and a note at its foot."""
+def on_paper(  # noqa: PLR0913 - a panel and what is around it
+    title: str, note: str, *, panel: float, foot: float, left: float, right: float
+) -> "tuple[Figure, Axes]":
+    """A figure a column wide with a panel of a height: the title above, a note at the foot.
+
+    Sizes are in inches: of the panel, and of what is below and beside it.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((width, height), dpi=DOTS_PER_INCH, facecolor=PRINT.paper)
-    figure.text(EDGE / width, 1 - EDGE / height, title, size=TITLE, weight="bold", va="top")
-    figure.text(EDGE / width, EDGE / height, note, size=SMALL, color=PRINT.soft, va="bottom")
-    return figure
+    lines = wrap(show(title), TITLE_LENGTH)
+    height = 2 * EDGE + TITLE_LINE * len(lines) + panel + foot
+    figure = Figure((COLUMN, height), dpi=PRINT_DOTS, facecolor=PRINT.paper)
+    top = 1 - EDGE / height
+    figure.text(EDGE / COLUMN, top, "\n".join(lines), size=TITLE, weight="bold", va="top")
+    figure.text(EDGE / COLUMN, EDGE / height, note, size=SMALL, color=PRINT.soft, va="bottom")
+    width = COLUMN - left - right
+    box = (left / COLUMN, foot / height, width / COLUMN, panel / height)
+    return figure, figure.add_axes(box)
 
 
 def frame(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
