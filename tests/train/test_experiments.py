@@ -67,7 +67,7 @@ def test_seeds_are_the_outermost_so_that_what_is_done_can_be_compared(tmp_path: 
 
 
 def test_an_experiment_trains_scores_and_concludes_and_goes_on(
-    large: Store, tmp_path: Path
+    large: Store, make_store: Callable[..., Store], tmp_path: Path
 ) -> None:
     folder = tmp_path / "e"
     arguments = ("fig3", "--scale", "smoke", "--store", large.path, "--out", folder)
@@ -99,6 +99,11 @@ def test_an_experiment_trains_scores_and_concludes_and_goes_on(
     other = invoke(app, "experiment", *arguments, "--set", "epochs=3")
     assert other.returncode == 2
     assert "overrides" in other.stderr
+    (folder / "summary.json").unlink()
+    for changed in (("--set", "epochs=3"), ("--store", make_store(crop=(32, 32, 48)).path)):
+        other = invoke(app, "experiment", *arguments, *changed)
+        assert other.returncode == 2
+        assert str(weights[0].parent) in other.stderr
 
 
 def test_a_variant_that_cannot_be_trained_is_told_and_the_others_go_on(

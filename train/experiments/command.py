@@ -1,6 +1,7 @@
 """Doing an experiment: its runs one after the other, then its results."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from common.console import err, out
+from common.console import duration, err, out
 from common.errors import ConfigError, FMNetError
 from common.store import Store, is_remote
 from train.experiments.definition import experiment_names, load_experiment
-from train.experiments.files import Results, cells, columns
-from train.experiments.runs import Plan, PlannedRun, do, is_done
+from train.experiments.files import Results, columns
+from train.experiments.runs import Plan, PlannedRun, check_fits, do, is_done
 from train.trainer import End
 
 OnCase = Callable[[int, int], None]
@@ -28,12 +29,22 @@ def do_runs(
     """Train and score the runs that are not done; a run that fails does not end the others.
 
     Returns `End.STOPPED` where the user stopped it, and why runs failed.
+
+    Raises:
+        RunError: a run in the folder has other settings, or is of another store.
     """
+    fingerprint = store.contents().fingerprint
+    for run in runs:
+        check_fits(run, store, fingerprint)
     left = [run for run in runs if not is_done(plan, run)]
     out.print(f"{len(runs)} run(s), {len(runs) - len(left)} done already", soft_wrap=True)
-    problems = dict[PlannedRun, str]()
-    for number, run in enumerate(left, 1):
-        out.print(f"\nrun {number} of {len(left)}: {run.name} → {run.folder}", soft_wrap=True)
+    problems, began = dict[PlannedRun, str](), time.monotonic()
+    for done, run in enumerate(left):
+        time_left = (time.monotonic() - began) / done * (len(left) - done) if done else 0
+        about = f", about {duration(time_left)} left" if done else ""
+        out.print(
+            f"\nrun {done + 1} of {len(left)}{about}: {run.name} → {run.folder}", soft_wrap=True
+        )
         try:
             end = do(plan, run, store, lambda: progress("scoring"))
         except FMNetError as error:
@@ -80,12 +91,13 @@ def list_of_experiments() -> Table:
 
 def show(results: Results) -> None:
     """Print the table, the comparisons and the verdict."""
-    table, heads = Table(box=None, pad_edge=False), columns(results)
-    for index, heading in enumerate(heads):
-        numeric = 0 < index < len(heads) - 2
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    table, shown = Table(box=None, pad_edge=False), columns(results)
+    for index, column in enumerate(shown):
+        if column.on_screen:
+            numeric = 0 < index < len(shown) - 2
+            table.add_column(column.heading, justify="right" if numeric else "left")
     for outcome in results.outcomes:
-        table.add_row(*map(Text, cells(results, outcome)))
+        table.add_row(*(Text(column.cell(outcome)) for column in shown if column.on_screen))
     out.print()
     out.print(table)
     for judged in results.judged:

@@ -1,8 +1,9 @@
 """An experiment's results as files: table, figure and summary, in one folder."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common import __version__
 from common.files import write_json, write_text
@@ -11,7 +12,7 @@ from common.statistics import LEVEL, Interval
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
-from train.experiments.outcome import Judged, Outcome, interval, judge, outcomes, verdict
+from train.experiments.outcome import Judged, Outcome, Values, interval, judge, outcomes, verdict
 from train.experiments.runs import Plan, PlannedRun
 from train.figures.bars import Bar, bars_figure
 from train.figures.curves import curves_figure
@@ -101,7 +102,9 @@ def write(results: Results) -> tuple[Path, ...]:
 
 def as_markdown(results: Results) -> str:
     """The table with the paper's figures, the comparisons and the verdict."""
-    experiment, heads = results.plan.experiment, columns(results)
+    experiment, shown = results.plan.experiment, columns(results)
+    rows = [[column.heading for column in shown], ["---"] * len(shown)]
+    rows += [[column.cell(each) for column in shown] for each in results.outcomes]
     lines = [
         f"# {experiment.title}",
         "",
@@ -109,9 +112,7 @@ def as_markdown(results: Results) -> str:
         "",
         f"The paper ({experiment.source}): {experiment.finding}",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *("| " + " | ".join(cells(results, each)) + " |" for each in results.outcomes),
+        *(f"| {' | '.join(row)} |" for row in rows),
         "",
         f"Intervals of {LEVEL:.0%} are over seeds and patients, by bootstrap.",
         "",
@@ -126,47 +127,61 @@ def as_markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns(results: Results) -> list[str]:
-    """Headings of the table."""
-    speed = ["M parameters", "volumes/s", "minutes", "peak GB", "the paper", ""]
-    ratios = [f"× {name}" for name in results.plan.experiment.baselines]
-    regions = [f"Dice {region.upper()}" for region in results.task.regions]
-    scores = [*regions, "mean Dice", "loss"] if results.plan.experiment.scored else []
-    return ["", *scores, *ratios, *speed]
+class Column(NamedTuple):
+    """Of the table."""
+
+    heading: str
+    cell: Callable[[Outcome], str]
+    on_screen: bool = True
+    """Whether the terminal's table, which is narrower, has it too."""
 
 
-def cells(results: Results, outcome: Outcome) -> list[str]:
-    """A variant's row of the table."""
-    scores = _scores_of(results, outcome) if results.plan.experiment.scored else []
-    scores += [_times(results, outcome, name) for name in results.plan.experiment.baselines]
-    rate, speed = outcome.rate, [MISSING] * 3
-    if rate is not None:
-        gb = f"{outcome.peak_memory_gb:.1f}"
-        speed = [f"{rate.mean():.2f}", f"{outcome.minutes:.1f}", gb]
-    paper = results.plan.experiment.variants[outcome.name].paper or MISSING
-    parameters = f"{outcome.parameters / 1e6:.2f}"
-    return [outcome.name, *scores, parameters, *speed, paper, outcome.problem]
+def columns(results: Results) -> list[Column]:
+    """Scores and speed of each variant, beside the paper's figure for it."""
+    experiment, contents = results.plan.experiment, results.contents
+
+    def dice(region: str) -> Callable[[Outcome], str]:
+        return lambda each: _mean(interval(each, "dice", contents, region))
+
+    def times(baseline: str) -> Callable[[Outcome], str]:
+        base = next(each.rate for each in results.outcomes if each.name == baseline)
+        return lambda each: _ratio(each.rate, base)
+
+    scores = [
+        *(Column(region.upper(), dice(region)) for region in results.task.regions),
+        Column("mean Dice", lambda each: _mean(interval(each, "dice", contents))),
+        Column(f"{LEVEL:.0%} CI", lambda each: _ends(interval(each, "dice", contents))),
+        Column("loss", lambda each: _mean(interval(each, "loss", contents))),
+    ]
+    return [
+        Column("", lambda each: each.name),
+        *(scores if experiment.scored else []),
+        *(Column(f"× {name}", times(name)) for name in experiment.baselines),
+        Column("volumes/s", lambda each: _number(each.rate), on_screen=not experiment.scored),
+        Column("M parameters", lambda each: f"{each.parameters / 1e6:.2f}", on_screen=False),
+        Column("minutes", lambda each: f"{each.minutes:.1f}", on_screen=False),
+        Column("peak GB", lambda each: f"{each.peak_memory_gb:.1f}", on_screen=False),
+        Column("the paper", lambda each: experiment.variants[each.name].paper or MISSING),
+        Column("", lambda each: each.problem),
+    ]
 
 
-def _scores_of(results: Results, outcome: Outcome) -> list[str]:
-    regions = (interval(outcome, "dice", results.contents, name) for name in results.task.regions)
-    dice = [MISSING if each is None else f"{each.mean:.3f}" for each in regions]
-    return dice + [_shown(interval(outcome, by, results.contents)) for by in ("dice", "loss")]
+def _mean(found: Interval | None) -> str:
+    return MISSING if found is None else f"{found.mean:.3f}"
 
 
-def _times(results: Results, outcome: Outcome, baseline: str) -> str:
-    """The rate relative to a baseline's."""
-    base = next(each.rate for each in results.outcomes if each.name == baseline)
-    if outcome.rate is None or base is None:
+def _ends(found: Interval | None) -> str:
+    if found is None or found.low is None:
         return MISSING
-    return f"{outcome.rate.mean() / base.mean():.2f}"
+    return f"{found.low:.3f}–{found.high:.3f}"
 
 
-def _shown(found: Interval | None) -> str:
-    if found is None:
-        return MISSING
-    ends = "" if found.low is None else f" ({found.low:.3f} to {found.high:.3f})"
-    return f"{found.mean:.3f}{ends}"
+def _ratio(rate: Values | None, base: Values | None) -> str:
+    return MISSING if rate is None or base is None else f"{rate.mean() / base.mean():.2f}"
+
+
+def _number(rate: Values | None) -> str:
+    return MISSING if rate is None else f"{rate.mean():.2f}"
 
 
 def _rows(results: Results) -> list[Row]:

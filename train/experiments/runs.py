@@ -19,7 +19,7 @@ from train.evaluate import evaluate
 from train.experiments.definition import Experiment, Scale, Variant, load_experiment, scale_config
 from train.loaded_run import load_run, suffix
 from train.run import begin, execute, reopen
-from train.run_folder import CONFIG, read_config
+from train.run_folder import CONFIG, read_config, read_run_file
 from train.trainer import METRICS_FILE, End
 
 RUNS = "runs"
@@ -161,6 +161,27 @@ def epoch_rows(run: PlannedRun) -> list[dict[str, Any]]:
         return [json.loads(line) for line in read_text(path).splitlines()]
     except (OSError, InputError, ValueError) as error:
         raise RunError(f"{path}: damaged ({error}); move {run.folder} away to repeat it") from error
+
+
+def check_fits(run: PlannedRun, store: Store, fingerprint: str) -> None:
+    """Check that a run that was begun is the planned one, on the same store.
+
+    Raises:
+        RunError: it has other settings, or is of another store.
+    """
+    if not (run.folder / CONFIG).exists():
+        return
+    wanted, there = load_config(run.preset, run.overrides), read_config(run.folder)
+    wanted = wanted.model_copy(update={"modalities": wanted.modalities_of(store.task)})
+    names = type(wanted).model_fields
+    other = [name for name in names if getattr(wanted, name) != getattr(there, name)]
+    if read_run_file(run.folder).store_fingerprint != fingerprint:
+        other.append("store")
+    if other:
+        raise RunError(
+            f"{run.folder} was trained with another {', '.join(other)}: name another folder with "
+            "--out, or move it away"
+        )
 
 
 def do(
