@@ -40,7 +40,7 @@ def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Pat
         ("epochs", r"write key=value"),
         ("modalities=[flair, flair]", r"each only once"),
         ("model.headz=1", r"model\.headz: no such key; did you mean model\.heads\?"),
-        ("model.kind=unet", r"model: expected kind: one of fm_net, dynunet, plain_conv_unet"),
+        ("model.kind=unet", r"model: expected kind: one of fm_net, dynunet, .*swin_unetr"),
         ("model.widths=[4]", r"^--set: model\.widths: "),
         ("augment.zoom.range=[1,0.7]", r"lower bound 1\.0 is above"),
     ],

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import ConfigError
-from train.networks import DynUNetConfig, FMNetConfig, PlainConvUNetConfig, parameter_count
+from train.networks import (
+    DynUNetConfig,
+    FMNetConfig,
+    NetworkConfig,
+    PlainConvUNetConfig,
+    ResEncUNetConfig,
+    SegResNetConfig,
+    SwinUNETRConfig,
+    parameter_count,
+)
 from train.networks.fm_net import FMNet
 from train.networks.peers import FullSizeLogits
 
@@ -136,21 +146,61 @@ def test_the_network_can_learn(dims: int) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize(
-    "config", [DynUNetConfig(widths=(4, 6, 8), heads=1), PlainConvUNetConfig(widths=(4, 6, 8))]
+PEERS = (
+    DynUNetConfig(widths=(4, 6, 8), heads=1),
+    PlainConvUNetConfig(widths=(4, 6, 8)),
+    ResEncUNetConfig(widths=(4, 6, 8)),
+    ResEncUNetConfig(widths=(4, 6), supervised=False),
+    SegResNetConfig(width=8, blocks_down=(1, 1)),
+    SwinUNETRConfig(width=12),
 )
-def test_peers_keep_the_contract(config: DynUNetConfig | PlainConvUNetConfig) -> None:
-    package = "monai" if config.kind == "dynunet" else "dynamic_network_architectures"
+
+
+def build_peer(config: NetworkConfig, inputs: int, regions: int) -> nn.Module:
+    """Its network; without its package, the error that says so, and the test is skipped."""
+    of_monai = {"dynunet", "segresnet", "swin_unetr"}
+    package = "monai" if config.kind in of_monai else "dynamic_network_architectures"
     if find_spec(package) is None:
-        with pytest.raises(ConfigError, match=r"fm-net\[peers\]"):
-            config.build(2, 5)
-        return
-    model = config.build(2, 5)
-    image = torch.randn(1, 2, *(2 * config.stride,) * 3)
-    training, main = model.train()(image), model.eval()(image)
-    assert len(training) == 2
+        with pytest.raises(ConfigError, match=r"\[peers\]"):
+            config.build(inputs, regions)
+        pytest.skip(f"{package} is not installed")
+    return config.build(inputs, regions)
+
+
+@pytest.mark.parametrize("config", PEERS, ids=lambda config: config.kind)
+def test_peers_keep_the_contract(config: NetworkConfig) -> None:
+    model = build_peer(config, 2, 5)
+    image = torch.randn(1, 2, *(2 * config.stride, config.stride, config.stride))
+    with torch.no_grad():
+        training, main = model.train()(image), model.eval()(image)
+    assert len(training) == config.outputs
     assert len(main) == 1
     assert {output.shape for output in (*training, *main)} == {(1, 5, *image.shape[2:])}
+
+
+@pytest.mark.parametrize(
+    ("config", "millions"),
+    [(ResEncUNetConfig(), 102.35), (SegResNetConfig(), 4.70), (SwinUNETRConfig(), 62.19)],
+    ids=lambda value: str(getattr(value, "kind", value)),
+)
+def test_peers_have_their_published_size(config: NetworkConfig, millions: float) -> None:
+    with torch.device("meta"):
+        model = build_peer(config, 4, 3)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert parameter_count(model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "values", [{"width": 12}, {"blocks_down": (1,)}, {"blocks_down": (1, 0)}, {"dropout": 1.0}]
+)
+def test_sizes_that_segresnet_cannot_have_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        SegResNetConfig(**values)
+
+
+def test_swin_unetr_refuses_a_width_that_its_attention_heads_cannot_share() -> None:
+    with pytest.raises(ValidationError, match="width"):
+        SwinUNETRConfig(width=16)
 
 
 class FixedOutput(nn.Module):

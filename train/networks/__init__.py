@@ -7,12 +7,21 @@ from pydantic import Discriminator, Tag
 from common.settings import kind_of
 from train.networks.base import NetworkConfig, parameter_count
 from train.networks.fm_net import FMNetConfig
-from train.networks.peers import DynUNetConfig, PlainConvUNetConfig
+from train.networks.peers import (
+    DynUNetConfig,
+    PlainConvUNetConfig,
+    ResEncUNetConfig,
+    SegResNetConfig,
+    SwinUNETRConfig,
+)
 
 _Networks = (
     Annotated[FMNetConfig, Tag("fm_net")]
     | Annotated[DynUNetConfig, Tag("dynunet")]
     | Annotated[PlainConvUNetConfig, Tag("plain_conv_unet")]
+    | Annotated[ResEncUNetConfig, Tag("res_enc_unet")]
+    | Annotated[SegResNetConfig, Tag("segresnet")]
+    | Annotated[SwinUNETRConfig, Tag("swin_unetr")]
 )
 _KINDS = ", ".join(network.__metadata__[0].tag for network in get_args(_Networks))
 
@@ -32,5 +41,8 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "PlainConvUNetConfig",
+    "ResEncUNetConfig",
+    "SegResNetConfig",
+    "SwinUNETRConfig",
     "parameter_count",
 ]

@@ -24,6 +24,11 @@ class NetworkConfig(Settings, ABC):
     def stride(self) -> int:
         """What every axis of an input must be divisible by."""
 
+    @property
+    def outputs(self) -> int:
+        """How many heads' logits the network gives in training, the main head's first."""
+        return 1
+
     @abstractmethod
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
         """The network with fresh weights.

@@ -50,6 +50,11 @@ class FMNetConfig(UNetConfig):
             raise ValueError(f"pool_kernel must have {self.dims} numbers, as dims has")
         return self
 
+    @property
+    def outputs(self) -> int:
+        """As `NetworkConfig.outputs`."""
+        return 1 + self.heads
+
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
         """As `NetworkConfig.build`."""
         return FMNet(self, in_channels, out_channels)
