@@ -1,7 +1,7 @@
 """A whole volume through a network that sees windows of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations, product
 from typing import Annotated, Literal
@@ -29,6 +29,8 @@ NO_MEMORY = "can't allocate memory"
 """In torch's error where a CPU's memory is too small, which has no type of its own."""
 
 Tile = tuple[slice, slice, slice]
+Heads = Callable[[Tensor], tuple[Tensor, ...]]
+"""From images (B, M, …) to the logits (B, regions, …) of one or more heads."""
 
 
 def _flips(value: object) -> object:
@@ -60,6 +62,7 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
     *,
     regions: int,
     dims: Literal[2, 3],
+    outputs: int = 1,
 ) -> Tensor:
     """Logits of a whole volume: the Gaussian-weighted mean over overlapping tiles.
 
@@ -76,9 +79,11 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
         compute: device and precision.
         regions: the network's outputs.
         dims: the network's.
+        outputs: how many heads' logits to return: 1 is the main head's; the supervision heads'
+            follow it.
 
     Returns:
-        (regions, D, H, W) float32 on the compute device.
+        (outputs · regions, D, H, W) float32 on the compute device, one head after the other.
 
     Raises:
         InferenceError: the network gives NaN or infinity, or the device's memory is too small.
@@ -86,10 +91,10 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
     batch = config.tiles
     if dims == 2:
         batch, window = batch * window[0], (1, window[1], window[2])
-    with _evaluating(model), _explained(config, compute), torch.inference_mode():
+    with _evaluating(model, heads=outputs > 1), _explained(config, compute), torch.inference_mode():
         padded, inner = _padded(image.to(compute.device), window)
         weights = tile_weights(window, compute.device)
-        total = torch.zeros((regions, *padded.shape[1:]), device=compute.device)
+        total = torch.zeros((outputs * regions, *padded.shape[1:]), device=compute.device)
         weight = torch.zeros(padded.shape[1:], device=compute.device)
         full = list[Tile]()
         for tile in _tiles(padded.shape[1:], window, config.overlap):
@@ -101,7 +106,7 @@ def sliding_window(  # noqa: PLR0913 - a network, an image, and how to predict i
         for first in range(0, len(full), batch):
             some = full[first : first + batch]
             tiles = torch.stack([padded[:, *tile] for tile in some])
-            logits = _forward(model, tiles, dims, config, compute)
+            logits = _forward(lambda images: model(images)[:outputs], tiles, dims, config, compute)
             for tile, tile_logits in zip(some, logits, strict=True):
                 total[:, *tile] += tile_logits * weights
         total /= weight
@@ -169,24 +174,31 @@ def _padded(image: Tensor, window: Triple) -> tuple[Tensor, Tile]:
 
 
 def _forward(
-    model: nn.Module, tiles: Tensor, dims: int, config: InferenceConfig, compute: Compute
+    heads: Heads, tiles: Tensor, dims: int, config: InferenceConfig, compute: Compute
 ) -> Tensor:
-    """Logits (B, regions, *window) float32 of tiles (B, M, *window): the mean over all flips."""
+    """Logits (B, C, *window) float32 of tiles (B, M, *window): the mean over all flips."""
     images = tiles.float() if dims == 3 else tiles.float().squeeze(2)  # (B, M, H, W)
     mirrored = mirrored_axes(config.flips, dims)
     total = torch.zeros((), device=tiles.device)
     for chosen in mirrored:
         with compute.autocast():
-            logits = model(images.flip(chosen))[0]
+            logits = torch.cat(heads(images.flip(chosen)), dim=1)
         total = total + logits.float().flip(chosen)
     total /= len(mirrored)
     return total if dims == 3 else total.unsqueeze(2)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module, *, heads: bool) -> Iterator[None]:
+    """As in evaluation; with `heads` the network gives all its outputs, as in training.
+
+    Layers do not choose outputs: those that differ in training, as dropout, are in evaluation.
+    """
     was_training = model.training
-    model.eval()
+    model.train(heads)
+    for layer in model.modules():
+        if next(layer.children(), None) is None:
+            layer.eval()
     try:
         yield
     finally:

@@ -92,6 +92,19 @@ class LoadedRun:
             InferenceError: the network gives NaN or infinity.
             ConfigError: an image is missing.
         """
+        return self._predict(image, modalities, 1)
+
+    def head_logits(self, image: NDArray[np.floating], modalities: Sequence[str] = ()) -> Tensor:
+        """Each head's logits (heads, regions, D, H, W): the main one's, then from fine to coarse.
+
+        Otherwise as `logits`.
+        """
+        found = self._predict(image, modalities, self.config.model.outputs)
+        return found.reshape(-1, len(self.task.regions), *found.shape[1:])
+
+    def _predict(
+        self, image: NDArray[np.floating], modalities: Sequence[str], outputs: int
+    ) -> Tensor:
         there = modalities or self.task.modalities
         self.check_images(there, "the volume")
         rows = [there.index(name) if name in there else len(there) for name in self.needed]
@@ -106,6 +119,7 @@ class LoadedRun:
             self.compute,
             regions=len(self.task.regions),
             dims=self.config.model.dims,
+            outputs=outputs,
         )
 
     def labels(self, logits: Tensor, spacing_mm: float) -> NDArray[np.uint8]:

@@ -204,6 +204,35 @@ def test_a_real_network_in_two_and_three_dimensions() -> None:
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_supervision_heads_follow_the_main_one_as_in_training_but_without_dropout(
+    dims: Literal[2, 3],
+) -> None:
+    config = FMNetConfig(widths=(2, 3, 4), heads=2, dims=dims)
+    model = config.build(1, 3)
+    model.encoder[0].append(nn.Dropout(0.5))
+    image, how = torch.randn(1, 8, 16, 16), InferenceConfig()
+    window = (8, 16, 16)
+    main = sliding_window(model, image, window, how, CPU, dims=dims, regions=3)
+    every = sliding_window(
+        model, image, window, how, CPU, dims=dims, regions=3, outputs=config.outputs
+    )
+    assert every.shape == (9, 8, 16, 16)
+    assert torch.allclose(every[:3], main, atol=1e-6)
+    assert model.training
+    assert model.encoder[0][-1].training
+    for layer in (model, *model.children()):
+        layer.eval()
+    for head in model.heads:
+        nn.init.constant_(head.weight, 0)
+        nn.init.constant_(head.bias, 7)
+    every = sliding_window(
+        model, image, window, how, CPU, dims=dims, regions=3, outputs=config.outputs
+    )
+    assert torch.allclose(every[3:], torch.full((6, 8, 16, 16), 7.0))
+    assert not model.training
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_network_that_gives_no_numbers_is_an_error(value: float) -> None:
     def broken(tiles: Tensor) -> Tensor:
