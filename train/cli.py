@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -470,10 +470,14 @@ def report(
         Path | None,
         typer.Option("--out", help="The page; default: report.html in the run's folder."),
     ] = None,
+    serving: Annotated[
+        bool, typer.Option("--serve", help="Serve it to browsers of this machine until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Write a page of runs: scores, curves, every case, calibration, misses, settings."""
     from train import report as reporting
     from train.report.facts import read_runs
+    from train.report.serve import serve
 
     found = read_runs(runs)
     page = out_file or reporting.default_path(found)
@@ -483,6 +487,9 @@ def report(
         if not run.evaluation:
             out.print(f"{run.name} has no scores yet: {hints.evaluate(run.folder)}", soft_wrap=True)
     out.print(f"open {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    if serving:
+        with suppress(KeyboardInterrupt):  # the way to end it
+            serve(page, lambda address: out.print(f"or {address}; Ctrl-C ends", soft_wrap=True))
 
 
 def _store(path: str | None) -> Store:

@@ -1,0 +1,175 @@
+"""The run report in a real browser: what a group around one screen does with it."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsers import column, header, names, opened_browser, rows, window
+from cli import invoke
+from selenium import webdriver
+from selenium.common.exceptions import NoAlertPresentException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from train.cli import app
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = "<img src=x onerror=alert(1)> $x$"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with opened_browser(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
+
+
+def page_of(folder: Path, *runs: Path) -> Path:
+    page = folder / "page.html"
+    done = invoke(app, "report", *runs, "--out", page)
+    assert done.returncode == 0, done.stderr
+    return page
+
+
+@pytest.fixture(scope="module")
+def one_page(one_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_of(tmp_path_factory.mktemp("one"), one_run)
+
+
+@pytest.fixture(scope="module")
+def two_page(two_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_of(tmp_path_factory.mktemp("two"), *two_runs)
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, one_page: Path) -> webdriver.Chrome:
+    browser.get(one_page.as_uri())
+    return browser
+
+
+def sorted_by(browser: webdriver.Chrome, key: str) -> str | None:
+    return header(browser, key).find_element(By.XPATH, "..").get_attribute("aria-sort")
+
+
+def test_it_opens_without_errors_and_asks_the_network_for_nothing(
+    browser: webdriver.Chrome, two_page: Path
+) -> None:
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(two_page.as_uri())
+    for button in browser.find_elements(By.CSS_SELECTOR, "[data-sort]"):
+        button.click()
+    rows(browser)[0].click()
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {url for url in asked if not url.startswith("data:")} == {two_page.as_uri()}
+    assert browser.get_log("browser") == []
+
+
+def test_the_worst_come_first_and_columns_sort_both_ways(opened: webdriver.Chrome) -> None:
+    assert sorted_by(opened, "dice-0-mean") == "ascending"
+    means = [float(text) for text in column(opened, 3)]
+    assert means == sorted(means)
+    header(opened, "dice-0-mean").click()
+    assert [float(text) for text in column(opened, 3)] == means[::-1]
+    header(opened, "findings").click()
+    assert sorted_by(opened, "findings") == "descending"
+    assert set(names(opened)[:2]) == {"missed", "false-alarm"}
+
+
+def test_filters_leave_what_they_name(opened: webdriver.Chrome) -> None:
+    everyone = len(names(opened))
+    opened.find_element(By.ID, "find").send_keys("PLAIN-0")
+    assert len(names(opened)) == 9
+    assert opened.find_element(By.ID, "shown").text == f"9 of {everyone} cases"
+    opened.find_element(By.ID, "find").clear()
+    opened.find_element(By.ID, "find").send_keys(Keys.SPACE)
+    Select(opened.find_element(By.ID, "region")).select_by_visible_text("ET")
+    assert sorted_by(opened, "dice-0-et") == "ascending"
+    assert {"empty", "false-alarm"}.isdisjoint(names(opened))
+    scores = [float(text) for text in column(opened, 6)]
+    assert scores == sorted(scores)
+
+
+def test_a_number_of_misses_shows_their_cases(opened: webdriver.Chrome) -> None:
+    button = opened.find_element(By.CSS_SELECTOR, '[data-finding="0 tc missed"]')
+    button.click()
+    assert len(names(opened)) == int(button.text)
+    assert "missed" in names(opened)
+
+
+def test_a_case_opens_from_its_row_and_its_point_and_arrows_go_on(
+    opened: webdriver.Chrome,
+) -> None:
+    order = names(opened)
+    rows(opened)[0].click()
+    title = opened.find_element(By.ID, "case-title")
+    assert title.text == order[0]
+    body = opened.find_element(By.CSS_SELECTOR, "#case .body")
+    body.send_keys(Keys.ARROW_RIGHT)
+    assert title.text == order[1]
+    assert len(body.find_elements(By.CSS_SELECTOR, "tbody tr")) == 3
+    body.send_keys(Keys.ESCAPE)
+    assert not title.is_displayed()
+    point = opened.find_element(By.CSS_SELECTOR, "#volumes circle:last-of-type")
+    opened.execute_script("arguments[0].dispatchEvent(new Event('click'))", point)
+    name = point.find_element(By.TAG_NAME, "title").get_attribute("textContent")
+    assert name.startswith(title.text + ":")
+
+
+def test_hostile_text_is_text(opened: webdriver.Chrome) -> None:
+    opened.find_element(By.ID, "find").send_keys("onerror")
+    assert names(opened) == [HOSTILE]
+    rows(opened)[0].click()
+    assert opened.find_element(By.ID, "case-title").text == HOSTILE
+    assert "</script><b>of others</b>" in opened.find_element(By.CLASS_NAME, "notes").text
+    assert "</script><script>alert(1)</script>" in opened.find_element(By.ID, "settings").text
+    assert not opened.find_elements(By.TAG_NAME, "img")
+    with pytest.raises(NoAlertPresentException):
+        _ = opened.switch_to.alert.text
+
+
+@pytest.mark.parametrize("width", [390, 761, 1000, 1200, 1360, 1600])
+def test_nothing_goes_beyond_a_window(
+    width: int, browser: webdriver.Chrome, two_page: Path
+) -> None:
+    with window(browser, width, mobile=width < 500):
+        browser.get(two_page.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert rows(browser)[0].find_element(By.CLASS_NAME, "name").is_displayed()
+
+
+def test_a_phone_shows_every_value_and_sorts(browser: webdriver.Chrome, two_page: Path) -> None:
+    with window(browser, 390, mobile=True):
+        browser.get(two_page.as_uri())
+        order = Select(browser.find_element(By.ID, "order"))
+        order.select_by_visible_text("high: mean Dice ↓")
+        shown = [text for text in column(browser, 7) if text != "–"]
+        assert shown == sorted(shown, reverse=True)
+        assert len(shown) == len(names(browser)) - 1
+        assert rows(browser)[0].find_elements(By.TAG_NAME, "td")[7].is_displayed()
+
+
+def test_it_follows_light_and_dark_and_prints(opened: webdriver.Chrome) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        paper = opened.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+        seen[scheme] = sum(int(part) for part in paper.strip("rgba()").split(",")[:3]) / 3
+    assert seen["light"] > 240
+    assert seen["dark"] < 40
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    assert not opened.find_element(By.CLASS_NAME, "controls").is_displayed()
+    assert len(rows(opened)) == len(names(opened)) > 10
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    pdf = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert 2 <= pdf.count(b"/Type /Page\n") <= 12
