@@ -10,6 +10,7 @@ from common.task import title
 from train.loaded_run import Trained, suffix, to_predict
 from train.results import metrics_of
 from train.run_folder import read_run_file
+from train.score_table import heading_of
 
 SPLITS = ("test", "val")
 """Whose scores a card has."""
@@ -117,7 +118,7 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for split in scores:
-        titles = {metric.name: metric.title for metric in metrics_of(split["rules"])}
+        titles = {metric.name: heading_of(metric) for metric in metrics_of(split["rules"])}
         for region, metrics in split["regions"].items():
             for name in SHOWN:
                 value = metrics[name]

@@ -322,10 +322,10 @@ class _Work:
             return self._predictor, ""
         choice = self._budget.choose(case.image, case.modalities)
         if choice.seconds > self._budget.seconds:
-            self._done.warnings.append(
-                f"{case_id}: {choice} is the fastest way and takes about {choice.seconds:.3g} s, "
-                f"more than the budget of {self._budget.seconds:g} s"
-            )
+            found = f"{choice} is the fastest way and takes about {choice.seconds:.3g} s"
+            expected = f"no more than the budget of {self._budget.seconds:g} s"
+            late = Finding(case_id, found, expected, "allow more time", case_id, "warning")
+            self._done.findings.append(late)
         return choice.predictor, str(choice)
 
     def write_notes(self) -> None:
