@@ -131,6 +131,37 @@ def test_values_of_uncertain_meaning_are_refused(
     assert str(path) in str(error.value)
 
 
+def ball(*radii: int) -> np.ndarray:
+    """Shells inside one another: values 1, 2 and so on from the inside out."""
+    z, y, x = np.indices((24, 24, 24)) - 12
+    distance = z**2 + y**2 + x**2
+    return sum((distance < radius**2).astype(np.uint8) for radius in radii)
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "doubted"),
+    [
+        ("a", {3: 1, 2: 3, 1: 2}, False),  # oedema outermost
+        ("a", {3: 3, 2: 1, 1: 2}, False),
+        ("a", {3: 1, 2: 2}, True),  # two values: of which release?
+        ("BraTS-GLI-00001-000", {3: 1, 2: 2}, False),  # its name tells
+    ],
+)
+def test_values_that_other_conventions_share_are_told_unless_shapes_or_names_decide(
+    name: str, order: dict[int, int], *, doubted: bool, tmp_path: Path
+) -> None:
+    shells = ball(5, 7, 10)
+    label = np.zeros_like(shells)
+    for shell, value in order.items():
+        label[shells == shell] = value
+    cube = Geometry((24, 24, 24), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    nifti.write(tmp_path / f"{name}.nii.gz", label, cube)
+    (files,) = find_masks(tmp_path, Manifest()).files.values()
+    warned = read_mask(files, Manifest()).warnings
+    assert bool(warned) == doubted, warned
+    assert all("label_convention: msd" in finding.action for finding in warned)
+
+
 def test_labels_inside_out_are_a_warning_that_names_what_would_fit(tmp_path: Path) -> None:
     """As of a conversion for nnU-Net without its dataset.json, where 1 is oedema."""
     z, y, x = np.indices((24, 24, 24)) - 12

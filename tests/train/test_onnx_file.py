@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli import invoke
-from runs import SMALL, see_voxels
+from runs import SMALL, see_voxels, validated
 
 from common import nifti
 from common.store import Store
@@ -43,16 +43,27 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_onnxruntime_gives_torchs_logits_for_any_batch(run: Path, exported: Path) -> None:
+def assert_parity(run: Path, exported: Path, dims: int) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    model = load_run(run).model.eval()
+    model, window = load_run(run).model.eval(), (16,) * dims
     for batch in (1, 3):
-        image = torch.randn(batch, 4, 16, 16, 16, generator=torch.Generator().manual_seed(batch))
+        image = torch.randn(batch, 4, *window, generator=torch.Generator().manual_seed(batch))
         with torch.inference_mode():
             ours = model(image)[0].numpy()
         (theirs,) = session.run(None, {"image": image.numpy()})
-        assert theirs.shape == (batch, 3, 16, 16, 16)
+        assert theirs.shape == (batch, 3, *window)
         assert np.abs(theirs - ours).max() <= 1e-4
+
+
+def test_onnxruntime_gives_torchs_logits_for_any_batch(run: Path, exported: Path) -> None:
+    assert_parity(run, exported, 3)
+
+
+def test_so_it_does_for_a_network_of_slices(store: Store, tmp_path: Path) -> None:
+    run = validated(store, tmp_path / "run", "model.dims=2").run_dir
+    done = invoke(app, "export", run, tmp_path / "m.onnx", "--format", "onnx")
+    assert done.returncode == 0, done.stderr
+    assert_parity(run, tmp_path / "m.onnx", 2)
 
 
 def test_the_file_says_what_the_host_does_and_no_path(

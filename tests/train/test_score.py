@@ -106,6 +106,31 @@ def test_labels_in_another_order_than_the_references_are_a_warning(tmp_path: Pat
     assert dice(mended[0])["tc"] > 0.7
 
 
+def test_masks_without_tumour_have_no_convention(tmp_path: Path) -> None:
+    reference, prediction = folders(tmp_path)
+    for folder in (reference, prediction):
+        write(folder / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
+    done = run(reference, prediction, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "brats2021" not in done.stdout
+    told = read_summary(tmp_path / "out")["conventions"]["references"]
+    assert sorted(told.values()) == [1, 3]
+
+
+def test_a_doubt_that_masks_of_several_cases_share_is_one_line(tmp_path: Path) -> None:
+    """As of two folders in the order of the Decathlon, whose tumours are too small to be judged."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[4:7, 5, 5:8] = [1, 2, 3]
+    for index in range(6):
+        write(tmp_path / "ref" / f"c{index}.nii.gz", label)
+        write(tmp_path / "pred" / f"c{index}.nii.gz", label)
+    done = run(tmp_path / "ref", tmp_path / "pred", "--out", tmp_path / "out")
+    (line,) = [line for line in done.stderr.splitlines() if "msd" in line]
+    assert "12 files of 6 cases: c0, c1, c2, c3, c4, c5" in line
+    warnings = read_summary(tmp_path / "out")["warnings"]
+    assert len([text for text in warnings if "msd" in text]) == 12
+
+
 def test_masks_of_predict_have_the_convention_that_it_noted(tmp_path: Path) -> None:
     reference, prediction = folders(tmp_path, count=2, convention="msd")
     of_file = {"convention": "msd", "convention_from": "layout", "warnings": ()}
