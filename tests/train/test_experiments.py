@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,13 +227,34 @@ def test_tasks_of_an_array_do_all_runs_on_slurm(slurm: Slurm, large: Store, tmp_
     assert "2 done already" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted(PAPERS - {"fig3"}))
-def test_every_experiment_runs_at_scale_smoke(name: str, large: Store, tmp_path: Path) -> None:
-    arguments = (name, "--scale", "smoke", "--store", large.path, "--out", tmp_path / "e")
+def summary_of(name: str, store: Store, out: Path, *only: str) -> dict[str, Any]:
+    """Of an experiment, or of some of its variants, that is done at scale smoke."""
+    chosen = [word for variant in only for word in ("--only", variant)]
+    arguments = (name, "--scale", "smoke", "--store", store.path, "--out", out, *chosen)
     done = invoke(app, "experiment", *arguments, columns=200)
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    for each in summary["variants"]:
+        assert not only or each["name"] not in only or not each["problem"]
+    assert (out / "figure.pdf").read_bytes().startswith(b"%PDF")
+    return summary
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(PAPERS - {"fig3", "benchmark"}))
+def test_every_experiment_runs_at_scale_smoke(name: str, large: Store, tmp_path: Path) -> None:
+    summary = summary_of(name, large, tmp_path)
     assert [each["problem"] for each in summary["variants"]] == [""] * len(summary["variants"])
-    assert (tmp_path / "e" / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_networks_of_others_are_trained_alike(
+    large: Store, make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    swin, timed = "Swin UNETR", "SegResNet, equal seconds"
+    others = [name for name in load_experiment("benchmark").variants if "equal" not in name]
+    summary_of("benchmark", large, tmp_path / "a", *{*others} - {swin}, timed)
+    largest = make_store(crop=(64, 64, 64))  # which it halves five times
+    summary_of("benchmark", largest, tmp_path / "b", swin)

@@ -92,14 +92,19 @@ def list_of_experiments() -> Table:
 def show(results: Results) -> None:
     """Print the table, the comparisons and the verdict."""
     table, shown = Table(box=None, pad_edge=False), columns(results)
-    for index, column in enumerate(shown):
-        if column.on_screen:
-            numeric = 0 < index < len(shown) - 2
-            table.add_column(column.heading, justify="right" if numeric else "left")
+    shown = [column for column in shown if column.on_screen]
+    for column in shown:
+        if column in (shown[0], shown[-1]):
+            table.add_column(column.heading, overflow="fold")
+        else:
+            table.add_column(column.heading, justify="right", no_wrap=True)
     for outcome in results.outcomes:
-        table.add_row(*(Text(column.cell(outcome)) for column in shown if column.on_screen))
+        table.add_row(*(Text(column.cell(outcome)) for column in shown))
     out.print()
     out.print(table)
+    for outcome in results.outcomes:
+        if outcome.problem:
+            out.print(f"✗ {outcome.name}: {outcome.problem}", soft_wrap=True)
     for judged in results.judged:
         out.print(Text(f"• {judged}"), soft_wrap=True)
     out.print(Text(results.verdict, "bold"), soft_wrap=True)

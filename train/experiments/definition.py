@@ -56,6 +56,8 @@ class Claim(Settings):
     """dice or loss of scored cases; curve: validation loss mean over epochs; rate: volumes/s."""
     region: str | None = None
     """The region of `dice`; null is the mean over all."""
+    by_paper: bool = True
+    """Whether the paper says so; else it is measured, and no part of the trend."""
 
 
 class Experiment(Changes):
@@ -76,7 +78,7 @@ class Experiment(Changes):
     variants: dict[str, Variant] = Field(min_length=1)
     """By name, in the order of the table."""
     claims: tuple[Claim, ...] = ()
-    """The trend: it holds where all hold."""
+    """The trend: it holds where all that are the paper's hold."""
     baselines: tuple[str, ...] = ()
     """Variants whose speed the others' is given relative to."""
     scored: bool = True

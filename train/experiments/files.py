@@ -162,7 +162,7 @@ def columns(results: Results) -> list[Column]:
         Column("minutes", lambda each: f"{each.minutes:.1f}", on_screen=False),
         Column("peak GB", lambda each: f"{each.peak_memory_gb:.1f}", on_screen=False),
         Column("the paper", lambda each: experiment.variants[each.name].paper or MISSING),
-        Column("", lambda each: each.problem),
+        Column("", lambda each: each.problem, on_screen=False),
     ]
 
 

@@ -1,5 +1,6 @@
 """What comes of an experiment: each variant's measurements, and whether the paper's trend holds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -109,7 +110,6 @@ def _outcome(
     if not done:
         return Outcome(name, parameters, (), (), (), problem=why)
     rows = [epoch_rows(run) for run in done]
-    rates = [median(row["volumes_per_second"] for row in each[1:] or each) for each in rows]
     scores = [_scores(plan, group) for group in whole] if plan.experiment.scored else []
     cases = tuple(sorted(scores[0])) if scores else ()
 
@@ -126,12 +126,21 @@ def _outcome(
         {region: table("dice", region) for region in task.regions} if scores else {},
         table("loss") if scores else None,
         tuple(tuple(row["val_loss"] for row in each) for each in rows),
-        np.array(rates).reshape(len(whole), -1).mean(axis=1, keepdims=True),
+        _rates(rows, len(whole)),
         fmean(sum(row["seconds"] for row in each) for each in rows) / 60,
-        max(row["peak_memory_gb"] for each in rows for row in each),
+        max((row["peak_memory_gb"] for each in rows for row in each), default=0.0),
         read_run_file(done[0].folder).sessions[-1].compute,
         why,
     )
+
+
+def _rates(runs: Sequence[Sequence[Mapping[str, Any]]], seeds: int) -> Values | None:
+    """(seeds, 1) of the rows of each run; None where one ended within its first epoch."""
+    if not all(runs):
+        return None
+    rates = [median(row["volumes_per_second"] for row in rows[1:] or rows) for rows in runs]
+    of_seeds: Values = np.array(rates).reshape(seeds, -1)
+    return of_seeds.mean(axis=1, keepdims=True)
 
 
 def _scores(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
@@ -220,13 +229,11 @@ def interval(
 
 def verdict(judged: Sequence[Judged]) -> str:
     """In one sentence, whether the paper's trend holds."""
-    if not judged:
+    counts = Counter(each.status for each in judged if each.claim.by_paper)
+    if not counts:
         return "The paper claims no trend here; its figures are beside ours."
-    counts = {each.status: 0 for each in judged}
-    for each in judged:
-        counts[each.status] += 1
     parts = ", ".join(f"{count} {status}" for status, count in counts.items())
-    of = f"of {len(judged)} comparisons, {parts}"
+    of = f"of {counts.total()} comparisons, {parts}"
     if "reversed" in counts:
         return f"The paper's trend does not hold: {of}."
     if {*counts} == {"holds"}:
