@@ -363,6 +363,36 @@ def folds(
 
 
 @app.command()
+def figures(
+    run_dir: Run,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The folder; default: figures, in the run's.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    which: CheckpointOption = "best",
+    device: DeviceOption = "auto",
+    overrides: InferenceOption = None,
+) -> None:
+    """Draw a run for print: a case, curves, the network, samples, supervision (PDF and PNG)."""
+    from train.loaded_run import load_run, store_of
+    from train.run_figures import draw
+
+    loaded = load_run(run_dir, which, device, overrides or ())
+    _tell_postprocessing(loaded)
+    opened = _store(store or store_of(loaded))
+    with _cases("evaluating") as on_case:
+        drawn = draw(loaded, opened, split, out_dir, on_case)
+    _warn(drawn.warnings)
+    for line in drawn.left_out:
+        out.print(f"left out: {line}", soft_wrap=True)
+    files = drawn.files
+    out.print(f"figures: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
+
+
+@app.command()
 def compare(
     scores: Annotated[
         list[Path],

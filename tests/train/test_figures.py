@@ -4,47 +4,12 @@ from itertools import product
 import matplotlib.image
 import numpy as np
 import pytest
+from samples import sample, shown, volume
 
 from common.names import show
 from common.task import GLIOMA, TASKS, Task
-from train.figures.samples import Sample, choose_samples, evaluation_figure, overlay, sample_of
+from train.figures.samples import Sample, choose_samples, evaluation_figure, overlay
 from train.figures.style import as_png
-
-
-def volume(shape: tuple[int, int, int] = (9, 16, 12)) -> np.ndarray:
-    """Four modalities of a brain that reaches from end to end but for the border."""
-    image = np.zeros((4, *shape), np.float16)
-    generator = np.random.default_rng(0)
-    image[:, 1:-1, 1:-1, 1:-1] = generator.normal(size=(4, *(side - 2 for side in shape)))
-    return image
-
-
-def sample(case_id: str, dice: float, *, has_tumour: bool = True) -> Sample:
-    label = np.zeros((9, 16, 12), np.uint8)
-    if has_tumour:
-        label[4, 3:8, 3:7] = 2
-        label[4, 4:7, 4:6] = 3
-    prediction = np.roll(label, 1, axis=2)
-    return shown(label, prediction, case_id=case_id, dice=dice)
-
-
-def shown(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    image: np.ndarray | None = None,
-    *,
-    case_id: str = "a",
-    dice: float = 1.0,
-    task: Task = GLIOMA,
-) -> Sample:
-    return sample_of(
-        case_id,
-        dict.fromkeys(task.regions, dice),
-        task,
-        image=volume() if image is None else image,
-        reference=reference,
-        prediction=prediction,
-    )
 
 
 def names(samples: list[Sample]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TOP, FOOT, LINE, GAP = 0.8, 0.5, 0.115, 0.16
 ENCODER, DECODER = 1.95, 4.8
 """Where the middles of both columns are."""
-LONGEST, THICKEST, THINNEST = 1.1, 0.5, 0.04
+LONGEST, THICKEST, THINNEST = 1.1, 0.5, 0.02
 """Of boxes: at full resolution along, and across for the most and for few channels."""
 
 HEAD = 0.2

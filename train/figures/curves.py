@@ -1,4 +1,4 @@
-"""Curves over epochs: variants with their spread over seeds (paper Fig. 3 and 4)."""
+"""Curves over epochs: variants with their spread over seeds (Fig. 3, 4), a run (Fig. 5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.names import show
-from train.figures.style import COLOURS, DASHES, MARKERS, SMALL, TEXT, frame, on_paper
+from train.figures.style import COLOURS, DASHES, MARKERS, PRINT, SMALL, TEXT, frame, on_paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Sizes in inches.
 PANEL, FOOT, LEFT, RIGHT = 1.75, 0.55, 0.42, 0.08
+BETWEEN = 0.28
 LEGEND_ROW, LEGEND_COLUMNS = 0.13, 2
 
 MARKS = 8
@@ -59,6 +60,63 @@ def curves_figure(title: str, curves: Mapping[str, Sequence[Curve]], ylabel: str
             borderaxespad=0.3,
         )
         return figure
+
+
+def run_figure(
+    title: str,
+    epochs: Sequence[int],
+    losses: Mapping[str, Curve],
+    dice: Mapping[str, Curve],
+    best: int | None,
+) -> "Figure":
+    """A run's losses, and its Dice of each region, with the best epoch marked.
+
+    Args:
+        title: above the figure.
+        epochs: of all values.
+        losses: by name, as of training and validation.
+        dice: by region.
+        best: the epoch of the best checkpoint; None if there is none.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
+    height = 2 * PANEL + BETWEEN
+    with rc_context({"text.parse_math": False}):  # a name may have $ in it
+        note = f"Upright line: epoch {best}, whose checkpoint is the best." if best else ""
+        figure, box = on_paper(title, note, panel=height, foot=FOOT, left=LEFT, right=RIGHT)
+        box.axis("off")
+        for place, (ylabel, curves) in enumerate({"loss": losses, "Dice": dice}.items()):
+            share = PANEL / height
+            axes = box.inset_axes((0, 1 - share if place == 0 else 0, 1, share))
+            frame(axes)
+            for index, (name, values) in enumerate(curves.items()):
+                _draw_run(axes, name, epochs, values, index)
+            if best:
+                axes.axvline(best, color=PRINT.ink, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_ylabel(ylabel, size=TEXT, labelpad=2)
+            axes.legend(frameon=False, fontsize=SMALL, handlelength=3.2)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("epoch", size=TEXT, labelpad=1)
+        return figure
+
+
+def _draw_run(axes: "Axes", name: str, epochs: Sequence[int], values: Curve, index: int) -> None:
+    known = [
+        (epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None
+    ]
+    axes.plot(
+        [epoch for epoch, _ in known],
+        [value for _, value in known],
+        label=name,
+        color=COLOURS[index],
+        linestyle=DASHES[index % len(DASHES)],
+        linewidth=1.1,
+        marker=MARKERS[index % len(MARKERS)],
+        markersize=3,
+        markevery=max(1, len(known) // MARKS),
+    )
 
 
 def _draw_variant(

@@ -41,10 +41,15 @@ class Sample:
     dice: Mapping[str, float]  # region to Dice of the whole case
     plane: int  # index in the stored volume
     planes: int  # planes of the stored volume
-    has_tumour: bool  # whether the reference has any, in any plane
+    tumour_voxels: int  # of the reference, in all planes
     grey: NDArray[np.uint8]  # (H, W): FLAIR or the first modality, 0 outside the brain
     reference: NDArray[np.bool_]  # (regions, H, W)
     prediction: NDArray[np.bool_]  # (regions, H, W)
+
+    @property
+    def has_tumour(self) -> bool:
+        """Whether the reference has any, in any plane."""
+        return self.tumour_voxels > 0
 
     @property
     def mean_dice(self) -> float:
@@ -73,7 +78,7 @@ def sample_of(  # noqa: PLR0913 - a case, its score and its volumes
         dice,
         plane,
         len(shown),
-        bool(reference.any()),
+        int(np.count_nonzero(reference)),
         to_grey(shown[plane], intensity_window(shown)),
         task.to_regions(reference[plane]),
         task.to_regions(prediction[plane]),
@@ -96,6 +101,26 @@ def choose_samples(samples: Sequence[Sample]) -> list[tuple[str, Sample]]:
             chosen.append(("Median", tumours[(len(tumours) - 1) // 2]))
         chosen.append(("Best", tumours[-1]))
     chosen += [("No tumour", sample) for sample in ranked if not sample.has_tumour][:1]
+    return chosen
+
+
+PAPER_RULE = (
+    "Chosen by rule: the worst case without a tumour, or the case with the smallest; the case with "
+    "a tumour whose mean Dice is lowest, and whose is highest."
+)
+
+
+def paper_samples(samples: Sequence[Sample]) -> dict[str, Sample]:
+    """The samples of `PAPER_RULE` by name, each case once."""
+    ranked = sorted(samples, key=lambda sample: (sample.mean_dice, sample.case_id))
+    empty = [sample for sample in ranked if not sample.has_tumour]
+    first = empty[0] if empty else min(ranked, key=lambda sample: sample.tumour_voxels)
+    rest = [sample for sample in ranked if sample.has_tumour and sample is not first]
+    chosen = {"No tumour" if empty else "Smallest tumour": first}
+    if len(rest) > 1:
+        chosen["Worst"] = rest[0]
+    if rest:
+        chosen["Best"] = rest[-1]
     return chosen
 
 
@@ -186,14 +211,14 @@ def _draw_label(page: "Axes", top: float, name: str, sample: Sample) -> None:
 def _draw_panel(axes: "Axes", sample: Sample, column: int, side: int, task: Task) -> None:
     """One panel; in LPS arrays anterior is up and the patient's right on the left."""
     axes.axis("off")
-    grey = _centred(sample.grey, side)
+    grey = centred(sample.grey, side)
     if column == 0:
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
         return
     index, predicted = (column - 1) // 2, column % 2 == 0
     region = task.region_names[index]
     reference, prediction = (
-        _centred(masks[index], side) for masks in (sample.reference, sample.prediction)
+        centred(masks[index], side) for masks in (sample.reference, sample.prediction)
     )
     mask, colour = prediction if predicted else reference, task.region_colours[region]
     axes.imshow(paint((DIMMED * grey).astype(np.uint8), [mask], [colour], OPACITY))
@@ -214,7 +239,7 @@ def _draw_panel(axes: "Axes", sample: Sample, column: int, side: int, task: Task
     )
 
 
-def _centred(plane: NDArray[T], side: int) -> NDArray[T]:
+def centred(plane: NDArray[T], side: int) -> NDArray[T]:
     """A plane (H, W) in the middle of a square, so that all panels have one scale."""
     square = np.zeros((side, side), plane.dtype)
     top, left = ((side - size) // 2 for size in plane.shape)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from common.files import read_json, read_text
 from common.manifest import Manifest
 from common.metrics import mean_over_regions
 from common.settings import explain
+from common.task import Task
 from train.checkpoint import Which
 from train.compare import evaluation_of
 from train.config import TrainConfig
@@ -119,17 +120,20 @@ class RunFacts:
     @property
     def best_epoch(self) -> int | None:
         """The epoch of the best checkpoint; None before the first validation."""
-        validated = [row for row in self.epochs if row["val_loss"] is not None]
-        if not validated:
-            return None
-        # The first of equals: only a better one replaces it.
-        return int(max(validated, key=self._score)["epoch"])
+        return best_epoch(self.epochs, self.config, self.manifest.task)
 
-    def _score(self, row: dict[str, Any]) -> float:
-        if self.config.select_by == "loss":
+
+def best_epoch(rows: Sequence[Mapping[str, Any]], config: TrainConfig, task: Task) -> int | None:
+    """The epoch of the best checkpoint by the rows of metrics.jsonl; None before validation."""
+
+    def score(row: Mapping[str, Any]) -> float:
+        if config.select_by == "loss":
             return -float(row["val_loss"])
-        regions = self.manifest.task.regions
-        return mean_over_regions({region: row[f"val_dice_{region}"] for region in regions})
+        return mean_over_regions({region: row[f"val_dice_{region}"] for region in task.regions})
+
+    validated = [row for row in rows if row["val_loss"] is not None]
+    # The first of equals: only a better one replaces it.
+    return int(max(validated, key=score)["epoch"]) if validated else None
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
@@ -161,7 +165,7 @@ def _read_run(name: str, folder: Path, path: Path) -> RunFacts:
         read_config(folder),
         read_manifest(folder),
         read_run_file(folder),
-        _read_epochs(folder / METRICS_FILE),
+        read_epochs(folder / METRICS_FILE),
         _read_evaluation(csv) if csv else None,
     )
 
@@ -175,7 +179,12 @@ def _check_same_task(first: RunFacts, other: RunFacts) -> None:
         )
 
 
-def _read_epochs(path: Path) -> list[dict[str, Any]]:
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; none before its first epoch.
+
+    Raises:
+        InputError: it is torn.
+    """
     if not os.path.lexists(path):
         return []
     try:
