@@ -42,7 +42,7 @@ MORE_MEMORY = "end other programs, or raise the limit on memory"
 EXTRAS = {
     "preprocess": {"dask", "dask_jobqueue", "distributed", "PIL"},
     "s3": {"s3fs"},
-    "train": {"matplotlib", "nvidia", "psutil", "safetensors", "tensorboard", "torch"},
+    "train": {"matplotlib", "nvidia", "PIL", "psutil", "safetensors", "tensorboard", "torch"},
 }
 """Import names of each extra's packages."""
 
