@@ -145,6 +145,8 @@ def evaluate(
     if folder:
         out.print(f"masks:   {folder}", soft_wrap=True)
     out.print(f"next: {hints.predict(run_dir, which)}", soft_wrap=True)
+    if run_dir.is_dir():
+        out.print(f"      {hints.run_report(run_dir)}", soft_wrap=True)
 
 
 @app.command()
@@ -500,6 +502,13 @@ def report(
         Path | None,
         typer.Option("--out", help="The page; default: report.html in the run's folder."),
     ] = None,
+    cases: Annotated[
+        int, typer.Option(min=0, help="Predict so many of the worst again, to view their slices.")
+    ] = 10,
+    store: Annotated[
+        str | None, typer.Option(help="Where the evaluations' store is now, if it has moved.")
+    ] = None,
+    device: DeviceOption = "auto",
     serving: Annotated[
         bool, typer.Option("--serve", help="Serve it to browsers of this machine until Ctrl-C.")
     ] = False,
@@ -507,12 +516,14 @@ def report(
     """Write a page of runs: scores, curves, every case, calibration, misses, settings."""
     from train import report as reporting
     from train.report.facts import read_runs
-    from train.report.serve import serve
+    from train.report.predictions import Wanted
+    from train.report.serve import cases_folder, serve
 
     found = read_runs(runs)
     page = out_file or reporting.default_path(found)
     check_output(page, "file")
-    reporting.write(found, page)
+    check_output(cases_folder(page), "folder")
+    _warn(reporting.write(found, page, Wanted(cases, device, store), _cases))
     for run in found:
         if not run.evaluation:
             out.print(f"{run.name} has no scores yet: {hints.evaluate(run.folder)}", soft_wrap=True)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 
@@ -17,14 +17,17 @@ SHELL = "common.report"
 """The package of the templates that all reports share."""
 
 
-def render(
+def render(  # noqa: PLR0913 - what rarely changes goes by name
     package: str,
     task: Task,
+    *,
     blocks: Mapping[str, object],
     values: Mapping[str, object],
     root_style: str = "",
+    parts: Sequence[str] = ("report",),
+    scripts_beside: bool = False,
 ) -> str:
-    """A page of `report.html`, `report.css` and `report.js` in a package's `templates`.
+    """A page of `report.html` and its parts' styles and scripts in a package's `templates`.
 
     Args:
         package: the report's.
@@ -32,9 +35,12 @@ def render(
         blocks: what the script reads with `block(id)`.
         values: what the template names, besides what every page has.
         root_style: declarations of the style sheet's `:root`, as `--regions:3`.
+        parts: names of its `.css` and `.js`, in order.
+        scripts_beside: whether it may load scripts from the place where it lies itself.
     """
-    style = _colours(task, root_style) + _text(SHELL, "base.css") + _text(package, "report.css")
-    code = _text(SHELL, "base.js") + _text(package, "report.js")
+    styles = [_text(package, f"{part}.css") for part in parts]
+    style = _colours(task, root_style) + _text(SHELL, "base.css") + "".join(styles)
+    code = _text(SHELL, "base.js") + "".join(_text(package, f"{part}.js") for part in parts)
     # Nothing is global, so that what a page defines cannot meet what the browser does.
     script = f'"use strict";\n(() => {{\n{code}}})();\n'
     environment = Environment(
@@ -50,6 +56,7 @@ def render(
         script=Markup(script),  # noqa: S704 - the package's own
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
+        scripts_beside=scripts_beside,
         blocks={name: _json_block(value) for name, value in blocks.items()},
         made=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
         version=__version__,

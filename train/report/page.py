@@ -1,6 +1,7 @@
 """The run report as one HTML page; case files for its viewer may lie in a folder beside it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from common.task import title
 from train.compare import Comparison, Method, compare
 from train.report import sections
 from train.report.facts import RunFacts
+from train.report.volumes import CASE_EVENT
 from train.results import COUNTS, VOLUMES
 from train.score_table import DIGITS, heading_of, shown_metrics
 
@@ -44,21 +46,39 @@ def case_ids(runs: Sequence[RunFacts]) -> list[str]:
     return sorted(scores, key=lambda case_id: (fmean(scores[case_id]), case_id))
 
 
-def render(runs: Sequence[RunFacts], comparison: Comparison | None) -> str:
-    """The whole page of at least one run, with their comparison if there are several."""
+@dataclass
+class Slices:
+    """The cases that the slice viewer shows."""
+
+    folder: str
+    """The name of the folder beside the page."""
+    inside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Case id to its payload in the page."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """Case id to its script in the folder."""
+    notes: list[str] = field(default_factory=list)
+    """What is not shown, and why."""
+
+
+def render(
+    runs: Sequence[RunFacts], comparison: Comparison | None, slices: Slices
+) -> tuple[str, list[str]]:
+    """The whole page of at least one run, and its notes."""
     task, cases = runs[0].manifest.task, case_ids(runs)
     places = {case_id: place for place, case_id in enumerate(cases)}
     trained = [run for run in runs if run.epochs]
     columns = _columns(runs)
-    return page.render(
+    notes = [*_notes(runs, comparison), *slices.notes]
+    volumes = {f"slices-{places[case_id]}": each for case_id, each in slices.inside.items()}
+    html = page.render(
         "train.report",
         task,
-        blocks={"data": _data(runs, cases, columns)},
+        blocks={"data": _data(runs, cases, columns, slices)} | volumes,
         values={
             "runs": runs,
             "name": ", ".join(run.name for run in runs),
             "several": len(runs) > 1,
-            "notes": notes_of(runs, comparison),
+            "notes": notes,
             "figures": _figures(runs),
             "not_evaluated": [
                 (run.name, hints.evaluate(run.folder)) for run in runs if not run.evaluation
@@ -77,12 +97,15 @@ def render(runs: Sequence[RunFacts], comparison: Comparison | None) -> str:
             "findings": sections.FINDINGS,
             "outside": sections.outside(runs),
             "columns": columns,
-            "viewer_words": "",
+            "slices": len(slices.inside) + len(slices.beside),
             "settings": sections.settings(runs),
             "hashes": [sections.hashes(run) for run in runs],
         },
         root_style=f"--scores:{len(columns)};--runs:{len(sections.evaluations(runs))}",
+        parts=("viewer", "report"),
+        scripts_beside=bool(slices.beside),
     )
+    return html, notes
 
 
 def _figures(runs: Sequence[RunFacts]) -> list[tuple[str, str, str]]:
@@ -103,7 +126,7 @@ def _figures(runs: Sequence[RunFacts]) -> list[tuple[str, str, str]]:
     return figures
 
 
-def notes_of(runs: Sequence[RunFacts], comparison: Comparison | None) -> list[str]:
+def _notes(runs: Sequence[RunFacts], comparison: Comparison | None) -> list[str]:
     """What makes the numbers mean something else than they seem to."""
     notes = [
         f"{run.name}: {warning}"
@@ -150,7 +173,10 @@ def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _data(
-    runs: Sequence[RunFacts], cases: Sequence[str], columns: list[dict[str, Any]]
+    runs: Sequence[RunFacts],
+    cases: Sequence[str],
+    columns: list[dict[str, Any]],
+    slices: Slices,
 ) -> dict[str, Any]:
     """What the page's script reads."""
     task, found = runs[0].manifest.task, sections.evaluations(runs)
@@ -161,7 +187,14 @@ def _data(
         "metrics": [[m.name, heading_of(m), DIGITS.get(m.unit, 3)] for m in metrics],
         "findings": sections.FINDINGS,
         "columns": columns,
-        "cases": [_case(runs, case_id, [m.name for m in metrics]) for case_id in cases],
+        "cases": [
+            _case(runs, case_id, [m.name for m in metrics])
+            | {"inside": case_id in slices.inside, "beside": slices.beside.get(case_id)}
+            for case_id in cases
+        ],
+        "slices": len(slices.inside) + len(slices.beside),
+        "folder": slices.folder,
+        "event": CASE_EVENT,
     }
 
 

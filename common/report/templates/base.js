@@ -175,7 +175,8 @@ class CaseDialog {
       if (target === this.dialog || button?.dataset.close !== undefined) this.dialog.close();
       else if (button?.dataset.step) this.#step(Number(button.dataset.step));
     });
-    this.dialog.addEventListener("keydown", ({ key }) => {
+    this.dialog.addEventListener("keydown", ({ key, target }) => {
+      if (["INPUT", "SELECT"].includes(target.tagName)) return; // arrows change its value
       if (key === "ArrowLeft") this.#step(-1);
       if (key === "ArrowRight") this.#step(1);
     });

@@ -2,22 +2,29 @@
 
 import base64
 import json
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import column, header, names, opened_browser, rows, window
+from browsers import column, header, names, opened_browser, rows, wait, window
 from cli import invoke
+from runs import validated
 from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
+from common.store import Store
 from train.cli import app
+from train.report.serve import open_server
 
 pytestmark = pytest.mark.slow
 
+IDS = [f"BraTS2021_{index:05d}" for index in range(4)]
 HOSTILE = "<img src=x onerror=alert(1)> $x$"
 
 
@@ -173,3 +180,82 @@ def test_it_follows_light_and_dark_and_prints(opened: webdriver.Chrome) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     pdf = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert 2 <= pdf.count(b"/Type /Page\n") <= 12
+
+
+@pytest.fixture(scope="module")
+def scored_run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that really predicts its two test cases; one of them is in its page."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    splits = {"train": IDS[:1], "val": IDS[1:2], "test": IDS[2:]}
+    validated(store, folder, f"splits={json.dumps({'kind': 'lists', **splits})}")
+    assert invoke(app, "evaluate", folder).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slices_page(scored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.report.INSIDE", 1)
+        return page_of(tmp_path_factory.mktemp("slices"), scored_run)
+
+
+def open_case(browser: webdriver.Chrome, row: int) -> None:
+    rows(browser)[row].find_element(By.CLASS_NAME, "name").click()
+
+
+def shown_slices(browser: webdriver.Chrome) -> list[WebElement]:
+    found = browser.find_elements(By.CSS_SELECTOR, "#case canvas")
+    return [canvas for canvas in found if canvas.is_displayed()]
+
+
+def test_slices_are_shown_and_their_keys_do_not_change_the_case(
+    browser: webdriver.Chrome, slices_page: Path
+) -> None:
+    browser.get_log("browser")
+    browser.get(slices_page.as_uri())
+    open_case(browser, 0)
+    wait(browser, lambda _: len(shown_slices(browser)) == 3)
+    title, viewer = (browser.find_element(By.CSS_SELECTOR, s) for s in ("#case-title", ".viewer"))
+    case, place = title.text, viewer.text
+    viewer.send_keys(Keys.PAGE_UP, Keys.ARROW_RIGHT)
+    wait(browser, lambda _: viewer.text != place)
+    assert title.text == case
+    overlays = {option.text for option in viewer.find_elements(By.TAG_NAME, "option")}
+    assert {"reference", "prediction run", "difference run"} <= overlays
+    assert any("run, head 1" in overlay for overlay in overlays)
+    assert browser.get_log("browser") == []
+
+
+def test_a_case_beside_the_page_is_loaded_from_there(
+    browser: webdriver.Chrome, slices_page: Path
+) -> None:
+    browser.get(slices_page.as_uri())
+    open_case(browser, 1)
+    wait(browser, lambda _: len(shown_slices(browser)) == 3)
+
+
+def test_a_case_beside_a_served_page_is_loaded_too(
+    browser: webdriver.Chrome, slices_page: Path
+) -> None:
+    with open_server(slices_page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        browser.get(f"http://127.0.0.1:{server.server_port}/{slices_page.name}")
+        open_case(browser, 1)
+        wait(browser, lambda _: len(shown_slices(browser)) == 3)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_without_its_folder_says_what_is_missing(
+    browser: webdriver.Chrome, slices_page: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / slices_page.name
+    shutil.copy(slices_page, alone)
+    browser.get(alone.as_uri())
+    open_case(browser, 1)
+    slices = browser.find_element(By.CLASS_NAME, "slices")
+    wait(browser, lambda _: "page-cases/0.js" in slices.text)
+    assert not shown_slices(browser)
+    browser.find_element(By.CSS_SELECTOR, '#case [data-step="-1"]').click()
+    wait(browser, lambda _: len(shown_slices(browser)) == 3)

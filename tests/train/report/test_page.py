@@ -1,16 +1,23 @@
 """The run report's page: what is in it, and what the command refuses."""
 
+import base64
 import json
 import re
+import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from cli import invoke
 from runs import validated
 
 from common.store import Store
+from common.task import GLIOMA
+from train import trainer
 from train.cli import app
 from train.compare import compare, open_methods
 from train.results import read_csv
@@ -21,14 +28,23 @@ MakeRun = Callable[..., Path]
 def written(*arguments: object) -> str:
     done = invoke(app, "report", *arguments)
     assert done.returncode == 0, done.stderr
-    return Path(arguments[-1] if "--out" in arguments else arguments[0] / "report.html").read_text()
+    named = dict(pairwise(arguments)).get("--out")
+    return Path(named or arguments[0] / "report.html").read_text()
 
 
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+def block(page: str, name: str) -> dict[str, Any]:
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page)
     assert found
     held: dict[str, Any] = json.loads(found[1])
     return held
+
+
+def data_of(page: str) -> dict[str, Any]:
+    return block(page, "data")
+
+
+def unpacked(mask: str) -> bytes:
+    return zlib.decompress(base64.b64decode(mask))
 
 
 def test_a_run_that_was_trained_and_evaluated_has_a_page(store: Store, tmp_path: Path) -> None:
@@ -43,6 +59,15 @@ def test_a_run_that_was_trained_and_evaluated_has_a_page(store: Store, tmp_path:
     assert case["id"] == row["case_id"]
     assert case["scores"][0]["wt"][0] == row["dice"]
     assert "the val split, which the run was made with" in page
+    slices = block(page, "slices-0")
+    volume, label = store.read_volume(case["id"])
+    assert slices["shape"] == list(volume.shape[1:])
+    assert unpacked(slices["reference"]) == label.tobytes()
+    (prediction,) = slices["predictions"]
+    assert prediction["title"] == "run"
+    voxels = np.isin([*unpacked(prediction["mask"])], GLIOMA.regions["wt"]).sum()
+    assert voxels == row["prediction_voxels"]
+    assert "slices-0" not in written(run, "--cases", 0)
     assert page.count('class="line region region-wt run-0"') == 1  # of reliability
 
 
@@ -56,6 +81,52 @@ def test_every_case_is_there_the_worst_first(one_run: Path) -> None:
     assert found["missed"] == {"missed": 1, "lesions-missed": 1}
     assert found["false-alarm"] == {"false": 1, "lesions-false": 1}
     assert found["empty"] == found["perfect"] == {}
+
+
+def test_a_run_whose_store_is_gone_or_another_has_a_page_without_slices(
+    store: Store, make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    validated(store, run := tmp_path / "run")
+    invoke(app, "evaluate", run)
+    assert "slices-0" in written(run)
+    done = invoke(app, "report", run, "--store", tmp_path / "gone.zarr")
+    assert done.returncode == 0
+    assert "gone.zarr" in done.stderr
+    other = make_store(crop=(24, 24, 24))
+    done = invoke(app, "report", run, "--store", other.path)
+    assert "other cases or parameters than when it was evaluated" in done.stderr
+    page = (run / "report.html").read_text()
+    assert "slices-0" not in page
+    assert "other cases or parameters than when it was evaluated" in page
+
+
+def test_slices_of_other_weights_than_were_scored_are_said_to_be(
+    store: Store, tmp_path: Path
+) -> None:
+    session = validated(store, run := tmp_path / "run")
+    invoke(app, "evaluate", run)
+    with torch.no_grad():
+        session.model.main_head.bias -= 1
+    trainer.save(session, best=True)
+    done = invoke(app, "report", run)
+    assert "slices to view show other predictions than were scored" in done.stderr
+
+
+def test_cases_beyond_those_inside_lie_beside_the_page(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.report.INSIDE", 0)
+    validated(store, run := tmp_path / "run")
+    invoke(app, "evaluate", run)
+    (run / "report-cases").mkdir()
+    (run / "report-cases" / "7.js").write_text("of an earlier page")
+    (run / "report-cases" / "notes.txt").write_text("somebody's")
+    page = written(run)
+    (case,) = data_of(page)["cases"]
+    there = sorted(file.name for file in (run / "report-cases").iterdir())
+    assert there == [case["beside"], "notes.txt"] == ["0.js", "notes.txt"]
+    assert "script-src 'sha256-" in page
+    assert re.search("script-src '[^']*' 'self';", page)
 
 
 def test_runs_are_compared_on_the_cases_of_all(two_runs: tuple[Path, Path], tmp_path: Path) -> None:

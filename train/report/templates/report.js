@@ -121,12 +121,62 @@ const facts = (entry) =>
     ["Tumour outside the crop", entry.outside.crop === undefined ? null : percent(entry.outside.crop)],
   ]);
 
-const content = (entry) => {
+/* ---- its slices ---- */
+
+// A case beside the page is a script that hands it over by an event.
+const loadBeside = (entry) =>
+  new Promise((resolve, reject) => {
+    const take = ({ detail }) => detail.id === entry.id && resolve(detail.payload);
+    addEventListener(data.event, take);
+    const script = make("script");
+    script.src = `${data.folder}/${entry.beside}`;
+    const done = () => {
+      removeEventListener(data.event, take);
+      script.remove();
+      reject(new Error(`${data.folder}/${entry.beside} beside this page is missing, or of another page`));
+    };
+    script.addEventListener("load", done);
+    script.addEventListener("error", done);
+    document.head.append(script);
+  });
+
+const slices = make("div", "slices");
+let viewer = null;
+
+const say = (text) => {
+  slices.replaceChildren(make("p", "lead", text));
+  slices.hidden = !text;
+  viewer = null;
+};
+
+const isOpen = (entry) => byId("case-title").textContent === entry.id;
+
+// The viewer stays, so that cases are compared under the same window and overlay; what it shows of
+// another case is hidden at once.
+const showSlices = async (entry, index) => {
+  slices.hidden = true;
+  try {
+    const payload = entry.inside ? block(`slices-${index}`) : await loadBeside(entry);
+    if (!isOpen(entry)) return;
+    if (!viewer) {
+      slices.replaceChildren(make("div"));
+      viewer = new SliceViewer(slices.firstChild);
+    }
+    slices.hidden = false;
+    await viewer.show(entry.id, payload);
+  } catch (error) {
+    if (isOpen(entry)) say(error.message);
+  }
+};
+
+const content = (entry, index) => {
   const found = make("p", "chips");
   found.append(...chips(entry));
   const scores = make("div", "wide");
   scores.append(scoreTable(entry));
-  return [found, scores, facts(entry)];
+  if (entry.inside || entry.beside) showSlices(entry, index);
+  else say(data.slices ? `This page has the slices of the ${data.slices} worst cases; --cases adds more.` : "");
+  return [found, slices, scores, facts(entry)];
 };
 
 if (data.cases.length) {
