@@ -35,17 +35,15 @@ const inflated = async (base64) => {
 const unpacked = async ({ webp, columns }, [depth, height, width]) => {
   const blob = new Blob([bytesOf(webp)], { type: "image/webp" });
   const picture = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-  const context = new OffscreenCanvas(picture.width, height).getContext("2d", { willReadFrequently: true });
+  const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0);
+  const pixels = new Uint32Array(context.getImageData(0, 0, picture.width, picture.height).data.buffer);
   const volume = new Uint8Array(depth * height * width);
-  for (let first = 0; first < depth; first += columns) {
-    context.drawImage(picture, 0, (-first / columns) * height);
-    const pixels = new Uint32Array(context.getImageData(0, 0, picture.width, height).data.buffer);
-    for (let z = first; z < Math.min(depth, first + columns); z++) {
-      for (let y = 0; y < height; y++) {
-        const from = y * picture.width + (z - first) * width;
-        const to = (z * height + y) * width;
-        for (let x = 0; x < width; x++) volume[to + x] = pixels[from + x] & 255;
-      }
+  for (let z = 0, to = 0; z < depth; z++) {
+    const corner = Math.floor(z / columns) * height * picture.width + (z % columns) * width;
+    for (let y = 0; y < height; y++) {
+      const from = corner + y * picture.width;
+      for (let x = 0; x < width; x++) volume[to++] = pixels[from + x] & 255;
     }
   }
   picture.close();
