@@ -40,7 +40,7 @@ class ClusterSection(Section):
     """What `--cluster slurm` asks for; the store does not depend on it."""
 
     queue: OneLine | None = None
-    """Partition; None is the site's default."""
+    """Partition; null is the site's default."""
     account: OneLine | None = None
     """The account to charge."""
     cores: int = Field(default=8, ge=1)
@@ -92,10 +92,11 @@ class Manifest(Section):
     model_config = ConfigDict(validate_default=True)
 
     schema_version: Literal[1] = 1
+    """Version of this format."""
     name: str = "brats"
     """Name of the cohort, for reports."""
     layout: str = "auto"
-    """How files are named and placed: a layout of `common.layouts`, or `auto`, which tries all."""
+    """How files are named and placed: a layout of `docs/data.md`, or `auto`, which tries all."""
     modalities: dict[Name, tuple[str, ...]] = {}
     """Images of a case where they are not the task's, or are named otherwise: modality to endings
     of file names, without suffix. `[]` stands for the layout's own."""
@@ -125,7 +126,7 @@ class Manifest(Section):
     margin: int = Field(default=2, ge=0)
     """Voxels of `spacing_mm` kept around the brain in whole volumes."""
     splits: Splits = FractionSplits()
-    """How cases are divided; see `common.splits`."""
+    """How cases are divided, unless a training names other splits."""
     store: str = "brats.zarr"
     """Where preprocessing writes and training reads, unless a command names another store."""
     cluster: ClusterSection = ClusterSection()

@@ -40,10 +40,15 @@ class FractionSplits(Rule):
     """
 
     kind: Literal["fractions"] = "fractions"
+    """`folds` and `lists` have other keys."""
     train: Fraction = 0.8
+    """Share of patients to train on."""
     val: Fraction = 0.1
+    """Share of patients to validate on."""
     test: Fraction = 0.1
+    """Share of patients that no training sees."""
     seed: int = 0
+    """Another one divides the patients otherwise."""
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
@@ -73,10 +78,15 @@ class FoldSplits(Rule):
     """
 
     kind: Literal["folds"]
+    """`fractions` and `lists` have other keys."""
     folds: int = Field(default=5, ge=2)
+    """How many folds there are."""
     fold: int = Field(default=0, ge=0)
+    """The fold to validate on, counted from 0; the others train."""
     test: Fraction = 0.0
+    """Share of patients that are in no fold and no training sees."""
     seed: int = 0
+    """Another one divides the patients otherwise."""
 
     @model_validator(mode="after")
     def _fold(self) -> Self:
@@ -94,9 +104,13 @@ class ListSplits(Rule):
     """Case ids by split; a case in no list is in no split."""
 
     kind: Literal["lists"]
+    """`fractions` and `folds` have other keys."""
     train: tuple[str, ...] = ()
+    """Ids of the cases to train on."""
     val: tuple[str, ...] = ()
+    """Ids of the cases to validate on."""
     test: tuple[str, ...] = ()
+    """Ids of the cases that no training sees."""
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:

@@ -66,6 +66,7 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    """Name of the task, for messages and reports."""
     modalities: tuple[Name, ...] = Field(min_length=1, max_length=8)
     """The images of a case, in the channel order of every image array."""
     labels: dict[Name, LabelValue] = Field(min_length=1)

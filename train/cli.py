@@ -107,6 +107,30 @@ def run(
 
 
 @app.command()
+def config(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="[PRESET|RUN]", help="A preset, a YAML file, or a run's folder."),
+    ] = "fm_net",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key, as in optimizer.lr=1e-3."),
+    ] = None,
+) -> None:
+    """Print every key with its meaning and value, as YAML that `run` takes in a preset's place."""
+    from common.annotated import annotated_yaml
+    from train.config import load_config
+    from train.run_folder import check_run, read_config
+
+    if Path(source).is_dir():
+        check_run(Path(source))
+        chosen = read_config(Path(source), overrides or ())
+    else:
+        chosen = load_config(source, overrides or ())
+    print(annotated_yaml(chosen), end="")  # noqa: T201 - for `run` to read
+
+
+@app.command()
 def evaluate(
     run_dir: Run,
     store: Annotated[

@@ -3,10 +3,17 @@
 from pathlib import Path
 
 import pytest
+from cli import invoke
 
+from common.annotated import in_yaml, keys_of
 from common.errors import ConfigError
+from common.manifest import Manifest
+from common.settings import read_yaml
+from common.splits import FoldSplits
+from train.cli import app
 from train.config import TrainConfig, load_config, preset_names
-from train.networks import DynUNetConfig
+from train.networks import DynUNetConfig, PlainConvUNetConfig
+from train.run_folder import write_config
 
 
 def test_the_presets_are_the_networks_they_are_named_after() -> None:
@@ -25,6 +32,48 @@ def test_a_configuration_written_and_read_is_the_same(preset: str, tmp_path: Pat
     path.write_text(config.to_yaml())
     assert load_config(str(path)) == config
     assert config.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["model.kind=dynunet", "model.heads=1"],
+        ["splits={kind: lists, train: [a, 'b #1'], val: ['null']}", "init='two\n: lines'"],
+        ["inference.postprocess.threshold.et=0.6", "clip_norm=1e-3", "modalities=[t1, flair]"],
+    ],
+)
+def test_what_config_prints_is_read_back(settings: list[str], tmp_path: Path) -> None:
+    """Also what a run has written, and as overrides of another preset."""
+    options = [word for setting in settings for word in ("--set", setting)]
+    printed = invoke(app, "config", "unet", *options).stdout
+    (tmp_path / "printed.yaml").write_text(printed)
+    config = load_config("unet", settings)
+    assert load_config(str(tmp_path / "printed.yaml")) == config
+    values = [f"{key}={in_yaml(value)}" for key, value in read_yaml(printed, "").items()]
+    assert load_config("fm_net", values) == config
+    for name in ("manifest.yaml", "run.json"):
+        (tmp_path / name).touch()
+    write_config(tmp_path, config)
+    assert invoke(app, "config", tmp_path).stdout == printed
+
+
+def test_every_key_of_every_group_says_what_it_is() -> None:
+    groups = [
+        TrainConfig(),
+        Manifest(),
+        DynUNetConfig(),
+        PlainConvUNetConfig(),
+        FoldSplits(kind="folds"),
+    ]
+    seen = 0
+    while groups:
+        group = groups.pop()
+        for name, key in keys_of(type(group)).items():
+            assert len(key.meaning) > 3, (type(group), name)
+            groups += [getattr(group, name)] if key.is_group else []
+            seen += 1
+    assert seen > 80
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ class Noise(Augmentation):
     on_device = True
 
     probability: Probability = 0.15
+    """Of a sample."""
     range: Annotated[tuple[NotNegative, NotNegative], Ordered] = (0.0, 0.33)
     """Standard deviation, in the image's own (z-scored) units."""
 
@@ -191,6 +192,7 @@ class ByAmount(Augmentation):
     placeholder = (np.ones((), np.float32),)
 
     probability: Probability = 0.15
+    """Of a sample."""
     range: Annotated[tuple[Positive, Positive], Ordered]
 
     def draw(self, random: Generator, shape: Shape) -> Drawn | None:

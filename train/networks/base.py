@@ -16,6 +16,7 @@ class NetworkConfig(Settings, ABC):
     """The values of a network; a subclass adds its own, and its name as the default of `kind`."""
 
     kind: str
+    """Name of the network; another one has other keys."""
     dims: Literal[2, 3] = 3
     """3 for volumes, 2 for axial slices."""
 
