@@ -139,8 +139,8 @@ def _rates(runs: Sequence[Sequence[Mapping[str, Any]]], seeds: int) -> Values | 
     if not all(runs):
         return None
     rates = [median(row["volumes_per_second"] for row in rows[1:] or rows) for rows in runs]
-    of_seeds: Values = np.array(rates).reshape(seeds, -1)
-    return of_seeds.mean(axis=1, keepdims=True)
+    of_seeds: Values = np.array(rates).reshape(seeds, -1).mean(axis=1, keepdims=True)
+    return of_seeds
 
 
 def _scores(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, dict[str, Any]]:
