@@ -512,6 +512,8 @@ def experiment(
         files = write(results)
         command.show(results)
         out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
+        if drawn := command.draw_run(results, opened, _cases):
+            out.print(f"figures of a run: {drawn}", soft_wrap=True)
     if problems:
         raise typer.Exit(UNCLEAN)
 

@@ -246,6 +246,7 @@ def summary_of(name: str, store: Store, out: Path, *only: str) -> dict[str, Any]
 def test_every_experiment_runs_at_scale_smoke(name: str, large: Store, tmp_path: Path) -> None:
     summary = summary_of(name, large, tmp_path)
     assert [each["problem"] for each in summary["variants"]] == [""] * len(summary["variants"])
+    assert (tmp_path / "figures" / "fig10-11.pdf").exists() == (name == "table2")
 
 
 @pytest.mark.slow

@@ -15,16 +15,18 @@ from common.store import Store, is_remote
 from train.experiments.definition import experiment_names, load_experiment
 from train.experiments.files import Results, columns
 from train.experiments.runs import Plan, PlannedRun, check_fits, do, is_done
+from train.loaded_run import load_run
+from train.run_figures import draw
 from train.trainer import End
 
-OnCase = Callable[[int, int], None]
+Cases = AbstractContextManager[Callable[[int, int], None]]
 
 
 def do_runs(
     plan: Plan,
     runs: Sequence[PlannedRun],
     store: Store,
-    progress: Callable[[str], AbstractContextManager[OnCase]],
+    progress: Callable[[str], Cases],
 ) -> tuple[End, dict[PlannedRun, str]]:
     """Train and score the runs that are not done; a run that fails does not end the others.
 
@@ -87,6 +89,22 @@ def list_of_experiments() -> Table:
         found = load_experiment(name)
         table.add_row(Text(name, "bold"), found.title, Text(found.source, "dim"))
     return table
+
+
+def draw_run(results: Results, store: Store, progress: Callable[[str], Cases]) -> Path | None:
+    """Draw the figures of the first run, if the experiment asks for it; returns their folder.
+
+    Raises:
+        ConfigError: figures of another run are there.
+    """
+    plan = results.plan
+    runs = [run for outcome in results.outcomes for run in outcome.runs]
+    if not plan.experiment.draws_run or not runs:
+        return None
+    folder = plan.out / "figures"
+    with progress("drawing") as on_case:
+        draw(load_run(runs[0].folder, plan.checkpoint), store, plan.split, folder, on_case)
+    return folder
 
 
 def show(results: Results) -> None:

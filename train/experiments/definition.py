@@ -81,6 +81,8 @@ class Experiment(Changes):
     """The trend: it holds where all that are the paper's hold."""
     baselines: tuple[str, ...] = ()
     """Variants whose speed the others' is given relative to."""
+    draws_run: bool = False
+    """Whether the figures of a run are drawn too: a case, curves, network, samples, supervision."""
     scored: bool = True
     """Whether the variants are scored on whole volumes, or only their speed counts."""
 
