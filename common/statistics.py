@@ -5,6 +5,7 @@ Cases of one patient are no independent samples, so patients are resampled and t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,15 +67,24 @@ def mean_intervals(values: ArrayLike, patients: Sequence[str]) -> tuple[Values, 
     of each. The seed is fixed, so the same values always have the same interval.
     """
     sums, counts = _by_patient(np.asarray(values, np.float64), patients)
-    random, shares = np.random.default_rng(SEED), np.full(len(sums), 1 / len(sums))
     means = []
-    for start in range(0, RESAMPLES, BLOCK):
-        size = min(BLOCK, RESAMPLES - start)
-        drawn = random.multinomial(len(sums), shares, size).astype(np.float64)  # BLAS has no int
+    for block in _draws(len(sums)):
+        drawn = block.astype(np.float64)  # BLAS has no int
         means.append(drawn @ sums / (drawn @ counts)[:, None])
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(np.concatenate(means), (tail, 1 - tail), axis=0)
     return low, high
+
+
+@lru_cache(maxsize=1)
+def _draws(patients: int) -> list[NDArray[np.uint16]]:
+    """How often each patient is drawn (resamples, patients), in blocks of `BLOCK`.
+
+    Kept, because they are the same for every score of the same cases, and take most of the time.
+    """
+    random, shares = np.random.default_rng(SEED), np.full(patients, 1 / patients)
+    sizes = [min(BLOCK, RESAMPLES - start) for start in range(0, RESAMPLES, BLOCK)]
+    return [random.multinomial(patients, shares, size).astype(np.uint16) for size in sizes]
 
 
 @dataclass(frozen=True)
