@@ -63,7 +63,7 @@ def draw(
     check_task(loaded, store.task, store.path)
     contents = store.contents()
     cases = split_cases(loaded, contents, split)
-    rows = read_epochs(loaded.run_dir / METRICS_FILE)
+    rows = read_epochs(loaded.run_dir / METRICS_FILE, loaded.task)
     settings = {
         "run": str(loaded.run_dir.resolve()),
         "checkpoint": loaded.which,

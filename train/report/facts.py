@@ -2,18 +2,19 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common import hints
 from common.errors import ConfigError, Finding, InputError
 from common.files import read_json, read_text
 from common.manifest import Manifest
-from common.metrics import mean_over_regions
+from common.metrics import DICE, mean_over_regions
 from common.settings import explain
 from common.task import Task
 from train.checkpoint import Which
@@ -22,6 +23,16 @@ from train.config import TrainConfig
 from train.results import RegionResult, Row, read_csv, summarise
 from train.run_folder import RunFile, check_run, read_config, read_manifest, read_run_file
 from train.trainer import METRICS_FILE
+
+EpochRow = dict[str, Any]
+"""Numbers of an epoch by name, or null."""
+EPOCH_KEYS = (
+    *("epoch", "train_loss", "val_loss", "skipped_steps"),
+    *("seconds", "wait_share", "volumes_per_second"),
+)
+"""What the page needs of an epoch, beside its regions' Dice."""
+
+_ROWS = TypeAdapter(list[dict[str, int | Annotated[float, Field(allow_inf_nan=False)] | None]])
 
 
 class _FileModel(BaseModel):
@@ -83,7 +94,7 @@ class Evaluation:
     regions: list[RegionResult]
     rules: str
 
-    @property
+    @cached_property
     def cases(self) -> dict[str, ScoredCase]:
         """By case id."""
         return {case.case_id: case for case in self.about.cases}
@@ -113,7 +124,7 @@ class RunFacts:
     config: TrainConfig
     manifest: Manifest
     run: RunFile
-    epochs: list[dict[str, Any]]
+    epochs: list[EpochRow]
     """The rows of metrics.jsonl."""
     evaluation: Evaluation | None
 
@@ -123,10 +134,10 @@ class RunFacts:
         return best_epoch(self.epochs, self.config, self.manifest.task)
 
 
-def best_epoch(rows: Sequence[Mapping[str, Any]], config: TrainConfig, task: Task) -> int | None:
+def best_epoch(rows: Sequence[EpochRow], config: TrainConfig, task: Task) -> int | None:
     """The epoch of the best checkpoint by the rows of metrics.jsonl; None before validation."""
 
-    def score(row: Mapping[str, Any]) -> float:
+    def score(row: EpochRow) -> float:
         if config.select_by == "loss":
             return -float(row["val_loss"])
         return mean_over_regions({region: row[f"val_dice_{region}"] for region in task.regions})
@@ -158,14 +169,14 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
 
 def _read_run(name: str, folder: Path, path: Path) -> RunFacts:
     check_run(path if path.is_dir() or not os.path.lexists(path) else folder)
-    csv = evaluation_of(path)
+    csv, manifest = evaluation_of(path), read_manifest(folder)
     return RunFacts(
         name,
         folder,
         read_config(folder),
-        read_manifest(folder),
+        manifest,
         read_run_file(folder),
-        read_epochs(folder / METRICS_FILE),
+        read_epochs(folder / METRICS_FILE, manifest.task),
         _read_evaluation(csv) if csv else None,
     )
 
@@ -179,7 +190,7 @@ def _check_same_task(first: RunFacts, other: RunFacts) -> None:
         )
 
 
-def read_epochs(path: Path) -> list[dict[str, Any]]:
+def read_epochs(path: Path, task: Task) -> list[EpochRow]:
     """The rows of a run's metrics.jsonl; none before its first epoch.
 
     Raises:
@@ -187,11 +198,16 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     """
     if not os.path.lexists(path):
         return []
+    needed = {*EPOCH_KEYS, *(f"val_{DICE.name}_{region}" for region in task.regions)}
     try:
-        return [json.loads(line) for line in read_text(path).splitlines()]
-    except ValueError as error:
-        found, action = f"a line that is no JSON: {error}", "resume the run, which writes it again"
+        rows = _ROWS.validate_python([json.loads(line) for line in read_text(path).splitlines()])
+        if absent := sorted({key for row in rows for key in needed - row.keys()}):
+            raise ValueError(f"a row has no {', '.join(absent)}")
+    except ValueError as error:  # pydantic's is one
+        found = explain(error) if isinstance(error, ValidationError) else str(error)
+        action = "resume the run, which writes it again"
         raise InputError(Finding(str(path), found, "a row for each epoch", action)) from error
+    return rows
 
 
 def _read_evaluation(csv: Path) -> Evaluation:
