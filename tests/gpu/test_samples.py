@@ -36,6 +36,16 @@ ROUNDINGS = {
     "blur": 3 * (11 + 16),
     "noise": 2,
     "brightness": 1,
+    # Eight products of a voxel's corners, whose weights were rounded 4 times before.
+    "rotation": 8 + 4,
+    # Three shifts of two products each, whose weights are exact.
+    "elastic": 3 * 2,
+    # Three axes of 5 products to fewer voxels, then as zoom.
+    "low_resolution": 3 * (5 + 8) + 3 * (4 + 8) * 1.25**3 + 2,
+    "contrast": 1,
+    # Sums over the whole sample, and a power: just above the darkest voxel it is steep, and raises
+    # what the augmentations before it left of roundings.
+    "gamma": 4096,
     "flip": 0,
     "modality_dropout": 0,
 }

@@ -124,8 +124,9 @@ def _graph(
     image = fn.cast(image, dtype=DALIDataType.FLOAT)
     for number, augmentation in enumerate(augmentations):
         own, drawn = drawn[: len(augmentation.placeholder)], drawn[len(augmentation.placeholder) :]
-        if on_gpu and augmentation.on_device:
-            own = [array.gpu() for array in own]
+        if on_gpu:
+            there = augmentation.on_device
+            own = [array.gpu() if n in there else array for n, array in enumerate(own)]
         if chosen[number]:
             image, label = augmentation.apply_dali(image, label, own)
     return fn.cast(image, dtype=DALIDataType.FLOAT16), label, *errors

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import StoreError
-from train.data.augment import Augmentation
+from train.data.augmentation import Augmentation
 from train.data.feed import Batch, Feed, batch_of
 from train.data.stream import Sample, Stream
 from train.data.workers import WorkerMonitor, check_shared_memory, set_up_worker, status_folder

@@ -6,7 +6,6 @@ import pytest
 
 from common.store import Store
 from train import trainer
-from train.data.augment import AUGMENTATIONS
 from train.data.loader import open_feed
 from train.run import begin
 
@@ -15,7 +14,7 @@ GOLDEN = [5.406514, 5.267042, 5.337039, 5.327562, 5.304529, 5.276336]
 
 
 def test_losses_are_those_on_record(store: Store, tmp_path: Path) -> None:
-    of_the_paper = [name for name in AUGMENTATIONS if name != "modality_dropout"]
+    of_the_paper = ("zoom", "flip", "noise", "blur", "brightness")
     chances = [f"augment.{name}.probability=0.5" for name in of_the_paper]
     settings = ["model.widths=[4,6,8]", "device=cpu", "precision=fp32", "batch_size=2", *chances]
     session = begin("fm_net", settings, store, tmp_path / "run")

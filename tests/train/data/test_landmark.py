@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from streams import CPU, augment, mainly_dali
@@ -16,8 +17,10 @@ from common.manifest import Manifest
 from common.splits import ListSplits
 from common.store import Store, StoreWriter
 from common.task import MODALITIES
-from train.data.augment import AUGMENTATIONS, ZOOM_STEPS, AugmentConfig, Draws
+from train.data.augment import AUGMENTATIONS, AugmentConfig, Draws, generator
+from train.data.augmentation import Drawn
 from train.data.loader import LoaderKind, open_feed
+from train.data.spatial import STEPS, Elastic, Rotation, Zoom
 from train.data.stream import Sample, Stream
 from train.data.torch_loader import augmented
 
@@ -53,12 +56,17 @@ def centre(weights: np.ndarray) -> np.ndarray:
     return (where * weights.astype(float)).sum(axis=(1, 2, 3)) / weights.astype(float).sum()
 
 
+def zoomed(point: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """Where a zoom takes a point (z, y, x)."""
+    size, start, stop, *_ = drawn[0]
+    return (point + 0.5 - start) / ((stop - start) / size) - 0.5
+
+
 def moved(point: np.ndarray, draws: Draws, shape: tuple[int, int, int]) -> np.ndarray:
     """Where a point of the stored crop comes to lie."""
     found = dict(zip(AUGMENTATIONS, draws, strict=True))
     if found["zoom"]:
-        size, start, stop = found["zoom"][0]
-        point = (point + 0.5 - start) / ((stop - start) / size) - 0.5
+        point = zoomed(point, found["zoom"])
     flips = found["flip"][0] if found["flip"] else np.zeros(3)
     return np.where(flips, np.asarray(shape) - 1 - point, point)
 
@@ -94,7 +102,7 @@ def test_a_landmark_stays_on_its_label(
                 box = landmark.read_crop("one")[1] == 3
                 point = centre(box if plane is None else box[[plane]])
                 assert_landmark_at(moved(point, draws, stream.shape), image, label)
-                zoom, flip, *_ = draws
+                zoom, flip = (draws[AUGMENTATIONS.index(name)] for name in ("zoom", "flip"))
                 zoomed.add(zoom is not None)
                 flips.add(tuple(flip[0].tolist()) if flip else (0, 0, 0))
     assert zoomed == {True, False}
@@ -115,15 +123,16 @@ def samples(drawing: st.DrawFn) -> Sample:
     image = np.zeros((drawing(st.integers(1, 4)), *shape), np.float16)
     for n, channel in enumerate(image):
         channel[window] = 2 + n
-    steps = drawing(st.integers(round(0.7 * ZOOM_STEPS), ZOOM_STEPS))
-    shares = np.asarray([steps if side > 1 else ZOOM_STEPS for side in shape])
-    start = np.asarray([drawing(st.integers(0, int(m))) for m in shape * (ZOOM_STEPS - shares)])
-    zoom = np.stack([np.asarray(shape) * ZOOM_STEPS, start, start + shape * shares]) / ZOOM_STEPS
+    steps = drawing(st.integers(round(0.7 * STEPS), STEPS))
+    shares = np.asarray([steps if side > 1 else STEPS for side in shape])
+    start = np.asarray([drawing(st.integers(0, int(m))) for m in shape * (STEPS - shares)])
+    zoom = np.stack([np.asarray(shape) * STEPS, start, start + shape * shares]) / STEPS
+    zoom = np.vstack([zoom, np.zeros(3), shape])
     arrays = {
         "zoom": zoom.astype(np.float32),
         "flip": np.asarray(drawing(st.tuples(*[st.integers(0, 1)] * 3)), np.int32),
         "blur": np.asarray(drawing(st.floats(0.3, 0.5)), np.float32),
-        "brightness": np.asarray(drawing(st.floats(0.7, 1.3)), np.float32),
+        "brightness": np.full((1, 1, 1, 1), drawing(st.floats(0.7, 1.3)), np.float32),
     }
     chosen = drawing(st.sets(st.sampled_from(sorted(arrays))))
     draws = tuple((arrays[name],) if name in chosen else None for name in AUGMENTATIONS)
@@ -135,3 +144,43 @@ def test_whatever_is_drawn_moves_all_modalities_and_the_label_alike(sample: Samp
     image, label = augmented(sample, AugmentConfig().in_order())
     expected = moved(centre(sample.label), sample.draws, sample.label.shape)
     assert_landmark_at(expected, image.numpy(), label.numpy())
+
+
+def rotated(point: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """Where a rotation takes a point (z, y, x)."""
+    (matrix,) = drawn
+    moved_to = np.linalg.solve(matrix[:, :3], point[::-1] + 0.5 - matrix[:, 3])
+    return moved_to[::-1] - 0.5
+
+
+def bent(point: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """Where three shifts take a point (z, y, x): each along its axis, by its line's amount."""
+    place = point.copy()
+    for maps, (row, column, along) in zip(
+        drawn[:3], ((0, 1, 2), (2, 0, 1), (1, 2, 0)), strict=True
+    ):
+        line = round(place[row]) * SIDE + round(place[column])
+        place[along] -= maps[line, 0, 2]
+    return place
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shrinking_turning_and_bending_keep_a_landmark_on_its_label(seed: int) -> None:
+    label = np.zeros((SIDE,) * 3, np.uint8)
+    label[LANDMARK] = 3
+    image = np.stack([label, 2 * label]).astype(np.float32)
+    ways = (
+        (Zoom(probability=1, range=(1.0, 1.4)), zoomed),
+        (Rotation(probability=1), rotated),
+        (Elastic(probability=1, half_waves=1, range_voxels=(2, 3)), bent),
+    )
+    for augmentation, expect in ways:
+        drawn = augmentation.draw(generator(seed, 1, "one", None, "any"), image.shape)
+        assert drawn is not None
+        found, its_label = augmentation.apply_torch(
+            torch.from_numpy(image), torch.from_numpy(label), drawn
+        )
+        expected = expect(centre(label), drawn)
+        assert abs(centre(its_label.numpy()) - expected).max() < 0.51
+        for channel in found.numpy():
+            assert abs(centre(channel) - expected).max() < 0.35

@@ -20,7 +20,10 @@ from train.data.stream import Stream
 MakeStore = Callable[..., Store]
 Collect = Callable[[LoaderKind, float], list[Batch]]
 DEPTH = 16
-OF_ALL_IMAGES = [AUGMENTATIONS.index(name) for name in ("noise", "modality_dropout")]
+OF_ALL_IMAGES = [
+    AUGMENTATIONS.index(name)
+    for name in ("noise", "low_resolution", "contrast", "gamma", "modality_dropout")
+]
 
 
 def slices_of(store: Store, probability: float = 0.5, **changes: object) -> Stream:
