@@ -63,6 +63,8 @@ class TrainConfig(Settings):
     """How many folds there are; null is the rule's number, or 5 where it has fractions."""
     window: Literal["crop", "random"] = "crop"
     """`crop`: the stored one, which holds the tumour. `random`: another in each epoch, anywhere."""
+    tumour_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """With window=random: share of windows around a random voxel of a region that the case has."""
     epochs: Count = 70
     """Passes over the training cases."""
     batch_size: Count = 1

@@ -79,6 +79,7 @@ class Session:
             batch_size=self.config.batch_size,
             dims=self.config.model.dims,
             window=self.config.window,
+            tumour_share=self.config.tumour_share,
         )
 
     def stream(self) -> Stream:

@@ -11,7 +11,6 @@ import hashlib
 from numpy.random import SFC64, Generator
 
 from common.settings import Settings
-from common.volume import Box, Triple
 from train.data.augmentation import Augmentation, Drawn, Shape
 from train.data.intensity import (
     Blur,
@@ -72,12 +71,3 @@ def generator(seed: int, epoch: int, case_id: str, plane: int | None, purpose: s
     """
     key = repr((seed, epoch, case_id, plane, purpose)).encode()
     return Generator(SFC64(int.from_bytes(hashlib.sha256(key).digest(), "big")))
-
-
-def draw_window(volume: Triple, crop: Triple, random: Generator) -> Box:
-    """Draw where a crop (D, H, W) is cut from a larger volume; every place is equally likely."""
-    z, y, x = (
-        int(random.integers(0, whole - side, endpoint=True))
-        for whole, side in zip(volume, crop, strict=True)
-    )
-    return Box((z, y, x), crop)

@@ -6,7 +6,7 @@ Worker processes run it. They start faster without torch and DALI, so this modul
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
-from common.volume import Triple, extract
-from train.data.augment import AUGMENTATIONS, AugmentConfig, Draws, draw_window, generator
+from common.volume import Triple, extract, triple
+from train.data.augment import AUGMENTATIONS, AugmentConfig, Draws, generator
 from train.data.cache import SharedCrops
+from train.data.windows import draw_on_tumour, draw_window
 
 NOTHING_DRAWN: Draws = (None,) * len(AUGMENTATIONS)
 
@@ -66,7 +67,7 @@ class Stream:
 
     Raises:
         ValueError: no cases, or no sample is left of the first epoch.
-        ConfigError: random windows of slices.
+        ConfigError: random windows of slices, or a share of windows that are none.
     """
 
     store: Store
@@ -79,11 +80,17 @@ class Stream:
     skip: int = 0  # samples of that epoch that were trained on before
     dims: Literal[2, 3] = 3  # 3: a sample is a case; 2: one axial plane of its crop
     window: Literal["crop", "random"] = "crop"  # as in `train.config.TrainConfig`
+    tumour_share: float = 0.0  # of random windows, as there
     cache: SharedCrops | None = None  # where crops are read instead of the store
 
     def __post_init__(self) -> None:
         if self.window == "random" and self.dims == 2:
             raise ConfigError("window=random cuts volumes; with model.dims=2 take window=crop")
+        if self.tumour_share and self.window != "random":
+            raise ConfigError(
+                f"tumour_share={self.tumour_share:g} is of random windows: take window=random, or "
+                "tumour_share=0"
+            )
         if not 0 <= self.skip < self.samples:
             raise ValueError(f"skip is {self.skip} of {self.samples} samples")
 
@@ -226,9 +233,11 @@ class Stream:
         image, label = self.store.read_volume(key.case_id)
         if label is None:
             raise StoreError(f"{self.store.path}: case {key.case_id} has no label to train on")
-        depth, height, width = label.shape
-        random = generator(self.seed, epoch, *key, "window")
-        box = draw_window((depth, height, width), self.store.crop, random)
+        drawing = partial(generator, self.seed, epoch, *key)
+        box = None
+        if self.tumour_share and (random := drawing("tumour")).random() < self.tumour_share:
+            box = draw_on_tumour(label, self.store.task.regions, self.store.crop, random)
+        box = box or draw_window(triple(label.shape), self.store.crop, drawing("window"))
         return extract(image, box), extract(label, box)
 
     def _blank(self, error: str = "") -> Sample:

@@ -21,10 +21,11 @@ from streams import (
 from common.errors import ConfigError, StoreError
 from common.store import Store
 from common.volume import extract
-from train.data.augment import draw_window, generator
+from train.data.augment import generator
 from train.data.feed import Batch
 from train.data.loader import LoaderKind
 from train.data.stream import Stream
+from train.data.windows import draw_on_tumour, draw_window
 
 MakeStore = Callable[..., Store]
 Collect = Callable[[LoaderKind, float], list[Batch]]
@@ -117,3 +118,64 @@ def test_a_damaged_volume_is_named(make_store: MakeStore) -> None:
 def test_windows_of_slices_are_refused(small: Store) -> None:
     with pytest.raises(ConfigError, match=r"model\.dims=2 take window=crop"):
         windows_of(small, 0.0, dims=2)
+
+
+REGIONS = {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
+
+
+def test_a_window_on_the_tumour_has_a_voxel_of_each_region_equally_often_in_its_middle() -> None:
+    label = np.zeros((30, 20, 24), np.uint8)
+    label[12:18, 8:14, 10:14] = 2  # 144 voxels of the whole tumour, one of which is its core
+    label[14, 10, 12] = 3
+    counts = {"core": 0, "others": 0}
+    for epoch in range(1, 1201):
+        random = generator(0, epoch, "case", None, "tumour")
+        box = draw_on_tumour(label, REGIONS, (9, 7, 5), random)
+        assert box is not None
+        middle = np.add(box.start, (4, 3, 2))
+        assert label[tuple(middle)]
+        counts["core" if tuple(middle) == (14, 10, 12) else "others"] += 1
+    # Of tc and et the core is the only voxel.
+    expected = 1200 * (2 / 3 + 1 / 3 / 144)
+    assert abs(counts["core"] - expected) < 5 * np.sqrt(expected / 3)
+
+
+@given(
+    volume=st.tuples(*[st.integers(6, 20)] * 3),
+    voxel=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_a_window_on_the_tumour_lies_inside_and_holds_the_voxel(
+    volume: Triple, voxel: tuple[float, float, float], seed: int
+) -> None:
+    label = np.zeros(volume, np.uint8)
+    place = tuple(int(share * side) for share, side in zip(voxel, volume, strict=True))
+    label[place] = 1
+    box = draw_on_tumour(label, REGIONS, (6, 5, 4), generator(seed, 1, "case", None, "tumour"))
+    assert box is not None
+    assert all(a >= 0 and b <= n for a, b, n in zip(box.start, box.stop, volume, strict=True))
+    assert extract(label, box).sum() == 1
+
+
+def test_without_a_tumour_no_window_is_drawn_on_it() -> None:
+    label = np.zeros((8, 8, 8), np.uint8)
+    assert draw_on_tumour(label, REGIONS, (4, 4, 4), np.random.default_rng(0)) is None
+
+
+def test_the_share_of_windows_on_the_tumour_moves_no_other_window(small: Store) -> None:
+    plain, some, always = (
+        windows_of(small, 0.0, tumour_share=share, batch_size=4) for share in (0.0, 0.5, 1.0)
+    )
+    moved = 0
+    for epoch in range(12):
+        for place in range(4):
+            label, mixed, tumour = (s.sample(epoch, place).label for s in (plain, some, always))
+            assert (mixed == label).all() or (mixed == tumour).all()
+            assert tumour.any()
+            moved += bool((mixed != label).any())
+    assert 8 < moved < 40
+
+
+def test_a_share_of_stored_crops_is_refused(small: Store) -> None:
+    with pytest.raises(ConfigError, match=r"tumour_share=0\.5 .* take window=random"):
+        stream_of(small, 0.0, tumour_share=0.5)
