@@ -107,7 +107,7 @@ def _check(folder: Path, settings: Mapping[str, object]) -> None:
 def _figures(
     loaded: LoadedRun,
     store: Store,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[dict[str, Any]],
     chosen: Mapping[str, Sample],
     best: Sample,
 ) -> Iterator[tuple[str, "Figure | str"]]:
@@ -126,7 +126,7 @@ def _figures(
     yield "fig10-11", supervision_figure(best, heads, BEST_RULE, task)
 
 
-def _curves(loaded: LoadedRun, rows: Sequence[Mapping[str, Any]]) -> "Figure":
+def _curves(loaded: LoadedRun, rows: Sequence[dict[str, Any]]) -> "Figure":
     losses = {"training": "train_loss", "validation": "val_loss"}
     dice = {region.upper(): f"val_dice_{region}" for region in loaded.task.regions}
     return run_figure(
