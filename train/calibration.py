@@ -57,18 +57,21 @@ def count_voxels(
         brain: the voxels to count (D, H, W).
         task: the regions'.
     """
-    inside = torch.from_numpy(brain).to(logits.device)
-    labels = torch.from_numpy(label).to(logits.device)[inside]
+    device = logits.device
+    inside = torch.from_numpy(np.flatnonzero(brain)).to(device)
+    labels = torch.from_numpy(label).to(device).reshape(-1)[inside].long()
     found = {}
     for region, of_region in zip(task.regions, logits, strict=True):
-        shares = of_region[inside].sigmoid().double()
-        bins = (shares * BINS).long().clamp(max=BINS - 1)
-        members = torch.tensor(task.regions[region], device=labels.device)
-        positive = torch.isin(labels, members)
+        shares = of_region.reshape(-1)[inside].sigmoid()
+        bins = (shares * BINS).long().clamp_(max=BINS - 1)
+        positive = torch.zeros(256, dtype=torch.long, device=device)
+        positive[list(task.regions[region])] = BINS
+        both = torch.bincount(bins + positive[labels], minlength=2 * BINS)
+        negatives, positives = both[:BINS], both[BINS:]
         found[region] = Calibration(
-            torch.bincount(bins, minlength=BINS).cpu().numpy(),
-            torch.bincount(bins, shares, BINS).cpu().numpy(),
-            torch.bincount(bins[positive], minlength=BINS).cpu().numpy(),
+            (negatives + positives).cpu().numpy(),
+            torch.bincount(bins, shares.double(), BINS).cpu().numpy(),
+            positives.cpu().numpy(),
         )
     return found
 
