@@ -31,6 +31,7 @@ from common.names import show
 from common.outputs import check_output
 from common.record import CaseRecord
 from common.store import Store
+from common.store.paths import resolved
 from common.store.reader import Contents
 from common.task import Task
 from train.calibration import BINS, Calibration, count_voxels, total
@@ -391,7 +392,7 @@ def _as_json(
         "checkpoint": loaded.which,
         "epochs": loaded.epochs,
         "split": evaluation.split,
-        "store": store.path,
+        "store": resolved(store.path),
         "store_fingerprint": contents.fingerprint,
         "warnings": list(evaluation.warnings),
         "window": list(loaded.manifest.crop),
