@@ -130,6 +130,37 @@ def config(
     print(annotated_yaml(chosen), end="")  # noqa: T201 - for `run` to read
 
 
+@app.command("show-augment")
+def show_augment(
+    preset: Annotated[
+        str, typer.Argument(metavar="[PRESET]", help="A preset, or a YAML file.")
+    ] = "fm_net",
+    store: StoreOption = None,
+    case: Annotated[
+        str | None, typer.Option("--case", help="Id of the case; default: the first to train on.")
+    ] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="The picture.")] = Path("augment.png"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key, as in augment.gamma.range=[0.5,2]."),
+    ] = None,
+) -> None:
+    """Draw what each augmentation does to a case, whatever its probability is."""
+    from common.files import write_parts
+    from train.config import load_config
+    from train.figures.augmentations import augmentation_figure, augmentation_rows
+    from train.figures.style import as_png
+
+    config = load_config(preset, overrides or ())
+    check_output(out_file, "file")
+    opened = _store(store)
+    case_id = case or opened.contents().split("train")[0]
+    rows = augmentation_rows(opened, case_id, config.augment, config.seed)
+    figure = augmentation_figure(rows, f"Augmentations of {case_id}", opened.task)
+    write_parts(out_file, [as_png(figure)])
+    out.print(f"written: {out_file}", soft_wrap=True)
+
+
 @app.command()
 def evaluate(
     run_dir: Run,
