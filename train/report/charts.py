@@ -57,7 +57,7 @@ def nice(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
     """Round numbers from below `low` to above `high`, evenly apart."""
     span = max(high - low, 1e-9)
     power = 10 ** floor(log10(span / most))
-    step = next(power * k for k in (1, 2, 5, 10) if span / (power * k) <= most - 1)
+    step = next(power * k for k in (1, 2, 5, 10, 20) if span / (power * k) <= most - 1)
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
