@@ -2,7 +2,7 @@
 #   make preprocess DATA=/brats            make train PRESET=fm_net STORE=brats.zarr
 
 PYTHON ?= python3
-EXTRAS ?= preprocess,train,s3,onnx,peers,dev
+EXTRAS ?= preprocess,train,s3,onnx,peers,docs,dev
 STORE  ?= brats.zarr
 PRESET ?= fm_net
 RUN    ?= runs/$(PRESET)
@@ -29,7 +29,7 @@ PREPROCESS := $(VENV)/bin/fmnet-preprocess
 TRAIN := $(VENV)/bin/fmnet-train
 
 TARGETS := help setup demo preprocess check status verify report train evaluate predict experiment bench gpu-check \
-  test test-slow lint format clean
+  test test-slow lint format docs clean
 
 # What each target takes on the command line; every target takes PYTHON and EXTRAS, of its set-up.
 takes-setup :=
@@ -172,6 +172,9 @@ lint: $(READY)  ## Check style, types and imports
 format: $(READY)  ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(READY)  ## Build the documentation as pages, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 clean:  ## Remove the demo's output
 	rm -rf $(DEMO_PARTS)

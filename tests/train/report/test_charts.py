@@ -1,5 +1,7 @@
 """Axes of a report's charts."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,5 +16,5 @@ def test_an_axis_has_few_round_numbers_that_span_the_values(low: float, span: fl
     slack = 1e-6 * (abs(low) + span)
     assert marks[0] <= low + slack
     assert marks[-1] >= low + span - slack
-    steps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(marks)]
     assert steps == pytest.approx([steps[0]] * len(steps))
