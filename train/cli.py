@@ -536,8 +536,6 @@ def experiment(
     runs = planned.runs(only or ())
     opened = _store(store)
     end, problems = command.do_runs(planned, command.chosen(runs, task), opened, _cases)
-    if end is End.STOPPED:
-        raise typer.Exit(console.INTERRUPTED)
     if task is None:
         results = gather(planned, opened, problems)
         files = write(results)
@@ -545,6 +543,8 @@ def experiment(
         out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
         if drawn := command.draw_run(results, opened, _cases):
             out.print(f"figures of a run: {drawn}", soft_wrap=True)
+    if end is End.STOPPED:
+        raise typer.Exit(console.INTERRUPTED)
     if problems:
         raise typer.Exit(UNCLEAN)
 

@@ -238,4 +238,6 @@ def verdict(judged: Sequence[Judged]) -> str:
         return f"The paper's trend does not hold: {of}."
     if {*counts} == {"holds"}:
         return f"The paper's trend holds: {of}."
-    return f"The paper's trend is not resolved: {of}."
+    one = all(each.seeds < 2 for each in judged)
+    why = " One seed resolves nothing: how much scores vary with it is not known." if one else ""
+    return f"The paper's trend is not resolved: {of}.{why}"
