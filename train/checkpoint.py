@@ -8,7 +8,7 @@ a checkpoint runs no code.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from common import hints
 from common.errors import CheckpointError, InputError
 from common.files import check_regular, flush, reason_of, replacing, write_json
+from train.optimizers import NUMBERS, STATE
 
 Which = Literal["best", "last", "previous"]
 
 FORMAT = 2
 METADATA_KEY = "fm_net"
 MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
-MOMENTS = {"step": False, "mu_product": False, "exp_avg": True, "exp_avg_sq": True}
-"""NAdam's state of a parameter: whether each has the parameter's shape, or is one number."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def restore(
 ) -> None:
     """The inverse of `capture`, in place.
 
-    Moments take their parameter's device and memory format. Step counts stay on the CPU as NAdam
+    Moments take their parameter's device and memory format. Step counts stay on the CPU as torch
     has them; torch's `load_state_dict` would move them, and each step would wait for the device.
 
     Raises:
@@ -140,7 +139,7 @@ def restore(
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }
-            optimizer.state[parameter] = _moments(saved, parameter)
+            optimizer.state[parameter] = _moments(saved, parameter, STATE[type(optimizer)])
         torch.set_rng_state(tensors[RNG])
     except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(
@@ -149,16 +148,18 @@ def restore(
         ) from error
 
 
-def _moments(saved: Mapping[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
-    """The optimiser's state of a parameter; empty before its first step."""
-    if saved.keys() != MOMENTS.keys() and saved:
-        raise RuntimeError(f"{', '.join(sorted(saved))} in place of {', '.join(MOMENTS)}")
+def _moments(
+    saved: Mapping[str, Tensor], parameter: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The optimiser's state of a parameter, with these names; empty before its first step."""
+    if saved.keys() != {*names} and saved:
+        raise RuntimeError(f"{', '.join(sorted(saved))} in place of {', '.join(names)}")
     moments = {}
     for name, value in saved.items():
-        shape = parameter.shape if MOMENTS[name] else ()
+        shape = torch.Size() if name in NUMBERS else parameter.shape
         if value.shape != shape or value.dtype != torch.float32:
             raise RuntimeError(f"{_kind(value)} in place of float32 {tuple(shape)}")
-        like = torch.zeros_like(parameter) if MOMENTS[name] else torch.zeros(())
+        like = torch.zeros(()) if name in NUMBERS else torch.zeros_like(parameter)
         moments[name] = like.copy_(value)
     return moments
 

@@ -25,24 +25,12 @@ from train.data.cache import CacheKind
 from train.inference import InferenceConfig
 from train.loss import LossConfig
 from train.networks import FMNetConfig, Network
+from train.optimizers import NAdamConfig, Optimizer, Positive
 from train.precision import Precision
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 DEFAULT_PRESET = "fm_net"
-
-
-class OptimizerConfig(Settings):
-    """NAdam at a constant rate (paper sec. V-E; Dozat 2016)."""
-
-    lr: Positive = 0.003
-    """Learning rate."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the two running moments."""
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """L2 penalty added to the gradient."""
 
 
 class TrainConfig(Settings):
@@ -51,7 +39,7 @@ class TrainConfig(Settings):
     model: Network = FMNetConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Optimizer = NAdamConfig()
     inference: InferenceConfig = InferenceConfig()
     modalities: tuple[str, ...] | None = None
     """The images that the network sees, in this order; null is all of the store's task."""

@@ -70,8 +70,8 @@ CHANGEABLE = frozenset(
 
 LATER: tuple[Which, ...] = ("best", "previous")
 """Checkpoints that only a run has that was trained."""
-BYTES_OF_PARAMETER = 16
-"""Its value, its gradient and NAdam's two moments, in float32."""
+BYTES = 4
+"""Of a number in float32."""
 
 PACKAGES = ("numpy", "nvidia-dali-cuda120", "safetensors", "zarr", "zarrs")
 
@@ -225,7 +225,8 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
 def _check_size(config: TrainConfig, task: Task, compute: Compute) -> None:
     """Check that the network alone fits into memory, before any is taken."""
     count = parameter_count(config.blueprint(task).parameters())
-    needed, device = count * BYTES_OF_PARAMETER, compute.device
+    numbers = 2 + config.optimizer.moments  # of a parameter: its value, its gradient, moments
+    needed, device = count * numbers * BYTES, compute.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if needed > free:
         raise ConfigError(

@@ -106,7 +106,7 @@ def new_session(
     """A session before its first step; the configured seed decides the weights."""
     torch.manual_seed(config.seed)
     model = config.build_network(store.task, compute.device)
-    optimizer = torch.optim.NAdam(model.parameters(), **config.optimizer.model_dump())
+    optimizer = config.optimizer.build(model.parameters())
     scaler = GradScaler(compute.device.type, enabled=compute.precision == "fp16")
     loss = RegionLoss(config.loss, store.task.regions)
     session = Session(

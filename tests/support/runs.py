@@ -92,7 +92,9 @@ def train_until(session: Session, steps: int, killed: Callable[[], bool] = lambd
     last = session.at.step + steps
     monitor = Monitor(session, 5)
     with (
-        open_feed(session.config.loader, session.stream(), session.compute.device, 1) as batches,
+        open_feed(
+            session.config.loader, session.stream(), session.compute.device, session.config.workers
+        ) as batches,
         monitor,
     ):
         return trainer.train(session, batches, monitor, lambda: killed() or session.at.step >= last)

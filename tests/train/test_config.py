@@ -13,6 +13,7 @@ from common.splits import FoldSplits
 from train.cli import app
 from train.config import TrainConfig, load_config, preset_names
 from train.networks import DynUNetConfig, PlainConvUNetConfig
+from train.optimizers import AdamWConfig, NAdamConfig, SGDConfig
 from train.run_folder import write_config
 
 
@@ -64,6 +65,8 @@ def test_every_key_of_every_group_says_what_it_is() -> None:
         Manifest(),
         DynUNetConfig(),
         PlainConvUNetConfig(),
+        AdamWConfig(),
+        SGDConfig(),
         FoldSplits(kind="folds"),
     ]
     seen = 0
@@ -89,6 +92,7 @@ def test_every_key_of_every_group_says_what_it_is() -> None:
         ("epochs", r"write key=value"),
         ("modalities=[flair, flair]", r"each only once"),
         ("model.headz=1", r"model\.headz: no such key; did you mean model\.heads\?"),
+        ("optimizer.kind=adam", r"optimizer: expected kind: one of nadam, adamw, sgd"),
         ("model.kind=unet", r"model: expected kind: one of fm_net, dynunet, .*swin_unetr"),
         ("model.widths=[4]", r"^--set: model\.widths: "),
         ("augment.zoom.range=[1,0.7]", r"lower bound 1\.0 is above"),
@@ -105,6 +109,14 @@ def test_another_network_has_its_own_values() -> None:
     assert model == DynUNetConfig(widths=(4, 8, 16), heads=1)
     with pytest.raises(ConfigError, match=r"model\.attention: no such key"):
         load_config("unet", ["model.kind=dynunet", "model.attention=true"])
+
+
+def test_another_optimiser_has_its_own_values() -> None:
+    config = load_config("demo", ["optimizer.kind=sgd", "optimizer.momentum=0.9"])
+    assert config.optimizer == SGDConfig(momentum=0.9)
+    assert load_config("demo", ["optimizer.kind=nadam"]).optimizer == NAdamConfig(lr=0.002)
+    with pytest.raises(ConfigError, match=r"optimizer\.betas: no such key"):
+        load_config("fm_net", ["optimizer.kind=sgd", "optimizer.betas=[0.9,0.99]"])
 
 
 def test_an_unknown_preset_names_the_nearest(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,21 @@ def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
     assert train_until(session, 3) is End.STOPPED
     assert execute(reopen(None, [], five, folder)) is End.EPOCHS
     assert_equal_runs(at_once, folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("optimizer.kind=adamw",), ("optimizer.kind=sgd", "optimizer.momentum=0.9")],
+    ids=" ".join,
+)
+def test_other_ways_to_learn_go_on_within_an_epoch(
+    five: Store, tmp_path: Path, settings: Sequence[str]
+) -> None:
+    settings = ("loader=torch", "workers=0", "epochs=2", *settings)
+    assert execute(begun(five, tmp_path / "one", *settings)) is End.EPOCHS
+    assert train_until(begun(five, tmp_path / "other", *settings), 2) is End.STOPPED
+    assert execute(reopen(None, [], five, tmp_path / "other")) is End.EPOCHS
+    assert_equal_runs(tmp_path / "one", tmp_path / "other")
 
 
 def test_the_torch_loader_trains_to_the_same_numbers_but_for_rounding(
