@@ -27,6 +27,7 @@ from train.loss import LossConfig
 from train.networks import FMNetConfig, Network
 from train.optimizers import NAdamConfig, Optimizer, Positive
 from train.precision import Precision
+from train.schedule import ScheduleConfig
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -40,6 +41,7 @@ class TrainConfig(Settings):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: Optimizer = NAdamConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     inference: InferenceConfig = InferenceConfig()
     modalities: tuple[str, ...] | None = None
     """The images that the network sees, in this order; null is all of the store's task."""

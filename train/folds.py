@@ -12,11 +12,11 @@ from common.store import Store
 from train.evaluate import Evaluation, evaluate
 from train.loaded_run import LoadedRun
 from train.results import CaseResult, RegionResult, ScoreFiles, rows_of, summarise
-from train.run import CHANGEABLE
+from train.run import changeable
 from train.run_folder import RunFile, read_config, read_run_file
 
-OF_A_FOLD = {*CHANGEABLE, "fold", "splits", "seed"}
-"""Settings that the runs of all folds need not share."""
+OF_A_FOLD = frozenset({"fold", "splits", "seed"})
+"""Settings that the runs of all folds need not share, beside those that a resume may change."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,10 @@ def _check_alike(first: Path, other: Path, runs: dict[Path, RunFile]) -> None:
             f"{first} and {other} were trained on different stores, or on other cases of one: "
             "train all folds on the same store"
         )
-    ours, theirs = (read_config(path).model_dump(mode="json") for path in (first, other))
-    different = [name for name in ours if name not in OF_A_FOLD and ours[name] != theirs[name]]
+    config = read_config(first)
+    ours, theirs = (each.model_dump(mode="json") for each in (config, read_config(other)))
+    own = OF_A_FOLD | changeable(config)
+    different = [name for name in ours if name not in own and ours[name] != theirs[name]]
     if different:
         raise ConfigError(
             f"{first} and {other} differ in {', '.join(different)}: train all folds with the same "

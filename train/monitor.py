@@ -193,6 +193,8 @@ def next_steps(session: Session, end: End) -> list[str]:
         return [f"next: {hints.resume(store, folder)}"]
     which = "last" if session.at.best_epoch is None else "best"
     evaluate = hints.evaluate(folder, which)
+    if end is End.EPOCHS and config.schedule.needs_end:  # its learning rate has fallen to 0
+        return [f"next: {evaluate}"]
     longer = {
         End.EPOCHS: f"epochs={2 * config.epochs}",
         End.PATIENCE: "patience=null",

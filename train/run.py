@@ -68,6 +68,12 @@ CHANGEABLE = frozenset(
 )
 """What may change when a run is resumed: no step depends on it, except by rounding."""
 
+
+def changeable(config: TrainConfig) -> frozenset[str]:
+    """`CHANGEABLE` without `epochs` where the learning rate falls to 0 at their end."""
+    return CHANGEABLE - {"epochs"} if config.schedule.needs_end else CHANGEABLE
+
+
 LATER: tuple[Which, ...] = ("best", "previous")
 """Checkpoints that only a run has that was trained."""
 BYTES = 4
@@ -123,7 +129,7 @@ def begin(preset: str, overrides: Sequence[str], store: Store, run_dir: Path) ->
 
 
 def reopen(preset: str | None, overrides: Sequence[str], store: Store, run_dir: Path) -> Session:
-    """The session of a run at its last checkpoint; `overrides` change what `CHANGEABLE` names.
+    """The session of a run at its last checkpoint; `overrides` change what `changeable` names.
 
     The preset is the run's own or None, the store is the run's, wherever it is now.
 
@@ -218,6 +224,11 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
         compute = avoid_cpu_bf16_bug(compute, store.crop[0] // config.model.stride)
     configure_backends(compute, deterministic=config.deterministic)
     session = new_session(run_dir, config, compute, store, splits)
+    if (warmup := config.schedule.warmup_steps) >= session.steps:
+        raise ConfigError(
+            f"schedule.warmup_steps: {warmup}, but the run has {session.steps} step(s) in all, so "
+            f"the learning rate would never reach optimizer.lr; write less than {session.steps}"
+        )
     check_cache(config.loader, session.epoch_stream(), config.cache)
     return session
 
@@ -268,16 +279,16 @@ def _other_folder() -> str:
 
 def _changed(config: TrainConfig, run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
     """The run's configuration with overrides that change no number of the steps to come."""
-    changed = read_config(run_dir, overrides)
+    changed, free = read_config(run_dir, overrides), changeable(config)
     fixed = [
         name
         for name in TrainConfig.model_fields
-        if name not in CHANGEABLE and getattr(changed, name) != getattr(config, name)
+        if name not in free and getattr(changed, name) != getattr(config, name)
     ]
     if fixed:
         raise ConfigError(
             f"{', '.join(fixed)}: cannot change when {run_dir} is resumed, because its numbers "
-            f"depend on it; only {', '.join(sorted(CHANGEABLE))} can. Begin a new run with another "
+            f"depend on it; only {', '.join(sorted(free))} can. Begin a new run with another "
             f"{_other_folder()}"
         )
     return changed

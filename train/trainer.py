@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +92,15 @@ class Session:
         kept = "; ".join(filter(None, (self.compute.note, note)))
         self.compute = replace(self.compute, note=kept)
         err.print(f"warning: {note}", soft_wrap=True)
+
+    @cached_property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self.config.epochs * math.ceil(self.epoch_stream().samples / self.config.batch_size)
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, counted from 0 over all epochs."""
+        return self.config.optimizer.lr * self.config.schedule.factor(step, self.steps)
 
     def as_trained(self) -> LoadedRun:
         """The network as it is now, for scoring."""
@@ -294,6 +304,8 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     if usable:
         if config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
+        for group in session.optimizer.param_groups:
+            group["lr"] = session.learning_rate(session.at.step)
         session.scaler.step(session.optimizer)
     session.scaler.update()
     return loss, usable
@@ -333,6 +345,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
             for region in session.store.task.regions
         },
         "steps": at.step,
+        "learning_rate": session.learning_rate(at.step - 1),
         "skipped_steps": at.skipped,
         "seconds": at.seconds,
         "volumes_per_second": at.samples / at.seconds,

@@ -93,7 +93,10 @@ def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
 
 @pytest.mark.parametrize(
     "settings",
-    [("optimizer.kind=adamw",), ("optimizer.kind=sgd", "optimizer.momentum=0.9")],
+    [
+        ("optimizer.kind=adamw",),
+        ("optimizer.kind=sgd", "schedule.kind=poly", "schedule.warmup_steps=3"),
+    ],
     ids=" ".join,
 )
 def test_other_ways_to_learn_go_on_within_an_epoch(
@@ -266,6 +269,19 @@ def test_what_would_change_the_numbers_is_refused_on_resuming(
         reopen(None, [], five, tmp_path / "nothing")
     with pytest.raises(RunError, match="holds a run: resume it with --resume"):
         begun(five, at_once)
+
+
+def test_a_run_whose_learning_rate_falls_to_its_end_keeps_its_epochs(
+    five: Store, tmp_path: Path
+) -> None:
+    begun(five, tmp_path / "run", "schedule.kind=cosine")
+    with pytest.raises(ConfigError, match="epochs: cannot"):
+        reopen(None, ["epochs=4"], five, tmp_path / "run")
+    assert reopen(None, ["epochs=2", "patience=1"], five, tmp_path / "run").config.patience == 1
+    begun(five, tmp_path / "warm", "schedule.warmup_steps=5")
+    assert reopen(None, ["epochs=4"], five, tmp_path / "warm").config.epochs == 4
+    with pytest.raises(ConfigError, match=r"warmup_steps: 5, .* 3 step"):
+        reopen(None, ["epochs=1"], five, tmp_path / "warm")
 
 
 def test_the_splits_of_a_run_are_its_own(make_store: MakeStore, tmp_path: Path) -> None:
