@@ -58,7 +58,10 @@ class TrainConfig(Settings):
     epochs: Count = 70
     """Passes over the training cases."""
     batch_size: Count = 1
-    """Samples in a step."""
+    """Samples in a batch, over which the loss is computed."""
+    accumulate: Count = 1
+    """Batches that make one step of the optimiser, fewer at an epoch's end: their gradients'
+    mean, weighted by samples. They are all on the device at once; their activations are not."""
     loader: Literal["dali", "torch"] = "dali"
     """`torch` where DALI cannot be installed; both give the same samples."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 2

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
@@ -20,6 +20,7 @@ from common.console import err
 from common.errors import CheckpointError, DivergedError, FMNetError, LoaderError, OutOfMemoryError
 from common.files import write_text
 from common.metrics import TRAINING_METRICS, mean_over_regions
+from common.names import some
 from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
@@ -96,7 +97,8 @@ class Session:
     @cached_property
     def steps(self) -> int:
         """Of all epochs."""
-        return self.config.epochs * math.ceil(self.epoch_stream().samples / self.config.batch_size)
+        samples = self.config.batch_size * self.config.accumulate
+        return self.config.epochs * math.ceil(self.epoch_stream().samples / samples)
 
     def learning_rate(self, step: int) -> float:
         """Of a step, counted from 0 over all epochs."""
@@ -206,26 +208,27 @@ def train(
     while (end := ended(session)) is None:
         began = time.perf_counter()
         try:
-            batch = _next(session, batches)
+            found = _next(session, batches)
         except LoaderError:
             if stopping():  # the signal to stop reached the workers too
                 return End.STOPPED
             raise
         waited = time.perf_counter() - began
-        with _explained_memory(session, _too_large(batch)):
-            loss, usable = step(session, batch)
-        _advance(session, batch, loss, usable=usable)
+        with _explained_memory(session, _too_large(found[0])):
+            loss, usable = step(session, *found)
+        _advance(session, found, loss, usable=usable)
         session.at.seconds += time.perf_counter() - began
         session.at.waited_seconds += waited
         session.at.spent_seconds = time.monotonic() - start
         observer.step(session.at, loss)
-        if batch.last:
+        last = found[-1].last
+        if last:
             end_epoch(session, observer)
         stop = stopping()
         late = time.monotonic() - saved > 60 * session.config.checkpoint_minutes
-        if not batch.last and (stop or late or ended(session)):
+        if not last and (stop or late or ended(session)):
             save(session)
-        if batch.last or late:
+        if last or late:
             saved = time.monotonic()
         if stop:
             return ended(session) or End.STOPPED
@@ -246,16 +249,21 @@ def ended(session: Session) -> End | None:
     return None
 
 
-def _next(session: Session, batches: Iterator[Batch]) -> Batch:
-    """The next batch, complete on the device; if it fails, a checkpoint is written first."""
+def _next(session: Session, batches: Iterator[Batch]) -> list[Batch]:
+    """The next step's batches, complete on the device; fewer than `accumulate` at an epoch's end.
+
+    If one fails, a checkpoint is written first, from which all of them come again.
+    """
+    found = list[Batch]()
     try:
-        batch = next(batches)
+        while len(found) < session.config.accumulate and not (found and found[-1].last):
+            found.append(next(batches))
     except FMNetError:
         save(session)
         raise
     if session.compute.device.type == "cuda":  # else the step would do the waiting
         torch.cuda.current_stream(session.compute.device).synchronize()
-    return batch
+    return found
 
 
 @contextmanager
@@ -275,31 +283,27 @@ def _explained_memory(session: Session, doing: str) -> Iterator[None]:
 def _too_large(batch: Batch) -> str:
     return (
         f"with a batch of {len(batch.case_ids)} × {tuple(batch.image.shape[1:])}; begin again with "
-        "a lower batch_size, precision=fp16 or fewer model.widths"
+        "a lower batch_size, for which accumulate can make up, precision=fp16 or fewer model.widths"
     )
 
 
-def step(session: Session, batch: Batch) -> tuple[float, bool]:
+def step(session: Session, *batches: Batch) -> tuple[float, bool]:
     """One step of the optimiser: the main head's loss before it, and whether it was taken.
 
-    A step without a finite gradient is skipped: half precision overflows now and then until the
-    scale of the gradients has settled.
+    Loss and gradient are the means over the batches, weighted by their samples. A step without a
+    finite gradient is skipped: half precision overflows now and then until the scale of the
+    gradients has settled.
     """
     model, config = session.model.train(), session.config
-    image = batch.image.to(
-        dtype=DTYPES[session.compute.precision], memory_format=config.memory_format
-    )
-    with session.compute.autocast():
-        outputs = session.forward(image)
-    total, main = session.loss.supervised(outputs, batch.label)
     session.optimizer.zero_grad()
-    session.scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch's stub
+    samples = sum(len(batch.case_ids) for batch in batches)
+    losses = [_backward(session, batch, len(batch.case_ids) / samples) for batch in batches]
     session.scaler.unscale_(session.optimizer)
     norm = torch.nn.utils.get_total_norm(
         [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     )
     # Both in one transfer before the update, during which the next batch is prepared.
-    loss, size = torch.stack([main, norm]).tolist()
+    loss, size = torch.stack([torch.stack(losses).sum(), norm]).tolist()
     usable = math.isfinite(size)
     if usable:
         if config.clip_norm is not None:
@@ -311,8 +315,21 @@ def step(session: Session, batch: Batch) -> tuple[float, bool]:
     return loss, usable
 
 
-def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> None:
-    at, count = session.at, len(batch.case_ids)
+def _backward(session: Session, batch: Batch, share: float) -> Tensor:
+    """Add a batch's share to the gradients; returns its share of the main head's loss."""
+    image = batch.image.to(
+        dtype=DTYPES[session.compute.precision], memory_format=session.config.memory_format
+    )
+    with session.compute.autocast():
+        outputs = session.forward(image)
+    total, main = session.loss.supervised(outputs, batch.label)
+    session.scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]  # torch's stub
+    return main * share
+
+
+def _advance(session: Session, batches: Sequence[Batch], loss: float, *, usable: bool) -> None:
+    at, case_ids = session.at, [case_id for batch in batches for case_id in batch.case_ids]
+    count = len(case_ids)
     at.samples += count
     at.step += 1
     if math.isfinite(loss):
@@ -323,7 +340,7 @@ def _advance(session: Session, batch: Batch, loss: float, *, usable: bool) -> No
     if at.skipped_in_a_row >= session.config.max_bad_steps:
         raise DivergedError(
             f"{at.skipped_in_a_row} steps in a row had a loss or a gradient that is NaN or "
-            f"infinite, the last in epoch {at.epoch}, case(s) {', '.join(batch.case_ids)}, "
+            f"infinite, the last in epoch {at.epoch}, case(s) {some(case_ids)}, "
             f"loss {loss}. Begin a new run with a lower optimizer.lr, with clip_norm, or with "
             "precision=bf16"
         )

@@ -32,6 +32,7 @@ from train import trainer
 from train.checkpoint import load
 from train.cli import app
 from train.config import load_config
+from train.data.loader import open_feed
 from train.evaluate import evaluate
 from train.loaded_run import load_run
 from train.loss import RegionLoss
@@ -96,6 +97,7 @@ def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
     [
         ("optimizer.kind=adamw",),
         ("optimizer.kind=sgd", "schedule.kind=poly", "schedule.warmup_steps=3"),
+        ("batch_size=1", "accumulate=2", "schedule.kind=cosine"),
     ],
     ids=" ".join,
 )
@@ -215,6 +217,25 @@ def test_validation_every_n_epochs_and_always_the_last_and_the_best_by_loss(
     assert [row["val_loss"] is not None for row in found] == [False, True, True]
     best = min(found[1:], key=lambda row: row["val_loss"])
     assert json.loads((tmp_path / "run" / "best.json").read_text())["best_epoch"] == best["epoch"]
+
+
+def test_a_step_of_several_batches_takes_the_mean_gradient_over_their_samples(
+    five: Store, tmp_path: Path
+) -> None:
+    session = begun(five, tmp_path / "run", "loader=torch", "workers=0", "accumulate=3")
+    with open_feed("torch", session.stream(), session.compute.device, 0) as feed:
+        batches = [next(feed) for _ in range(3)]  # of 2, 2 and 1 samples
+    singly = [
+        begun(five, tmp_path / f"{n}", "loader=torch", "workers=0") for n in range(len(batches))
+    ]
+    losses = [trainer.step(one, batch)[0] for one, batch in zip(singly, batches, strict=True)]
+    assert train_until(session, 1) is End.STOPPED
+    assert session.at.step == 1
+    assert session.at.rows[0]["train_loss"] == pytest.approx(np.average(losses, weights=[2, 2, 1]))
+    of_each = [[p.grad for p in one.model.parameters()] for one in singly]
+    for ours, one, two, three in zip(session.model.parameters(), *of_each, strict=True):
+        assert one is not None
+        torch.testing.assert_close(ours.grad, (2 * one + 2 * two + three) / 5)
 
 
 def test_gradients_are_clipped(five: Store, tmp_path: Path) -> None:
