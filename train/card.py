@@ -49,6 +49,7 @@ def model_card(run_dir: Path, trained: Trained) -> dict[str, Any]:
         "window_voxels": list(manifest.crop),
         "epochs": trained.epochs,
         "checkpoint": trained.which,
+        "weights": config.weights_used,
         "postprocessing": str(predicting.inference.postprocess),
         "scores": [each for each in scores if each],
         "limits": list(LIMITS),
@@ -95,6 +96,7 @@ def as_text(card: Mapping[str, Any]) -> str:
         "Grid": f"{card['spacing_mm']:g} mm, LPS; windows of "
         f"{'×'.join(map(str, card['window_voxels']))} voxels",
         "Training": f"{card['epochs']} epochs, the {card['checkpoint']} checkpoint",
+        "Weights": card["weights"],
         "Post-processing": card["postprocessing"],
     }
     lines = [f"# {card['task']} model", "", "| | |", "|---|---|"]

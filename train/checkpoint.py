@@ -28,7 +28,7 @@ Which = Literal["best", "last", "previous"]
 
 FORMAT = 2
 METADATA_KEY = "fm_net"
-MODEL, OPTIMIZER, RNG = "model.", "optimizer.", "rng.cpu"
+MODEL, AVERAGE, OPTIMIZER, RNG = "model.", "average.", "optimizer.", "rng.cpu"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,12 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The network's, by its own names."""
-        return _model_tensors(self.tensors)
+        return _under(MODEL, self.tensors)
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """Their running mean, by the same names; empty where the run keeps none."""
+        return _under(AVERAGE, self.tensors)
 
 
 def checkpoint_path(run_dir: Path, which: Which) -> Path:
@@ -111,11 +116,24 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
     Names are `model.<name>`, `optimizer.<parameter>.<moment>` and `rng.cpu`.
     """
-    tensors = {f"{MODEL}{name}": value for name, value in weights_of(model).items()}
+    tensors = _named(MODEL, model)
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{OPTIMIZER}{name}.{key}"] = value
     tensors[RNG] = torch.get_rng_state()
+    return _on_cpu(tensors)
+
+
+def capture_average(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of the running mean's network, beside those of `capture`: `average.<name>`."""
+    return _on_cpu(_named(AVERAGE, model))
+
+
+def _named(prefix: str, model: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in weights_of(model).items()}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
@@ -130,15 +148,10 @@ def restore(
     Raises:
         CheckpointError: the weights or moments are those of another network, or are missing.
     """
-    load_weights(model, _model_tensors(tensors))
+    load_weights(model, _under(MODEL, tensors))
     try:
         for name, parameter in model.named_parameters():
-            prefix = f"{OPTIMIZER}{name}."
-            saved = {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
+            saved = _under(f"{OPTIMIZER}{name}.", tensors)
             optimizer.state[parameter] = _moments(saved, parameter, STATE[type(optimizer)])
         torch.set_rng_state(tensors[RNG])
     except (KeyError, RuntimeError, TypeError) as error:
@@ -170,8 +183,8 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name in once}
 
 
-def _model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -182,7 +182,7 @@ def evaluate(
     from train.loaded_run import load_run, store_of
 
     loaded = load_run(run_dir, which, device, overrides or ())
-    _tell_postprocessing(loaded)
+    _tell_model(loaded)
     opened = _store(store or store_of(loaded))
     with _cases("evaluating") as on_case:
         evaluation = score_split(loaded, opened, split, on_case, rules=rules, masks=masks)
@@ -280,7 +280,7 @@ def predict(
     from train.predict import predict as predict_cases
 
     predictor = load_runs(runs, which, device, overrides or ())
-    _tell_postprocessing(predictor)
+    _tell_model(predictor)
     with _cases("predicting") as on_case:
         done = predict_cases(
             predictor,
@@ -328,8 +328,8 @@ def export(
             done = export_onnx(run_dir, path, which, on_step)
     replaced = ", in place of an earlier one" if done.replaced else ""
     out.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB{replaced}", soft_wrap=True)
-    if done.note:
-        out.print(done.note, soft_wrap=True)
+    for note in done.notes:
+        out.print(note, soft_wrap=True)
     follows = hints.predict(path) if file_format == "fmnet" else "run it as docs/export.md says"
     out.print(f"next: {follows}", soft_wrap=True)
 
@@ -438,7 +438,7 @@ def figures(
     from train.run_figures import draw
 
     loaded = load_run(run_dir, which, device, overrides or ())
-    _tell_postprocessing(loaded)
+    _tell_model(loaded)
     opened = _store(store or store_of(loaded))
     with _cases("evaluating") as on_case:
         drawn = draw(loaded, opened, split, out_dir, on_case)
@@ -611,8 +611,11 @@ def _cases(doing: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return _progress(doing, "cases")
 
 
-def _tell_postprocessing(predictor: "Predictor") -> None:
-    """Say how probabilities become labels where it is not by 0.5 alone."""
+def _tell_model(predictor: "Predictor") -> None:
+    """Say which weights predict and how probabilities become labels, where it is not the usual."""
+    for member in predictor.members:
+        if member.config.ema is not None:
+            out.print(f"weights of {member.run_dir}: {member.config.weights_used}", soft_wrap=True)
     if str(predictor.postprocess) != "none":
         out.print(f"post-processing: {predictor.postprocess}", soft_wrap=True)
 

@@ -79,6 +79,9 @@ class TrainConfig(Settings):
     """Compile the network with torch.compile, which takes minutes once."""
     clip_norm: Positive | None = None
     """Bound on the norm of all gradients together; null does not clip."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of a running mean of the weights, which is then what is validated, evaluated,
+    predicted with and exported; 0.999 is usual. null is the weights themselves."""
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     select_by: Literal["dice", "loss"] = "dice"
@@ -134,6 +137,11 @@ class TrainConfig(Settings):
         """
         rule = self.splits or manifest.splits
         return rule if self.fold is None else with_fold(rule, self.fold, self.folds)
+
+    @property
+    def weights_used(self) -> str:
+        """Which of a checkpoint's weights predict, in words."""
+        return "as trained" if self.ema is None else f"their running mean (ema={self.ema})"
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -390,6 +390,7 @@ def _as_json(
     return {
         "run": str(loaded.run_dir),
         "checkpoint": loaded.which,
+        "weights": loaded.config.weights_used,
         "epochs": loaded.epochs,
         "split": evaluation.split,
         "store": resolved(store.path),

@@ -25,7 +25,7 @@ class Exported:
 
     path: Path
     replaced: bool  # whether there was one before
-    note: str = ""  # what else to know of it
+    notes: tuple[str, ...] = ()  # what else to know of it
 
 
 def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
@@ -48,8 +48,11 @@ def export_model(run_dir: Path, path: Path, which: Which = "best") -> Exported:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     model_file.write(path, _describe(run_dir, trained), trained.weights, cards)
-    again = "" if card["scores"] else f"its card has no scores: `{hints.evaluate(run_dir, which)}`"
-    return Exported(path, replaced, f"{again} and export again" if again else "")
+    notes = [f"weights: {trained.config.weights_used}"]
+    if not card["scores"]:
+        again = hints.evaluate(run_dir, which)
+        notes.append(f"its card has no scores: `{again}` and export again")
+    return Exported(path, replaced, tuple(notes))
 
 
 def check_target(path: Path, ending: str) -> bool:

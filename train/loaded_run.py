@@ -231,7 +231,8 @@ def _from_folder(run_dir: Path, which: Which) -> Trained:
         )
     saved = checkpoint.load(run_dir, which)
     epochs = position_of(saved.state, manifest.task, run_dir).epoch - 1  # of the one under way
-    return Trained(config, manifest, saved.weights, which, epochs, read_tuned(run_dir))
+    weights = saved.weights if config.ema is None else saved.average
+    return Trained(config, manifest, weights, which, epochs, read_tuned(run_dir))
 
 
 def to_predict(

@@ -76,7 +76,10 @@ def export_onnx(
         on_step(done, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_parts(path, [content], sync=True)
-    return Exported(path, replaced, note=f"parity with torch: {parity:.1e} of the largest logit")
+    weights = f"weights: {loaded.config.weights_used}"
+    return Exported(
+        path, replaced, (weights, f"parity with torch: {parity:.1e} of the largest logit")
+    )
 
 
 class _MainHead(nn.Module):

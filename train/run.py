@@ -103,6 +103,7 @@ def fresh(
     session = _session(run_dir, config, store, splits)
     if config.init:
         session.start = start_from(config.init, session.model, config, store.task)
+        session.begin_average()
         seen = seen_before(config.init, contents, splits.cases)
         session.splits = replace(splits, messages=(*splits.messages, *seen))
     return session
@@ -236,7 +237,7 @@ def _session(run_dir: Path, config: TrainConfig, store: Store, splits: SplitAssi
 def _check_size(config: TrainConfig, task: Task, compute: Compute) -> None:
     """Check that the network alone fits into memory, before any is taken."""
     count = parameter_count(config.blueprint(task).parameters())
-    numbers = 2 + config.optimizer.moments  # of a parameter: its value, its gradient, moments
+    numbers = 2 + config.optimizer.moments + (config.ema is not None)  # value, gradient, …
     needed, device = count * numbers * BYTES, compute.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if needed > free:

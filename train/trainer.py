@@ -24,6 +24,7 @@ from common.names import some
 from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
+from train.average import Average
 from train.checkpoint import Checkpoint, Which
 from train.config import TrainConfig
 from train.data.feed import Batch
@@ -53,6 +54,7 @@ class Session:
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler  # passes gradients through where the precision needs no scaling
+    average: Average | None = None  # of the weights, where the configuration has `ema`
     at: Position = field(default_factory=Position)
     start: Start | None = None  # the weights of another model that it began with
 
@@ -104,12 +106,16 @@ class Session:
         """Of a step, counted from 0 over all epochs."""
         return self.config.optimizer.lr * self.config.schedule.factor(step, self.steps)
 
+    def begin_average(self) -> None:
+        """Begin the mean of the weights, if there is to be one, with those of now."""
+        if self.config.ema is not None:
+            self.average = Average(self.model, self.config.ema)
+
     def as_trained(self) -> LoadedRun:
         """The network as it is now, for scoring."""
         manifest, epoch = self.store.manifest, self.at.epoch
-        return LoadedRun(
-            self.model, self.config, manifest, self.compute, self.run_dir, "last", epoch
-        )
+        model = self.average.model if self.average else self.model
+        return LoadedRun(model, self.config, manifest, self.compute, self.run_dir, "last", epoch)
 
 
 def new_session(
@@ -124,6 +130,7 @@ def new_session(
     session = Session(
         run_dir, config, compute, store, splits, model, model, loss, optimizer, scaler
     )
+    session.begin_average()
     if config.compile:
         session.forward = Compiled(model, session.add_note)
     return session
@@ -133,6 +140,8 @@ def save(session: Session, *, best: bool = False) -> None:
     """Write the last checkpoint, which is also the best if `best`."""
     state = asdict(session.at) | {"scaler": session.scaler.state_dict()}
     tensors = checkpoint.capture(session.model, session.optimizer)
+    if session.average:
+        tensors |= checkpoint.capture_average(session.average.model)
     checkpoint.save(session.run_dir, Checkpoint(tensors, state), best=best)
 
 
@@ -151,6 +160,8 @@ def restore(session: Session) -> None:
             soft_wrap=True,
         )
     checkpoint.restore(saved.tensors, session.model, session.optimizer)
+    if session.average:
+        checkpoint.load_weights(session.average.model, saved.average)
     session.at = position_of(saved.state, session.store.task, session.run_dir)
     if session.at.samples > session.epoch_stream().samples:
         raise CheckpointError(
@@ -311,6 +322,8 @@ def step(session: Session, *batches: Batch) -> tuple[float, bool]:
         for group in session.optimizer.param_groups:
             group["lr"] = session.learning_rate(session.at.step)
         session.scaler.step(session.optimizer)
+        if session.average:
+            session.average.update(model, session.at.step)
     session.scaler.update()
     return loss, usable
 

@@ -98,6 +98,7 @@ def test_a_run_stopped_within_an_epoch_equals_one_that_was_not(
         ("optimizer.kind=adamw",),
         ("optimizer.kind=sgd", "schedule.kind=poly", "schedule.warmup_steps=3"),
         ("batch_size=1", "accumulate=2", "schedule.kind=cosine"),
+        ("ema=0.9",),
     ],
     ids=" ".join,
 )
