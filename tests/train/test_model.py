@@ -120,6 +120,24 @@ def test_gradients_reach_the_bottleneck_with_the_gates_shut() -> None:
     assert first.abs().max() > 0
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_kaiming_weights_keep_the_mean_square_of_activations(dims: int) -> None:
+    torch.manual_seed(0)
+    values = {"dims": dims, "widths": (32, 64), "heads": 0, "init_weights": "kaiming"}
+    network = FMNetConfig.model_validate(values).build(32, 3)
+    assert isinstance(network, FMNet)
+    image = torch.randn(1, 32, *(24,) * dims)
+    deeper = torch.randn(1, 64, *(12,) * dims)
+    with torch.no_grad():
+        first = nn.functional.leaky_relu(network.encoder[0][0](image), 0.02)
+        found = [first, network.decoder[0].up(deeper)]
+    inside = (..., *(slice(2, -2),) * dims)
+    for feature in found:
+        assert feature[inside].square().mean().item() == pytest.approx(1, rel=0.15)
+    convolutions = [network.encoder[0][0], network.encoder[0][3], network.decoder[0].up[0]]
+    assert all(not layer.bias.any() for layer in convolutions)
+
+
 def test_more_heads_than_levels_and_unfit_inputs_are_refused() -> None:
     with pytest.raises(ValidationError, match="heads is 3, but 3 widths have room for 2"):
         FMNetConfig(widths=(4, 6, 8), heads=3)

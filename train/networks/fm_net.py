@@ -3,6 +3,7 @@
 The U-Net is FM-Net without gates, heads and bottleneck; the Attention U-Net has the gates alone.
 """
 
+import math
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -37,6 +38,9 @@ class FMNetConfig(UNetConfig):
     """Of the pooling that halves each axis; null is 2 along each (the paper prints 2×2×3)."""
     norm: Literal["between", "each"] = "between"
     """Instance normalisation between a block's convolutions, or after each (the authors' code)."""
+    init_weights: Literal["torch", "kaiming"] = "torch"
+    """Fresh weights: torch's, or of the convolutions before a LeakyReLU those that keep the mean
+    square of activations (He et al. 2015, arXiv:1502.01852), with biases of 0."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -60,6 +64,22 @@ class FMNetConfig(UNetConfig):
         return FMNet(self, in_channels, out_channels)
 
 
+def keep_mean_square(layers: nn.Sequential) -> None:
+    """Draw weights with which convolution and LeakyReLU keep the mean square of activations.
+
+    A transposed convolution of stride 2 sums half of its kernel along each axis, on average, which
+    `nn.init.kaiming_normal_` does not know.
+    """
+    for layer in layers:
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            strides = math.prod(layer.stride) if layer.transposed else 1
+            terms = layer.in_channels * math.prod(layer.kernel_size) / strides
+            std = nn.init.calculate_gain("leaky_relu", SLOPE) / math.sqrt(terms)
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class Block(nn.Sequential):
     """Two 3×3×3 convolutions that keep the size, normalised and rectified."""
 
@@ -74,6 +94,8 @@ class Block(nn.Sequential):
         if config.norm == "each":
             layers.append(norm(width, affine=True))
         super().__init__(*layers, nn.LeakyReLU(SLOPE))
+        if config.init_weights == "kaiming":
+            keep_mean_square(self)
 
 
 class AttentionGate(nn.Module):
@@ -104,6 +126,8 @@ class Up(nn.Module):
         super().__init__()
         up = UP_CONV[config.dims](deep, width, 3, stride=2, padding=1, output_padding=1)
         self.up = nn.Sequential(up, nn.LeakyReLU(SLOPE))
+        if config.init_weights == "kaiming":
+            keep_mean_square(self.up)
         self.gate = AttentionGate(config.dims, width) if config.attention else None
         self.block = Block(config, 2 * width, width)
 
