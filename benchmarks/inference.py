@@ -17,7 +17,7 @@ from benchmarks.sections import Bench, Result
 from train.inference import mirrored_axes, tile_weights
 from train.loaded_run import LoadedRun
 from train.postprocess import labels_of
-from train.trainer import Session
+from train.session import Session
 
 PRESET = "fm_net"
 TILES, DRY_TILES = (1, 2, 4, 8), (2,)

@@ -15,7 +15,8 @@ from train.data.cache import CacheKind
 from train.data.feed import Batch
 from train.data.loader import LoaderKind, open_feed
 from train.data.stream import Sample, Stream
-from train.trainer import Session, step
+from train.session import Session
+from train.trainer import step
 
 WORKERS = (1, 2, 4, 8)
 WARM_UP = 6

@@ -23,7 +23,7 @@ from benchmarks.sections import Bench, Result
 from benchmarks.timing import Spent, spend
 from train.data.cache import CacheKind
 from train.data.stream import Stream
-from train.trainer import Session
+from train.session import Session
 
 CACHES: tuple[CacheKind, ...] = get_args(CacheKind)
 

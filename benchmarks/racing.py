@@ -15,7 +15,8 @@ from benchmarks.sections import Bench, free
 from train.data.feed import Batch
 from train.data.stream import Stream
 from train.networks import parameter_count
-from train.trainer import Session, step
+from train.session import Session
+from train.trainer import step
 
 BASE = ("precision=fp16", "channels_last=true", "compile=false")
 """The presets' own settings, which entries change."""

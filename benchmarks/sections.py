@@ -23,7 +23,7 @@ from common.errors import ConfigError, FMNetError
 from common.files import write_json
 from common.store import Store, local_copy
 from train.run import begin, fresh, versions
-from train.trainer import Session
+from train.session import Session
 
 DRY_CROP = 16
 """Side of synthetic crops in a dry run, in voxels."""

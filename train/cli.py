@@ -20,7 +20,7 @@ from common.store import Store, is_remote, local_copy
 if TYPE_CHECKING:
     from common.errors import Finding
     from train.ensemble import Predictor
-    from train.trainer import Session
+    from train.session import Session
 
 UNCLEAN = 1  # exit code when the work was done, but not for every case
 

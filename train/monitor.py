@@ -20,7 +20,8 @@ from train.evaluate import ScoredCase
 from train.figures.samples import overlay
 from train.figures.tensorboard import Curves
 from train.position import Position
-from train.trainer import End, Session
+from train.session import Session
+from train.trainer import End
 
 OVERLAYS = 3  # cases whose picture goes to TensorBoard at each validation: always the same ones
 

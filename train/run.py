@@ -47,7 +47,7 @@ from train.run_folder import (
     write_manifest,
     write_run_file,
 )
-from train.trainer import Session, new_session, restore, save
+from train.session import Session, new_session, restore, save
 
 CHANGEABLE = frozenset(
     {

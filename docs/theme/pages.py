@@ -21,6 +21,7 @@ from common.manifest import Manifest
 from common.splits import FoldSplits, ListSplits
 from train.config import TrainConfig, preset_names
 from train.networks import DynUNetConfig, PlainConvUNetConfig
+from train.optimizers import AdamWConfig, SGDConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {
@@ -51,6 +52,7 @@ LIST_OF_COMMANDS = re.compile(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+")
 """In the help of all commands, each with half a sentence; their headings are the same list."""
 KINDS: dict[str, tuple[BaseModel, ...]] = {
     "model": (DynUNetConfig(), PlainConvUNetConfig()),
+    "optimizer": (AdamWConfig(), SGDConfig()),
     "splits": (FoldSplits(kind="folds"), ListSplits(kind="lists")),
 }
 """Groups with other keys than by default, by their `kind`."""

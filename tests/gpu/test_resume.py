@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train.checkpoint import MODEL, OPTIMIZER, RNG, Checkpoint, load
 from train.data.augment import AUGMENTATIONS
 from train.run import execute, reopen
-from train.trainer import Session
+from train.session import Session
 
 pytestmark = pytest.mark.gpu
 

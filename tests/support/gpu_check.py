@@ -20,7 +20,8 @@ from train.data.feed import Batch
 from train.data.loader import open_feed
 from train.data.stream import Stream
 from train.precision import Precision, choose_compute
-from train.trainer import Session, step
+from train.session import Session
+from train.trainer import step
 
 PRESET = "fm_net"
 """What is trained: it has every part that another preset has."""

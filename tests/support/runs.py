@@ -16,7 +16,8 @@ from train.data.loader import open_feed
 from train.monitor import Monitor
 from train.run import begin
 from train.run_folder import RunFile, SessionRecord, write_run_file
-from train.trainer import End, Session
+from train.session import Session, save
+from train.trainer import End
 
 SMALL = [
     "model.widths=[4,6,8]",
@@ -78,7 +79,7 @@ def validated(store: Store, folder: Path, *overrides: str) -> Session:
     session = begin("unet", (*TINY, *overrides), store, folder)
     see_voxels(session.model)
     session.at = session.at.next_epoch()
-    trainer.save(session, best=True)
+    save(session, best=True)
     return session
 
 

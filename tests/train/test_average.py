@@ -10,13 +10,14 @@ from torch import nn
 
 from common.errors import CheckpointError
 from common.store import Store
-from train import model_file, trainer
+from train import model_file
 from train.average import Average
 from train.checkpoint import load
 from train.cli import app
 from train.loaded_run import load_run
 from train.run import execute, reopen
-from train.trainer import End, Session
+from train.session import Session, save
+from train.trainer import End
 
 SETTINGS = ("loader=torch", "workers=0", "epochs=1", "ema=0.3")
 
@@ -72,7 +73,7 @@ def test_it_is_exported_and_started_from_and_commands_say_so(
 def test_a_checkpoint_without_the_mean_is_refused(five: Store, tmp_path: Path) -> None:
     session = begun(five, tmp_path / "run", *SETTINGS)
     session.average = None
-    trainer.save(session, best=True)
+    save(session, best=True)
     with pytest.raises(CheckpointError, match="does not fit"):
         reopen(None, [], five, tmp_path / "run")
     with pytest.raises(CheckpointError, match="does not fit"):

@@ -16,7 +16,7 @@ from train.checkpoint import capture
 from train.data.feed import Batch
 from train.precision import Compiled
 from train.run import reopen
-from train.trainer import Session, restore, save
+from train.session import Session, restore, save
 
 SMALL = [
     "model.widths=[2,4]",

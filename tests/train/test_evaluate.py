@@ -21,7 +21,6 @@ from common.geometry import Geometry
 from common.manifest import Manifest
 from common.store import Store, StoreWriter
 from common.task import GLIOMA
-from train import trainer
 from train.cli import app
 from train.evaluate import (
     Evaluation,
@@ -40,6 +39,7 @@ from train.results import read_csv, rows_of
 from train.run import begin
 from train.run_folder import read_run_file, write_tuned
 from train.score import gather, plan, score_pairs
+from train.session import save
 
 MakeStore = Callable[..., Store]
 Copying = Callable[..., LoadedRun]
@@ -372,7 +372,7 @@ def test_a_loaded_run_predicts_as_the_session_that_saved_it(store: Store, tmp_pa
     session = validated(store, tmp_path / "run", "modalities=[t2,flair]")
     with torch.no_grad():
         session.model.main_head.bias += 1
-    trainer.save(session)
+    save(session)
     image, _ = store.read_volume(session.validation[0])
     last = load_run(tmp_path / "run", "last", "cpu")
     assert torch.equal(last.logits(image), session.as_trained().logits(image))

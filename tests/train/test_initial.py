@@ -15,7 +15,7 @@ from train.checkpoint import load
 from train.cli import app
 from train.export import export_model
 from train.run import begin, reopen
-from train.trainer import Session
+from train.session import Session
 
 MakeStore = Callable[..., Store]
 IDS = [f"BraTS2021_{index:05d}" for index in range(6)]

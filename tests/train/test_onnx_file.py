@@ -13,10 +13,10 @@ from runs import SMALL, see_voxels, validated
 from common import nifti
 from common.store import Store
 from preprocess.cli import app as preprocess
-from train import trainer
 from train.cli import app
 from train.loaded_run import load_run
 from train.run import begin
+from train.session import save
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -30,7 +30,7 @@ def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     session = begin("fm_net", [*SMALL, "inference.overlap=0.4"], store, folder)
     see_voxels(session.model)
-    trainer.save(session, best=True)
+    save(session, best=True)
     return folder
 
 

@@ -22,7 +22,7 @@ from train.precision import (
     configure_backends,
     cpu_has_bfloat16,
 )
-from train.trainer import Session, new_session, restore, save
+from train.session import Session, new_session, restore, save
 
 CPU = torch.device("cpu")
 CASES = SplitAssignment({"train": ["a", "b"], "val": [], "test": []})

@@ -17,9 +17,9 @@ from common import nifti
 from common.store import Store
 from common.task import GLIOMA
 from preprocess.cli import app
-from train import trainer
 from train.export import export_model
 from train.run import begin
+from train.session import save
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fm_net", [*SMALL, "inference.overlap=0"], Store.open(folder / "brats.zarr"), folder / "run"
     )
     see_voxels(session.model)
-    trainer.save(session, best=True)
+    save(session, best=True)
     export_model(folder / "run", folder / "model.fmnet")
     return folder
 

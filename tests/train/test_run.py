@@ -39,7 +39,8 @@ from train.loss import RegionLoss
 from train.precision import Compute
 from train.predict import predict
 from train.run import assign_cases, execute, reopen
-from train.trainer import End, new_session, restore
+from train.session import new_session, restore
+from train.trainer import End
 
 MakeStore = Callable[..., Store]
 IDS = [f"BraTS2021_{index:05d}" for index in range(6)]

@@ -17,10 +17,10 @@ from runs import validated
 
 from common.store import Store
 from common.task import GLIOMA
-from train import trainer
 from train.cli import app
 from train.compare import compare, open_methods
 from train.results import read_csv
+from train.session import save
 
 MakeRun = Callable[..., Path]
 
@@ -107,7 +107,7 @@ def test_slices_of_other_weights_than_were_scored_are_said_to_be(
     invoke(app, "evaluate", run)
     with torch.no_grad():
         session.model.main_head.bias -= 1
-    trainer.save(session, best=True)
+    save(session, best=True)
     done = invoke(app, "report", run)
     assert "slices to view show other predictions than were scored" in done.stderr
 
