@@ -320,7 +320,7 @@ def test_the_splits_of_a_run_are_its_own(make_store: MakeStore, tmp_path: Path) 
     assert sorted(validated) == IDS
     with pytest.raises(ConfigError, match="folds are 0 to 2"):
         begun(store, tmp_path / "run", folds, "fold=3")
-    with pytest.raises(ConfigError, match="fold: the splits are lists of cases"):
+    with pytest.raises(ConfigError, match="fold 0: the splits are lists of cases"):
         begun(store, tmp_path / "run", "fold=0")
     with pytest.raises(ConfigError, match="splits, fold: cannot change"):
         reopen(None, ["splits={kind: fractions}", "fold=1"], store, tmp_path / "fold-0")
