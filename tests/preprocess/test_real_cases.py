@@ -138,7 +138,7 @@ def test_check_names_every_file_that_is_not_used(real_cases: Path, command: Comm
     assert checked.returncode == 1
     for path in (real_cases / "odd").rglob("*"):
         if path.is_file():
-            assert path.name in checked.stdout or f"✗ {path.parent.name} " in checked.stdout
+            assert path.name in checked.stdout or f"✗ {path.parent.name}:" in checked.stdout
     assert "0 usable case(s) of 1, 3 error(s)" in checked.stdout
 
 
