@@ -143,10 +143,11 @@ def monai_logits(trained: LoadedRun, image: Image) -> Tensor:
     config, compute, window = trained.config.inference, trained.compute, trained.manifest.crop
     volume = torch.from_numpy(image).to(compute.device).float()[None]
     weights = tile_weights(window, compute.device)
+    model = trained.model.eval()  # which gives the main head's logits alone
 
     def predictor(tiles: Tensor) -> Tensor:
         with compute.autocast():
-            (logits,) = trained.model(tiles)
+            (logits,) = model(tiles)
         return torch.as_tensor(logits).float()
 
     mirrored = mirrored_axes(config.flips, dims=3)
