@@ -18,6 +18,7 @@ ENDLESS = ("epochs=1000000", "loader=torch", "workers=1", *TINY)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_a_job_that_is_stopped_is_queued_again_and_resumes(
     slurm: Slurm, store: Store, tmp_path: Path
 ) -> None:
@@ -45,12 +46,12 @@ def test_a_job_that_is_stopped_is_queued_again_and_resumes(
         return [json.loads(line)["epoch"] for line in lines if line.endswith("}")]
 
     try:
-        wait_until(epochs, "an epoch", 120)
+        wait_until(epochs, "an epoch", 240)
         slurm.call("scancel", "--signal=TERM", job)
         wait_until(lambda: slurm.queue("%T") == ["PENDING"], "queued again", 120)
         before = epochs()[-1]
         slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
-        wait_until(lambda: epochs()[-1] > before, "an epoch after the break", 120)
+        wait_until(lambda: epochs()[-1] > before, "an epoch after the break", 400)
     except AssertionError as error:
         error.add_note(said())
         slurm.call("scancel", "--me")
