@@ -15,6 +15,8 @@ Values = NDArray[np.float64]
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
+TAILS = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+"""Where an interval of `LEVEL` ends."""
 DECIMALS = 9
 BLOCK = 500
 """Resamples that are drawn at once, to bound the memory."""
@@ -66,14 +68,18 @@ def mean_intervals(values: ArrayLike, patients: Sequence[str]) -> tuple[Values, 
     Each of `RESAMPLES` draws as many patients as there are, with repetition, and takes all cases
     of each. The seed is fixed, so the same values always have the same interval.
     """
-    sums, counts = _by_patient(np.asarray(values, np.float64), patients)
+    low, high = np.quantile(_resampled(np.asarray(values, np.float64), patients), TAILS, axis=0)
+    return low, high
+
+
+def _resampled(values: Values, patients: Sequence[str]) -> Values:
+    """Means (`RESAMPLES`, columns) of values (cases, columns), of patients drawn again."""
+    sums, counts = _by_patient(values, patients)
     means = []
     for block in _draws(len(sums)):
         drawn = block.astype(np.float64)  # BLAS has no int
         means.append(drawn @ sums / (drawn @ counts)[:, None])
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail), axis=0)
-    return low, high
+    return np.concatenate(means)
 
 
 @lru_cache(maxsize=1)
@@ -144,23 +150,18 @@ def difference_over_seeds(one: Values, other: Values, patients: Sequence[str]) -
 
 def _crossed(tables: Sequence[Values], patients: Sequence[str]) -> list[Values]:
     """Resampled means of each table (seeds, cases)."""
-    random, count = np.random.default_rng(SEED), len(set(patients))
-    people = random.multinomial(count, [1 / count] * count, RESAMPLES).astype(np.float64)
-    means = list[Values]()
+    random, means = np.random.default_rng((SEED, 1)), list[Values]()  # not that of the patients
     for table in tables:
-        sums, cases = _by_patient(table.T, patients)
-        of_seeds = people @ sums / (people @ cases)[:, None]
         seeds = len(table)
         drawn = random.multinomial(seeds, [1 / seeds] * seeds, RESAMPLES)
-        means.append((of_seeds * drawn).sum(axis=1) / seeds)
+        means.append((_resampled(table.T, patients) * drawn).sum(axis=1) / seeds)
     return means
 
 
 def _interval(mean: float, means: Values, *, several: bool) -> Interval:
     if not several:  # resampling would repeat the one value
         return Interval(mean, None, None)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, (tail, 1 - tail)).tolist()
+    low, high = np.quantile(means, TAILS).tolist()
     return Interval(mean, low, high)
 
 
