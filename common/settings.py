@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 
 from common.errors import ConfigError, InputError
 from common.files import read_text, reason_of
@@ -306,3 +306,13 @@ def kind_of(default: str) -> Callable[[object], str]:
         return str(getattr(value, "kind", None))
 
     return kind
+
+
+def one_of(kinds: Any, default: str) -> Discriminator:  # noqa: ANN401 - a union of tagged models
+    """Tells by its `kind` which of several models a value is; without one it is the default."""
+    names = ", ".join(model.__metadata__[0].tag for model in get_args(kinds))
+    return Discriminator(
+        kind_of(default),
+        custom_error_type="kind",
+        custom_error_message=f"expected kind: one of {names}",
+    )

@@ -1,13 +1,13 @@
 """Optimisers by their `kind`, which decides what other values there are."""
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 from torch import nn
 
-from common.settings import Settings, kind_of
+from common.settings import Settings, one_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -86,16 +86,8 @@ _Optimizers = (
     | Annotated[AdamWConfig, Tag("adamw")]
     | Annotated[SGDConfig, Tag("sgd")]
 )
-_KINDS = ", ".join(optimizer.__metadata__[0].tag for optimizer in get_args(_Optimizers))
 
-Optimizer = Annotated[
-    _Optimizers,
-    Discriminator(
-        kind_of("nadam"),
-        custom_error_type="kind",
-        custom_error_message=f"expected kind: one of {_KINDS}",
-    ),
-]
+Optimizer = Annotated[_Optimizers, one_of(_Optimizers, "nadam")]
 """The configuration of any optimiser here; one without a `kind` is NAdam's."""
 
 NUMBERS = ("step", "mu_product")

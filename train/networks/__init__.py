@@ -1,10 +1,10 @@
 """Networks by their `kind`; to add one, write its `NetworkConfig` and list it in `_Networks`."""
 
-from typing import Annotated, get_args
+from typing import Annotated
 
-from pydantic import Discriminator, Tag
+from pydantic import Tag
 
-from common.settings import kind_of
+from common.settings import one_of
 from train.networks.base import NetworkConfig, parameter_count
 from train.networks.fm_net import FMNetConfig
 from train.networks.peers import (
@@ -23,16 +23,8 @@ _Networks = (
     | Annotated[SegResNetConfig, Tag("segresnet")]
     | Annotated[SwinUNETRConfig, Tag("swin_unetr")]
 )
-_KINDS = ", ".join(network.__metadata__[0].tag for network in get_args(_Networks))
 
-Network = Annotated[
-    _Networks,
-    Discriminator(
-        kind_of("fm_net"),
-        custom_error_type="kind",
-        custom_error_message=f"expected kind: one of {_KINDS}",
-    ),
-]
+Network = Annotated[_Networks, one_of(_Networks, "fm_net")]
 """The configuration of any network here; one without a `kind` is FM-Net's."""
 
 __all__ = [
