@@ -90,10 +90,14 @@ def open_methods(paths: Sequence[Path]) -> tuple[Method, ...]:
     """
     if len({real_path(path) for path in paths}) < max(2, len(paths)):
         raise ConfigError("compare needs the scores of at least two methods, each named once")
+    named = zip(distinct_names(paths), paths, strict=True)
+    return tuple(_open(name, _scores_of(path)) for name, path in named)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of paths; where two are the same, the paths."""
     names = [real_path(path).name for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    return tuple(_open(name, _scores_of(path)) for name, path in zip(names, paths, strict=True))
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _open(name: str, file: Path) -> Method:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Protocol
@@ -16,6 +16,8 @@ from common.errors import DivergedError, FMNetError, LoaderError, OutOfMemoryErr
 from common.files import write_text
 from common.metrics import TRAINING_METRICS, mean_over_regions
 from common.names import some
+from common.task import Task
+from train.config import TrainConfig
 from train.data.feed import Batch
 from train.evaluate import ScoredCase, mean_scores, score_cases
 from train.position import Position
@@ -236,7 +238,7 @@ def end_epoch(session: Session, observer: Observer) -> None:
         row |= _validate(session, observer)
         row["validation_seconds"] = time.monotonic() - began
         at.spent_seconds += row["validation_seconds"]
-        score = _score(row, session)
+        score = selection_score(row, config, session.store.task)
         best = at.best_score is None or score > at.best_score
         if best:
             at.best_score, at.best_epoch = score, at.epoch
@@ -275,10 +277,8 @@ def _validate(session: Session, observer: Observer) -> dict[str, float]:
     }
 
 
-def _score(row: dict[str, Any], session: Session) -> float:
-    """What decides which checkpoint is the best; higher is better."""
-    if session.config.select_by == "loss":
+def selection_score(row: Mapping[str, Any], config: TrainConfig, task: Task) -> float:
+    """What decides which checkpoint is the best, of a validated epoch's row; higher is better."""
+    if config.select_by == "loss":
         return -float(row["val_loss"])
-    return mean_over_regions(
-        {region: row[f"val_dice_{region}"] for region in session.store.task.regions}
-    )
+    return mean_over_regions({region: row[f"val_dice_{region}"] for region in task.regions})

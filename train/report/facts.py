@@ -18,11 +18,11 @@ from common.metrics import DICE, mean_over_regions
 from common.settings import explain
 from common.task import Task
 from train.checkpoint import Which
-from train.compare import evaluation_of
+from train.compare import distinct_names, evaluation_of
 from train.config import TrainConfig
 from train.results import RegionResult, Row, read_csv, summarise
 from train.run_folder import RunFile, check_run, read_config, read_manifest, read_run_file
-from train.trainer import METRICS_FILE
+from train.trainer import METRICS_FILE, selection_score
 
 EpochRow = dict[str, Any]
 """Numbers of an epoch by name, or null."""
@@ -136,15 +136,11 @@ class RunFacts:
 
 def best_epoch(rows: Sequence[EpochRow], config: TrainConfig, task: Task) -> int | None:
     """The epoch of the best checkpoint by the rows of metrics.jsonl; None before validation."""
-
-    def score(row: EpochRow) -> float:
-        if config.select_by == "loss":
-            return -float(row["val_loss"])
-        return mean_over_regions({region: row[f"val_dice_{region}"] for region in task.regions})
-
     validated = [row for row in rows if row["val_loss"] is not None]
+    if not validated:
+        return None
     # The first of equals: only a better one replaces it.
-    return int(max(validated, key=score)["epoch"]) if validated else None
+    return int(max(validated, key=lambda row: selection_score(row, config, task))["epoch"])
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
@@ -158,10 +154,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
     folders = [path if path.is_dir() else path.parent for path in paths]
     if len({os.path.realpath(folder) for folder in folders}) < len(folders):
         raise ConfigError("report: name each run once")
-    names = [Path(os.path.realpath(folder)).name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    runs = [_read_run(*one) for one in zip(names, folders, paths, strict=True)]
+    runs = [_read_run(*one) for one in zip(distinct_names(folders), folders, paths, strict=True)]
     for other in runs[1:]:
         _check_same_task(runs[0], other)
     return runs
