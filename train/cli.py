@@ -36,6 +36,9 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its
 StoreOption = Annotated[
     str | None, typer.Option(help="The store's path or URL; default is the manifest's.")
 ]
+RunStoreOption = Annotated[
+    str | None, typer.Option(help="The store's path or URL; default is the run's own.")
+]
 CheckpointOption = Annotated[
     Literal["best", "last"], typer.Option("--checkpoint", help="The weights to use.")
 ]
@@ -164,9 +167,7 @@ def show_augment(
 @app.command()
 def evaluate(
     run_dir: Run,
-    store: Annotated[
-        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
-    ] = None,
+    store: RunStoreOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     rules: RulesOption = "brats2023",
     masks: Annotated[
@@ -207,9 +208,7 @@ def evaluate(
 @app.command()
 def tune(
     run_dir: Run,
-    store: Annotated[
-        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
-    ] = None,
+    store: RunStoreOption = None,
     metric: Annotated[
         str, typer.Option(help="To pick by, as dice, hd95_mm, lesion_dice.")
     ] = "dice",
@@ -425,9 +424,7 @@ def figures(
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="The folder; default: figures, in the run's.")
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="The store's path or URL; default is the run's own.")
-    ] = None,
+    store: RunStoreOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     which: CheckpointOption = "best",
     device: DeviceOption = "auto",
@@ -535,9 +532,10 @@ def experiment(
         return
     runs = planned.runs(only or ())
     opened = _store(store)
-    end, problems = command.do_runs(planned, command.chosen(runs, task), opened, _cases)
+    contents, chosen = opened.contents(), command.chosen(runs, task)
+    end, problems = command.do_runs(planned, chosen, opened, contents.fingerprint, _cases)
     if task is None:
-        results = gather(planned, opened, problems)
+        results = gather(planned, opened.task, contents, problems)
         files = write(results)
         command.show(results)
         out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)

@@ -35,6 +35,7 @@ from common.store.paths import resolved
 from common.store.reader import Contents
 from common.task import Task
 from train.calibration import BINS, Calibration, count_voxels, total
+from train.checkpoint import Which
 from train.ensemble import check_task
 from train.figures.samples import Sample, choose_samples, evaluation_figure, sample_of
 from train.figures.style import as_png
@@ -308,8 +309,12 @@ def _stem(loaded: LoadedRun, split: str, rules: str, other_store: str) -> str:
     """How the files' names begin: scores of other settings do not replace these."""
     other_rules = "" if rules == rules_named(DEFAULT_RULES, loaded.task) else f"-{rules}"
     elsewhere = f"-{other_store[:8]}" if other_store else ""
-    changes = suffix(loaded.which, loaded.changes)
-    return f"evaluation-{split}{changes}{other_rules}{elsewhere}"
+    return f"{usual_stem(split, loaded.which, loaded.changes)}{other_rules}{elsewhere}"
+
+
+def usual_stem(split: str, which: Which, changes: Sequence[str] = ()) -> str:
+    """The same of the default rules, on the run's own store."""
+    return f"evaluation-{split}{suffix(which, changes)}"
 
 
 def _result(scored: ScoredCase, patient: str) -> CaseResult:

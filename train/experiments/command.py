@@ -17,6 +17,7 @@ from train.experiments.files import Results, columns
 from train.experiments.runs import Plan, PlannedRun, check_fits, do, is_done
 from train.loaded_run import load_run
 from train.run_figures import draw
+from train.score_table import add_numbers
 from train.trainer import End
 
 Cases = AbstractContextManager[Callable[[int, int], None]]
@@ -26,19 +27,22 @@ def do_runs(
     plan: Plan,
     runs: Sequence[PlannedRun],
     store: Store,
+    fingerprint: str,
     progress: Callable[[str], Cases],
 ) -> tuple[End, dict[PlannedRun, str]]:
     """Train and score the runs that are not done; a run that fails does not end the others.
+
+    `fingerprint` is of the store's contents.
 
     Returns `End.STOPPED` where the user stopped it, and why runs failed.
 
     Raises:
         RunError: a run in the folder has other settings, or is of another store.
+        InputError: a file of a run is damaged.
     """
-    fingerprint = store.contents().fingerprint
     for run in runs:
         check_fits(run, store, fingerprint)
-    left = [run for run in runs if not is_done(plan, run)]
+    left = [run for run in runs if not is_done(plan, run, store.task)]
     out.print(f"{len(runs)} run(s), {len(runs) - len(left)} done already", soft_wrap=True)
     problems, began = dict[PlannedRun, str](), time.monotonic()
     for done, run in enumerate(left):
@@ -111,11 +115,10 @@ def show(results: Results) -> None:
     """Print the table, the comparisons and the verdict."""
     table, shown = Table(box=None, pad_edge=False), columns(results)
     shown = [column for column in shown if column.on_screen]
-    for column in shown:
-        if column in (shown[0], shown[-1]):
-            table.add_column(column.heading, overflow="fold")
-        else:
-            table.add_column(column.heading, justify="right", no_wrap=True)
+    name, *numbers, paper = (column.heading for column in shown)
+    table.add_column(name, overflow="fold")
+    add_numbers(table, numbers)
+    table.add_column(paper, overflow="fold")
     for outcome in results.outcomes:
         table.add_row(*(Text(column.cell(outcome)) for column in shown))
     out.print()

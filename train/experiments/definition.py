@@ -1,5 +1,6 @@
 """An experiment as a file: variants, what is claimed of them, and the paper's result."""
 
+from functools import cache
 from importlib import resources
 from typing import Literal, Self
 
@@ -154,6 +155,7 @@ def load_experiment(name: str) -> Experiment:
     return parse(Experiment, _values(name), f"experiment {name}")
 
 
+@cache
 def scale_config(scale: Scale) -> ScaleConfig:
     """What the experiments of a scale share."""
     found: ScaleConfig = getattr(parse(Scales, _values(SHARED), SHARED), scale)

@@ -9,7 +9,6 @@ from common import __version__
 from common.files import write_json, write_text
 from common.outputs import check_output
 from common.statistics import LEVEL, Interval
-from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
 from train.experiments.outcome import Judged, Outcome, Values, interval, judge, outcomes, verdict
@@ -75,16 +74,15 @@ def check_outputs(plan: Plan) -> None:
     check_same_settings(paths(plan.out)[-1], plan.settings())
 
 
-def gather(plan: Plan, store: Store, problems: dict[PlannedRun, str]) -> Results:
+def gather(plan: Plan, task: Task, contents: Contents, problems: dict[PlannedRun, str]) -> Results:
     """Read what all runs have measured.
 
     Raises:
-        RunError: a file of a run is damaged.
+        RunError, InputError: a file of a run is damaged.
     """
-    contents = store.contents()
-    found = outcomes(plan, store.task, problems)
+    found = outcomes(plan, task, problems)
     judged = judge(found, plan.experiment.claims, contents)
-    return Results(plan, store.task, contents, found, judged)
+    return Results(plan, task, contents, found, judged)
 
 
 def write(results: Results) -> tuple[Path, ...]:
@@ -141,7 +139,7 @@ def columns(results: Results) -> list[Column]:
     experiment, contents = results.plan.experiment, results.contents
 
     def dice(region: str) -> Callable[[Outcome], str]:
-        return lambda each: _mean(interval(each, "dice", contents, region))
+        return lambda each: _mean(each.values("dice", region), 3)
 
     def times(baseline: str) -> Callable[[Outcome], str]:
         base = next(each.rate for each in results.outcomes if each.name == baseline)
@@ -149,15 +147,15 @@ def columns(results: Results) -> list[Column]:
 
     scores = [
         *(Column(region.upper(), dice(region)) for region in results.task.regions),
-        Column("mean Dice", lambda each: _mean(interval(each, "dice", contents))),
+        Column("mean Dice", lambda each: _mean(each.values("dice"), 3)),
         Column(f"{LEVEL:.0%} CI", lambda each: _ends(interval(each, "dice", contents))),
-        Column("loss", lambda each: _mean(interval(each, "loss", contents))),
+        Column("loss", lambda each: _mean(each.loss, 3)),
     ]
     return [
         Column("", lambda each: each.name),
         *(scores if experiment.scored else []),
         *(Column(f"× {name}", times(name)) for name in experiment.baselines),
-        Column("volumes/s", lambda each: _number(each.rate), on_screen=not experiment.scored),
+        Column("volumes/s", lambda each: _mean(each.rate, 2), on_screen=not experiment.scored),
         Column("M parameters", lambda each: f"{each.parameters / 1e6:.2f}", on_screen=False),
         Column("minutes", lambda each: f"{each.minutes:.1f}", on_screen=False),
         Column("peak GB", lambda each: f"{each.peak_memory_gb:.1f}", on_screen=False),
@@ -166,8 +164,8 @@ def columns(results: Results) -> list[Column]:
     ]
 
 
-def _mean(found: Interval | None) -> str:
-    return MISSING if found is None else f"{found.mean:.3f}"
+def _mean(values: Values | None, digits: int) -> str:
+    return MISSING if values is None else f"{values.mean():.{digits}f}"
 
 
 def _ends(found: Interval | None) -> str:
@@ -178,10 +176,6 @@ def _ends(found: Interval | None) -> str:
 
 def _ratio(rate: Values | None, base: Values | None) -> str:
     return MISSING if rate is None or base is None else f"{rate.mean() / base.mean():.2f}"
-
-
-def _number(rate: Values | None) -> str:
-    return MISSING if rate is None else f"{rate.mean():.2f}"
 
 
 def _rows(results: Results) -> list[Row]:

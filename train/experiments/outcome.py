@@ -14,11 +14,12 @@ from common.files import read_json
 from common.statistics import LEVEL, Interval, difference_over_seeds, over_seeds
 from common.store.reader import Contents
 from common.task import Task
-from train.config import load_config
 from train.experiments.definition import Claim
-from train.experiments.runs import Plan, PlannedRun, epoch_rows, is_done, scores_file
+from train.experiments.runs import Plan, PlannedRun, is_done, scores_file
 from train.networks import parameter_count
+from train.report.facts import read_epochs
 from train.run_folder import read_run_file
+from train.trainer import METRICS_FILE
 
 Values = NDArray[np.float64]
 
@@ -83,7 +84,7 @@ def outcomes(plan: Plan, task: Task, problems: Mapping[PlannedRun, str]) -> list
     """What every variant has measured so far; `problems` are why runs could not be done.
 
     Raises:
-        RunError: a file of a run is damaged.
+        RunError, InputError: a file of a run is damaged.
     """
     runs = plan.runs()
     return [
@@ -99,17 +100,16 @@ def _outcome(
     task: Task,
     problems: Mapping[PlannedRun, str],
 ) -> Outcome:
-    config = load_config(runs[0].preset, runs[0].overrides)
-    parameters = parameter_count(config.blueprint(task).parameters())
+    parameters = parameter_count(runs[0].config.blueprint(task).parameters())
     by_seed = [[run for run in runs if run.seed == seed] for seed in range(plan.seeds)]
-    whole = [group for group in by_seed if all(is_done(plan, run) for run in group)]
+    whole = [group for group in by_seed if all(is_done(plan, run, task) for run in group)]
     done = tuple(run for group in whole for run in group)
     why = next((problems[run] for run in runs if run in problems), "")
     if not why and len(whole) < plan.seeds:
         why = f"{len(whole)} of {plan.seeds} seeds done"
     if not done:
         return Outcome(name, parameters, (), (), (), problem=why)
-    rows = [epoch_rows(run) for run in done]
+    rows = [read_epochs(run.folder / METRICS_FILE, task) for run in done]
     scores = [_scores(plan, group) for group in whole] if plan.experiment.scored else []
     cases = tuple(sorted(scores[0])) if scores else ()
 

@@ -1,23 +1,22 @@
 """The runs of an experiment: which there are, training and scoring them, and a script for SLURM."""
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from common.errors import InputError, RunError
-from common.files import read_text
+from common.errors import RunError
 from common.lock import hold
 from common.store import Store
+from common.task import Task
 from train.checkpoint import Which
-from train.config import load_config
-from train.evaluate import evaluate
+from train.config import TrainConfig, load_config
+from train.evaluate import evaluate, usual_stem
 from train.experiments.definition import Experiment, Scale, Variant, load_experiment, scale_config
-from train.loaded_run import load_run, suffix
+from train.loaded_run import load_run
+from train.report.facts import read_epochs
 from train.run import begin, execute, reopen
 from train.run_folder import CONFIG, read_config, read_run_file
 from train.trainer import METRICS_FILE, End
@@ -39,6 +38,8 @@ class PlannedRun:
     preset: str
     overrides: tuple[str, ...]
     folder: Path
+    config: TrainConfig = field(compare=False)
+    """The preset with the overrides."""
 
     @property
     def name(self) -> str:
@@ -100,10 +101,10 @@ class Plan:
             *([] if fold is None else [f"fold={fold}", f"folds={self.folds}"]),
         ]
         overrides = (*shared.settings, *family, *own, *of_run)
-        load_config(variant.preset, overrides)  # wrong settings are told before the first run
+        config = load_config(variant.preset, overrides)  # what is wrong is told before any run
         place = f"seed-{seed}" if fold is None else f"seed-{seed}-fold-{fold}"
         folder = self.out / RUNS / _as_folder(name) / place
-        return PlannedRun(name, seed, fold, variant.preset, overrides, folder)
+        return PlannedRun(name, seed, fold, variant.preset, overrides, folder, config)
 
     def settings(self) -> dict[str, object]:
         """What results must share to be in one folder."""
@@ -137,30 +138,19 @@ def plan(  # noqa: PLR0913 - the command has as many options
 
 def scores_file(planned: Plan, run: PlannedRun) -> Path:
     """The JSON file of a run's scores."""
-    return run.folder / f"evaluation-{planned.split}{suffix(planned.checkpoint, ())}.json"
+    return run.folder / f"{usual_stem(planned.split, planned.checkpoint)}.json"
 
 
-def is_done(planned: Plan, run: PlannedRun) -> bool:
-    """Whether a run is trained to its end and, if it should be, scored."""
-    if planned.experiment.scored:
-        return scores_file(planned, run).is_file()
-    rows = epoch_rows(run)
-    return bool(rows) and rows[-1]["epoch"] == read_config(run.folder).epochs
-
-
-def epoch_rows(run: PlannedRun) -> list[dict[str, Any]]:
-    """What a run has measured in each finished epoch; nothing where it was not begun.
+def is_done(planned: Plan, run: PlannedRun, task: Task) -> bool:
+    """Whether a run is trained to its end and, if it should be, scored.
 
     Raises:
-        RunError: the file is damaged.
+        InputError: the file of its epochs is damaged.
     """
-    path = run.folder / METRICS_FILE
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in read_text(path).splitlines()]
-    except (OSError, InputError, ValueError) as error:
-        raise RunError(f"{path}: damaged ({error}); move {run.folder} away to repeat it") from error
+    if planned.experiment.scored:
+        return scores_file(planned, run).is_file()
+    rows = read_epochs(run.folder / METRICS_FILE, task)
+    return bool(rows) and rows[-1]["epoch"] == run.config.epochs
 
 
 def check_fits(run: PlannedRun, store: Store, fingerprint: str) -> None:
@@ -171,8 +161,8 @@ def check_fits(run: PlannedRun, store: Store, fingerprint: str) -> None:
     """
     if not (run.folder / CONFIG).exists():
         return
-    wanted, there = load_config(run.preset, run.overrides), read_config(run.folder)
-    wanted = wanted.model_copy(update={"modalities": wanted.modalities_of(store.task)})
+    there, seen = read_config(run.folder), run.config.modalities_of(store.task)
+    wanted = run.config.model_copy(update={"modalities": seen})
     names = type(wanted).model_fields
     other = [name for name in names if getattr(wanted, name) != getattr(there, name)]
     if read_run_file(run.folder).store_fingerprint != fingerprint:
