@@ -1,5 +1,6 @@
 """A real browser for the tests of pages, and what they look for in a page's table of cases."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,17 @@ def window(browser: webdriver.Chrome, width: int, *, mobile: bool = False) -> It
         yield
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def requests_of(browser: webdriver.Chrome) -> set[str]:
+    """Addresses that it has asked for since its log was read, without those that hold the data."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = (
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    )
+    return {url for url in asked if not url.startswith("data:")}
 
 
 def rows(browser: webdriver.Chrome) -> list[WebElement]:

@@ -56,8 +56,8 @@ class Interval:
 def nice(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
     """Round numbers from below `low` to above `high`, evenly apart."""
     span = max(high - low, 1e-9)
-    power = 10 ** floor(log10(span / most))
-    step = next(power * k for k in (1, 2, 5, 10, 20) if span / (power * k) <= most - 1)
+    power = 10 ** floor(log10(span / (most - 1)))
+    step = next(power * k for k in (1, 2, 5, 10) if span / (power * k) <= most - 1)
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
@@ -76,9 +76,7 @@ def curves(label: str, lines: Sequence[Line], marks: Sequence[float], best: int 
         at = [(x_of(x), y_of(y)) for x, y in line.points if isfinite(y)]
         drawn.append(_path(line.style, at))
         if len(at) == 1:
-            drawn.append(
-                f'<circle class="dot {line.style}" cx="{at[0][0]}" cy="{at[0][1]}" r="2"/>'
-            )
+            drawn.append(_dot(line.style, *at[0]))
     epochs = [e for e in nice(first, last, 5) if first <= e <= last and e == int(e)]
     drawn.append(ticks([(x_of(e), f"{e:g}") for e in epochs]))
     return svg(label, drawn, LEFT)

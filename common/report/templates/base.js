@@ -31,6 +31,16 @@ const cell = (style, text) => {
   return made;
 };
 
+// The cell of a case's name, which opens it, above its patient's.
+const nameCell = (entry) => {
+  const made = cell("", "");
+  const button = make("button", "name", entry.id);
+  button.type = "button";
+  made.append(button);
+  if (entry.patient !== entry.id) made.append(make("span", "second", entry.patient));
+  return made;
+};
+
 // So many chips at most, of which the last one may tell of the others.
 const few = (chips, most) => {
   if (chips.length <= most) return chips;

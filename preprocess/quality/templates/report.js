@@ -43,11 +43,7 @@ const chips = (entry) => few(grouped(entry).map(chip), 4);
 
 const row = (entry) => {
   const made = make("tr");
-  const name = cell("", "");
-  const button = make("button", "name", entry.id);
-  button.type = "button";
-  name.append(button);
-  if (entry.patient !== entry.id) name.append(make("span", "second", entry.patient));
+  const name = nameCell(entry);
   const label = cell("", entry.labelled ? entry.convention : null);
   if (entry.labelled) label.append(make("span", "second", `by ${entry.decided}`));
   const flags = cell("", "");

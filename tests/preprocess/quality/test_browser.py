@@ -1,6 +1,5 @@
 """The quality report in a real browser: what a data manager does with it."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import column, header, names, opened_browser, rows, wait, window
+from browsers import column, header, names, opened_browser, requests_of, rows, wait, window
 from scipy.ndimage import gaussian_filter
 from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
@@ -81,14 +80,7 @@ def test_it_opens_without_errors_and_asks_the_network_for_nothing(
     for button in browser.find_elements(By.CSS_SELECTOR, "[data-sort]"):
         button.click()
     rows(browser)[0].click()
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    }
-    assert page_path.as_uri() in asked
-    assert {url for url in asked if not url.startswith("data:")} == {page_path.as_uri()}
+    assert requests_of(browser) == {page_path.as_uri()}
     assert browser.get_log("browser") == []
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import column, header, names, opened_browser, rows, wait, window
+from browsers import column, header, names, opened_browser, requests_of, rows, wait, window
 from cli import invoke
 from runs import validated
 from selenium import webdriver
@@ -71,13 +71,7 @@ def test_it_opens_without_errors_and_asks_the_network_for_nothing(
     for button in browser.find_elements(By.CSS_SELECTOR, "[data-sort]"):
         button.click()
     rows(browser)[0].click()
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    }
-    assert {url for url in asked if not url.startswith("data:")} == {two_page.as_uri()}
+    assert requests_of(browser) == {two_page.as_uri()}
     assert browser.get_log("browser") == []
 
 

@@ -38,11 +38,7 @@ const scoreOf = (entry, { run, region }) =>
 
 const row = (entry) => {
   const made = make("tr");
-  const name = cell("", "");
-  const button = make("button", "name", entry.id);
-  button.type = "button";
-  name.append(button);
-  if (entry.patient !== entry.id) name.append(make("span", "second", entry.patient));
+  const name = nameCell(entry);
   const found = cell("", "");
   found.append(...few(chips(entry), 3));
   made.append(
