@@ -86,7 +86,7 @@ class TrainConfig(Settings):
     """Epochs between validations; the last epoch is always validated."""
     select_by: Literal["dice", "loss"] = "dice"
     """What makes a checkpoint the best: `dice`, the mean over regions of the whole-volume Dice, or
-    `loss`, the main head's over the same volumes."""
+    `loss`, the main head's over the same volumes, where Dice of regions not there is left out."""
     patience: Count | None = None
     """Validations in a row without a better score that end the run; null trains all epochs."""
     max_hours: Positive | None = None

@@ -60,7 +60,7 @@ class CaseScore:
 
     case_id: str
     scores: CaseScores  # in the grid of the case's files
-    loss: float  # the main head's, over the stored volume
+    loss: float  # the main head's, over the stored volume, without Dice of regions not there
     seconds: float  # to read, predict and score the case
 
     @property
@@ -371,7 +371,7 @@ def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> 
     with torch.inference_mode():
         target = torch.from_numpy(label).to(logits.device)
         loss = RegionLoss(loaded.config.loss, loaded.task.regions)
-        return loss(logits[None], target[None]).item()
+        return loss.reported(logits[None], target[None]).item()
 
 
 def _count(cases: int) -> str:

@@ -1,7 +1,7 @@
 """The loss: Dice plus cross-entropy, summed over the regions (paper sec. V-C, eq. 1 and 2)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -39,39 +39,63 @@ def regions_of(label: Tensor, regions: Regions) -> Tensor:
     return torch.stack(masks, dim=1).float()
 
 
+class _Terms(NamedTuple):
+    """What the loss of one head is made of, each (regions,)."""
+
+    dice: Tensor
+    voxels: Tensor
+    there: Tensor  # 1 where the batch has the region, else 0
+
+    def minimised(self) -> Tensor:
+        return (self.dice + self.voxels).sum()
+
+    def reported(self) -> Tensor:
+        return (self.dice * self.there + self.voxels).sum()
+
+
 class RegionLoss:
     """The loss of logits of any type against labels, in float32.
 
     Dice has squared denominators and runs over the whole batch. The printed cross-entropy has
     only the positive term, which a constant prediction of 1 minimises, and is a sum, which would
     drown Dice; here it has both terms and is the mean over voxels and batch.
+
+    Where a batch does not have a region, ε makes its Dice term 0 for a prediction of exactly 0,
+    and near 1 for one of 0.001 in each of a million voxels. That teaches to predict nothing, but
+    it would rank a perfect case without a tumour last, so `reported` leaves this term out.
     """
 
     def __init__(self, config: LossConfig, regions: Regions) -> None:
         self.config, self.regions = config, regions
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss of one head's logits (B, regions, …) against canonical labels (B, …)."""
-        return self._of_regions(logits.float(), regions_of(label, self.regions))
+        """What is minimised of one head: logits (B, regions, …) against canonical labels (B, …)."""
+        return self._terms(logits.float(), regions_of(label, self.regions)).minimised()
+
+    def reported(self, logits: Tensor, label: Tensor) -> Tensor:
+        """What is shown and selects checkpoints: without Dice of regions that are not there."""
+        return self._terms(logits.float(), regions_of(label, self.regions)).reported()
 
     def supervised(self, outputs: Sequence[Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss over all heads, weighted 1, 1/2, 1/4, … and normalised, and the main head's.
+        """What is minimised over all heads, weighted 1, 1/2, 1/4, …, and the main head's reported.
 
         Logits are (B, regions, …) at full size, the main head's first; labels (B, …) canonical.
+        The weights are normalised.
         """
         target = regions_of(label, self.regions)
-        losses = [self._of_regions(logits.float(), target) for logits in outputs]
+        terms = [self._terms(logits.float(), target) for logits in outputs]
         weights = [0.5**k for k in range(len(outputs))]  # numbers: a tensor would be copied over
-        weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True)]
-        return torch.stack(weighted).sum() / sum(weights), losses[0].detach()
+        weighted = [each.minimised() * weight for each, weight in zip(terms, weights, strict=True)]
+        return torch.stack(weighted).sum() / sum(weights), terms[0].reported().detach()
 
-    def _of_regions(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _terms(self, logits: Tensor, target: Tensor) -> _Terms:
         probability = torch.sigmoid(logits)
         over = (0, *range(2, logits.ndim))
-        overlap = (probability * target).sum(over)
-        total = (probability * probability).sum(over) + target.sum(over)  # y² = y
+        overlap, size = (probability * target).sum(over), target.sum(over)
+        total = (probability * probability).sum(over) + size  # y² = y
         dice = 1 - (2 * overlap + EPSILON) / (total + EPSILON)
-        return (dice + self._of_voxels(logits, probability, target).mean(over)).sum()
+        voxels = self._of_voxels(logits, probability, target).mean(over)
+        return _Terms(dice, voxels, (size > 0).float())
 
     def _of_voxels(self, logits: Tensor, probability: Tensor, target: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -139,7 +139,7 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
     case_id = store.contents().split("test")[0]
     image, reference = store.read_volume(case_id)
     logits = loaded.logits(image)
-    expected = RegionLoss(loaded.config.loss, store.task.regions)(
+    expected = RegionLoss(loaded.config.loss, store.task.regions).reported(
         logits[None], torch.from_numpy(reference)[None]
     )
     scored = score_case(loaded, store, case_id)

@@ -54,6 +54,19 @@ def test_an_empty_prediction_of_an_empty_target_costs_nothing() -> None:
     assert LOSS(torch.full((1, 3, 4, 4, 4), -30.0), label).item() < 1e-6
 
 
+def test_what_is_reported_leaves_out_dice_of_regions_that_are_not_there() -> None:
+    """A faint prediction over an empty region costs a Dice term, and so must be learned away."""
+    logits = torch.full((1, 3, 32, 32, 32), -6.9)  # a probability of 0.001
+    label = torch.zeros(1, 32, 32, 32, dtype=torch.uint8)
+    entropy = 3 * -np.log(1 - 1 / (1 + np.exp(6.9)))
+    assert LOSS(logits, label).item() > 2.9
+    assert LOSS.reported(logits, label).item() == pytest.approx(entropy, rel=1e-3)
+    label[0, :8] = 2  # whole tumour alone
+    assert LOSS(logits, label).item() > LOSS.reported(logits, label).item() + 1.9
+    label[0, :2] = 3  # all regions
+    assert LOSS.reported(logits, label) == LOSS(logits, label)
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_regions_are_those_of_the_task(task: Task) -> None:
     label = torch.arange(8, dtype=torch.uint8).reshape(1, 2, 2, 2)
