@@ -95,9 +95,13 @@ def open_methods(paths: Sequence[Path]) -> tuple[Method, ...]:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of paths; where two are the same, the paths."""
-    names = [real_path(path).name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    """The last parts of paths; where two are the same, what follows the folder that holds all."""
+    found = [real_path(path) for path in paths]
+    names = [path.name for path in found]
+    if len(set(names)) == len(names):
+        return names
+    above = os.path.commonpath(found)
+    return [str(path.relative_to(above)) for path in found]
 
 
 def _open(name: str, file: Path) -> Method:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -183,6 +184,15 @@ def test_runs_and_files_name_scores_too(folders: list[Path], tmp_path: Path) -> 
     (runs[0] / "evaluation-test.csv").rename(runs[0] / "evaluation-test-last.csv")
     with pytest.raises(ConfigError, match=r"evaluation-test-last\.csv, evaluation-val\.csv"):
         open_methods(runs)
+
+
+def test_methods_of_one_name_are_named_by_the_folders_that_differ(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    named = [tmp_path / "runs" / name / "seed-0" for name in ("a", "b")]
+    for folder, to in zip(folders, named, strict=False):
+        shutil.copytree(folder, to)
+    assert [method.name for method in open_methods(named)] == ["a/seed-0", "b/seed-0"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
