@@ -62,10 +62,10 @@ def _dice(loaded: LoadedRun, store: Store, missing: str | None) -> dict[str, flo
             image = image.copy()
             image[modalities.index(missing)] = 0
         record = store.record(case_id)
-        label = loaded.labels(loaded.logits(image, modalities), record.spacing_mm)
+        label = loaded.labels(loaded.logits(image, modalities), record)
         scores = score_case(
             store.read_reference(case_id),
-            record.to_file_grid(label),
+            label.file,
             record.geometry.spacing_mm,
             loaded.task,
             rules=None,

@@ -27,6 +27,7 @@ from common.metrics import DICE, score_case
 from train.config import load_config
 from train.inference import mirrored_axes, tile_starts, window_count
 from train.loaded_run import LoadedRun, load_run
+from train.postprocess import labels_of
 from train.precision import Compute, Precision, choose_compute, cpu_has_bfloat16
 
 SEED = 0
@@ -102,7 +103,7 @@ def compare(  # noqa: PLR0913 - the command's options
             continue
         err.print(f"measuring {way.name} …")
         began = time.perf_counter()
-        label = this.labels(way.predict(this, image), loaded.manifest.spacing_mm)
+        label = labels_of(way.predict(this, image), this.task)
         seconds = time.perf_counter() - began
         rows[-1]["seconds"], labels[way.name] = seconds, label
         a_batch = a_batch or seconds / batches

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.discovery import CaseFiles
-from common.geometry import Geometry, ToLPS
+from common.geometry import ToLPS
 from common.manifest import Manifest
 from common.record import CaseRecord, CaseWarning, TumourVoxels, hash_of, parameters
 from common.task import Task
@@ -119,13 +119,6 @@ def prepare_loaded(case_id: str, loaded: LoadedCase, manifest: Manifest) -> Prep
         None if label is None else _cut(label, crop),
         loaded.label if record.stores_reference else None,
     )
-
-
-def restore(
-    label: NDArray[np.uint8], record: CaseRecord, task: Task
-) -> tuple[NDArray[np.uint8], Geometry]:
-    """Canonical labels of the box (*record.box.shape) in the grid and values of the files."""
-    return task.from_canonical(record.to_file_grid(label), record.convention), record.geometry
 
 
 def _cut(array: NDArray[T], box: Box) -> NDArray[T]:

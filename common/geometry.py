@@ -1,12 +1,13 @@
 """From a file's grid to the stored one (LPS, one spacing along all axes) and back.
 
-Two steps, each with an inverse: axes are permuted and flipped to the nearest LPS orientation,
-then, if the file's spacing is another, voxels are resampled.
+Two steps: axes are permuted and flipped to the nearest LPS orientation, then, if the file's spacing
+is another, voxels are resampled.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from math import prod
 from typing import Annotated
 
 import numpy as np
@@ -46,6 +47,11 @@ class Geometry:
     header: HeaderFields = field(default_factory=dict, compare=False)
     """How the file tells all this, so that masks can tell it in the same words; empty if no file
     does. Sform and qform may differ, and tools read one or the other."""
+
+    @property
+    def voxel_mm3(self) -> float:
+        """The volume of a voxel."""
+        return prod(self.spacing_mm)
 
     def matches(self, other: "Geometry") -> bool:
         """Whether both describe one grid, to NIfTI's own precision."""
@@ -197,18 +203,8 @@ class ToLPS:
         result[best < background] = 0
         return result
 
-    def unresample(self, label: NDArray[T]) -> NDArray[T]:
-        """Labels of the result's grid on the oriented one, nearest.
-
-        They are what they were before `resample_labels` where the result is the finer grid.
-        """
-        steps = [1.0, 1.0, 1.0]
-        for axis, step in self._steps():
-            steps[axis] = 1 / step
-        return _nearest(label, steps, self.oriented_shape)
-
-    def unresample_values(self, voxels: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Numbers such as probabilities of the result's grid on the oriented one, as `resample`."""
+    def unresample(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Numbers such as logits of the result's grid on the oriented one, as `resample`."""
         steps = {axis: 1 / step for axis, step in self._steps()}
         return _sampled(voxels, steps, self.oriented_shape)
 

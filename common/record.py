@@ -12,7 +12,7 @@ from common.duplicates import identity
 from common.errors import Finding
 from common.geometry import Geometry, ToLPS
 from common.manifest import Manifest
-from common.volume import Box, Triple, place_back
+from common.volume import Box, T, Triple, place_back
 
 DecidedBy = Literal["values", "names", "layout", "manifest", "task"]
 
@@ -125,24 +125,21 @@ class CaseRecord(Record):
         counts = self.tumour_voxels
         return counts is not None and (self.to_lps.resamples or counts.native != counts.box)
 
-    def to_file_grid(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Canonical labels of the box (*box.shape) in the files' own grid (*geometry.shape)."""
-        to_lps = self.to_lps
-        whole = place_back(label, self.box, to_lps.shape)
-        if to_lps.resamples:
-            whole = to_lps.unresample(whole)
-        return np.ascontiguousarray(to_lps.unorient(whole))
+    def to_file_grid(self, voxels: NDArray[T], outside: float = 0) -> NDArray[T]:
+        """Voxels of the box (*box.shape) in the files' own grid (*geometry.shape).
 
-    def values_to_file_grid(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Numbers of the box (*box.shape), such as probabilities, in the files' own grid.
+        Where the files have another spacing, they are interpolated: floating-point numbers such as
+        logits, from which labels are made there.
 
-        Interpolated, so that a mask, whose labels are those of the nearest voxels, may differ from
-        them by half a voxel where the files have another spacing. They are 0 outside the box.
+        Raises:
+            TypeError: they would have to be, and are integers.
         """
         to_lps = self.to_lps
-        whole = place_back(values.astype(np.float32, copy=False), self.box, to_lps.shape)
+        whole = place_back(voxels, self.box, to_lps.shape, outside)
         if to_lps.resamples:
-            whole = to_lps.unresample_values(whole)
+            if not np.issubdtype(voxels.dtype, np.floating):
+                raise TypeError(f"{self.case_id}: {voxels.dtype} cannot be interpolated")
+            whole = to_lps.unresample(whole).astype(voxels.dtype, copy=False)
         return np.ascontiguousarray(to_lps.unorient(whole))
 
     @property

@@ -152,10 +152,10 @@ def extract(array: NDArray[T], box: Box) -> NDArray[T]:
     return out
 
 
-def place_back(patch: NDArray[T], box: Box, grid: Triple) -> NDArray[T]:
-    """Inverse of `extract`: the patch in a grid of zeros, cut off at the grid's edges."""
+def place_back(patch: NDArray[T], box: Box, grid: Triple, outside: float = 0) -> NDArray[T]:
+    """Inverse of `extract`: the patch in a grid of one value, cut off at the grid's edges."""
     inside = box.overlap(Box((0, 0, 0), grid))
-    out = np.zeros((*patch.shape[:-3], *grid), patch.dtype)
+    out = np.full((*patch.shape[:-3], *grid), outside, patch.dtype)
     out[..., *inside.slices] = patch[..., *inside.relative_to(box).slices]
     return out
 

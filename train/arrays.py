@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from common.case import prepare_loaded
@@ -13,6 +14,7 @@ from common.geometry import Vector
 from common.record import CaseRecord
 from common.validate import check_arrays
 from train.ensemble import Predictor
+from train.postprocess import file_logits
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,12 @@ class ArrayPrediction:
     @property
     def labels(self) -> NDArray[np.uint8]:
         """(D, H, W) canonical labels, post-processed."""
-        return self.record.to_file_grid(self.predictor.labels(self.logits, self.record.spacing_mm))
+        return self.predictor.labels(self.logits, self.record).file
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """(regions, D, H, W), 0 outside the box around the brain."""
-        of_regions = self.logits.sigmoid().cpu().numpy()
-        return np.stack([self.record.values_to_file_grid(each) for each in of_regions])
+        """(regions, D, H, W), 2e-9 outside the box around the brain."""
+        return np.stack([expit(file_logits(each, self.record)) for each in self.logits])
 
 
 def predict_array(

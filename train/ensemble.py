@@ -13,11 +13,11 @@ from torch import Tensor
 from common.errors import ConfigError
 from common.files import real_path
 from common.manifest import Manifest
-from common.record import differences
+from common.record import CaseRecord, differences
 from common.task import Task
 from train.checkpoint import Which
 from train.loaded_run import LoadedRun, load_run
-from train.postprocess import PostprocessConfig, labels_of
+from train.postprocess import CaseLabels, PostprocessConfig, case_labels
 
 LEAST_PROBABILITY = 1e-7
 """Means are kept so far from 0 and 1 that their logits are finite."""
@@ -86,9 +86,9 @@ class Ensemble:
         """The mean of each value over the members, which may have been tuned on other cases."""
         return PostprocessConfig.mean([member.postprocess for member in self.members])
 
-    def labels(self, logits: Tensor, spacing_mm: float) -> NDArray[np.uint8]:
+    def labels(self, logits: Tensor, record: CaseRecord) -> CaseLabels:
         """As `LoadedRun.labels`."""
-        return labels_of(logits, self.task, self.postprocess, spacing_mm)
+        return case_labels(logits, record, self.task, self.postprocess)
 
     def map(self, change: Callable[[LoadedRun], LoadedRun]) -> "Ensemble":
         """The same with each member changed."""

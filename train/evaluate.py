@@ -41,6 +41,7 @@ from train.figures.samples import Sample, choose_samples, evaluation_figure, sam
 from train.figures.style import as_png
 from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
 from train.loss import RegionLoss
+from train.postprocess import CaseLabels
 from train.predict import write_mask
 from train.results import (
     CaseResult,
@@ -110,7 +111,7 @@ class ScoredCase:
     record: CaseRecord
     image: NDArray[np.floating]  # (modalities, D, H, W) as stored
     reference: NDArray[np.uint8]  # (D, H, W) canonical labels
-    prediction: NDArray[np.uint8]  # (D, H, W) canonical labels
+    prediction: CaseLabels
     file_reference: NDArray[np.uint8]  # (D, H, W) canonical labels in the grid of its files
     calibration: dict[str, Calibration]  # by region; empty where no rules were given
 
@@ -122,7 +123,7 @@ class ScoredCase:
             self.task,
             image=self.image,
             reference=self.reference,
-            prediction=self.prediction,
+            prediction=self.prediction.stored,
         )
 
 
@@ -173,11 +174,11 @@ def score_case(
         logits = loaded.logits(image, store.task.modalities)
     except InferenceError as error:
         raise InferenceError(f"case {case_id}: {error}") from error
-    prediction = loaded.labels(logits, record.spacing_mm)
+    prediction = loaded.labels(logits, record)
     reference = store.read_reference(case_id)
     scores = score_labels(
         reference,
-        record.to_file_grid(prediction),
+        prediction.file,
         record.geometry.spacing_mm,
         loaded.task,
         rules=rules,
@@ -262,7 +263,7 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
         results.append(_result(scored, contents.patients[scored.score.case_id]))
         if outputs.masks:
             path = outputs.masks / f"{scored.score.case_id}{VOLUME_SUFFIXES[0]}"
-            write_mask(path, scored.prediction, scored.record, store.task)
+            write_mask(path, scored.prediction.file, scored.record, store.task)
         on_case(len(samples), len(case_ids))
 
     scores = tuple(score_cases(loaded, store, case_ids, keep, rules))

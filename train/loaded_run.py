@@ -15,7 +15,7 @@ from common import hints
 from common.errors import CheckpointError, ConfigError
 from common.manifest import Manifest
 from common.names import some
-from common.record import differences, hash_of
+from common.record import CaseRecord, differences, hash_of
 from common.settings import parse
 from common.splits import ListSplits, assign, require
 from common.store import Store
@@ -26,7 +26,7 @@ from train.checkpoint import Which
 from train.config import TrainConfig
 from train.inference import sliding_window
 from train.position import position_of
-from train.postprocess import PostprocessConfig, labels_of
+from train.postprocess import CaseLabels, PostprocessConfig, case_labels
 from train.precision import Compute, choose_compute, configure_float32
 from train.run_folder import check_run, read_config, read_manifest, read_run_file, read_tuned
 
@@ -122,9 +122,9 @@ class LoadedRun:
             outputs=outputs,
         )
 
-    def labels(self, logits: Tensor, spacing_mm: float) -> NDArray[np.uint8]:
-        """Canonical labels (D, H, W) of logits, post-processed; their voxels have this spacing."""
-        return labels_of(logits, self.task, self.postprocess, spacing_mm)
+    def labels(self, logits: Tensor, record: CaseRecord) -> CaseLabels:
+        """Canonical labels of a case's logits, post-processed."""
+        return case_labels(logits, record, self.task, self.postprocess)
 
     @property
     def postprocess(self) -> PostprocessConfig:

@@ -5,7 +5,7 @@ Prediction, evaluation and tuning share this one way. The defaults remove nothin
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.errors import ConfigError
+from common.record import CaseRecord
 from common.settings import Settings, did_you_mean
 from common.task import Task
 from common.volume import bounding_box, extract
@@ -22,6 +23,9 @@ EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 """Voxels that touch in a side, an edge or a corner are of one lesion."""
 
 MM3_PER_ML = 1000
+
+OUTSIDE = -20.0
+"""The logit outside the stored volume, a probability of 2e-9: there is nothing there."""
 
 HALF = 0.5
 """The threshold of a region without one; in logits 0."""
@@ -82,21 +86,62 @@ class PostprocessConfig(Settings):
         return ", ".join(parts) or "none"
 
 
+class CaseLabels(NamedTuple):
+    """Canonical labels of a case."""
+
+    file: NDArray[np.uint8]
+    """In the grid of its files: what is written and scored."""
+    stored: NDArray[np.uint8]
+    """Of the stored volume, to be shown beside its images."""
+
+
+def case_labels(
+    logits: Tensor, record: CaseRecord, task: Task, config: PostprocessConfig
+) -> CaseLabels:
+    """Labels of logits (regions, *record.box.shape).
+
+    Where the files have another spacing than the stored volume, their labels are of interpolated
+    logits: labels that are moved themselves have steps of a voxel of the coarser grid.
+    """
+    stored = labels_of(logits, task, config, record.spacing_mm**3)
+    if not record.to_lps.resamples:
+        return CaseLabels(record.to_file_grid(stored), stored)
+    cuts = _cuts(task, config)
+    # One region after the other: together they would need many times what the labels do.
+    above = [file_logits(of, record) > cut for of, cut in zip(logits, cuts, strict=True)]
+    return CaseLabels(_labels(np.stack(above), task, config, record.geometry.voxel_mm3), stored)
+
+
+def file_logits(logits: Tensor, record: CaseRecord) -> NDArray[np.float32]:
+    """One region's logits (*record.box.shape) in the grid of the case's files."""
+    return record.to_file_grid(logits.float().cpu().numpy(), OUTSIDE)
+
+
 def labels_of(
     logits: Tensor,
     task: Task,
     config: PostprocessConfig | None = None,
-    spacing_mm: float = 1.0,
+    voxel_mm3: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """Canonical labels (D, H, W) of logits (regions, D, H, W), whose voxels have this spacing."""
+    """Canonical labels (D, H, W) of logits (regions, D, H, W), whose voxels have this volume."""
     config = config or PostprocessConfig()
-    cuts = [logit(config.threshold.get(region, HALF)) for region in task.regions]
-    above = logits > logits.new_tensor(cuts)[:, None, None, None]
-    label = task.from_regions(above.cpu().numpy())
+    above = logits > logits.new_tensor(_cuts(task, config))[:, None, None, None]
+    return _labels(above.cpu().numpy(), task, config, voxel_mm3)
+
+
+def _cuts(task: Task, config: PostprocessConfig) -> list[float]:
+    return [logit(config.threshold.get(region, HALF)) for region in task.regions]
+
+
+def _labels(
+    above: NDArray[np.bool_], task: Task, config: PostprocessConfig, voxel_mm3: float
+) -> NDArray[np.uint8]:
+    """Canonical labels of voxels above each region's threshold (regions, D, H, W)."""
+    label = task.from_regions(above)
     removes = any((*config.minimum_lesion_ml.values(), *config.minimum_ml.values()))
     if removes and (box := bounding_box(label)):
         inside = extract(label, box)
-        inside[...] = _without_small(inside, task, config, spacing_mm**3 / MM3_PER_ML)
+        inside[...] = _without_small(inside, task, config, voxel_mm3 / MM3_PER_ML)
     return label
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from common import hints, nifti
-from common.case import prepare, restore
+from common.case import prepare
 from common.discovery import CaseFiles, discover
 from common.errors import Finding, FMNetError, InputError, RunError, StoreError
 from common.files import real_path, sha256
@@ -31,6 +32,7 @@ from common.unused_files import IMAGE_SUFFIXES
 from train.budget import Budget
 from train.ensemble import Predictor, check_task
 from train.loaded_run import store_warnings
+from train.postprocess import file_logits
 from train.predictions import (
     PREDICTIONS,
     PredictedCase,
@@ -344,21 +346,21 @@ class _Work:
         """Write probabilities, then the mask, each in the files' grid."""
         for number, region in enumerate(self._predictor.task.regions):
             if region in paths:
-                probabilities = record.values_to_file_grid(logits[number].sigmoid().cpu().numpy())
+                probabilities = expit(file_logits(logits[number], record))
                 # NIfTI has no float16. Rounded to it, float32 takes half the space when compressed.
                 rounded = probabilities.astype(np.float16).astype(np.float32)
                 _write(paths[region], rounded, record, f"{PREDICTED}: probability of {region}")
-        label = self._predictor.labels(logits, record.spacing_mm)
+        label = self._predictor.labels(logits, record).file
         write_mask(paths[MASK], label, record, self._source.task)
 
 
 def write_mask(path: Path, label: NDArray[np.uint8], record: CaseRecord, task: Task) -> None:
-    """Write canonical labels (*record.box.shape) in the grid and values of the case's files.
+    """Write canonical labels (*record.geometry.shape) in the values of the case's files.
 
     Raises:
         RunError: the file cannot be written.
     """
-    _write(path, restore(label, record, task)[0], record, PREDICTED)
+    _write(path, task.from_canonical(label, record.convention), record, PREDICTED)
 
 
 def _write(path: Path, voxels: NDArray[np.generic], record: CaseRecord, description: str) -> None:

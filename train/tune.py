@@ -31,7 +31,7 @@ from common.task import Task
 from common.volume import Box, bounding_box, extract, place_back
 from train.ensemble import check_task
 from train.loaded_run import LoadedRun, split_cases, store_warnings
-from train.postprocess import DEFAULTS, PostprocessConfig, labels_of, logit
+from train.postprocess import DEFAULTS, PostprocessConfig, file_logits, labels_of, logit
 from train.run_folder import CONFIG, TUNED, read_config, write_tuned
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
@@ -117,7 +117,7 @@ class _Predicted:
     record: CaseRecord
     file: Path
     box: Box
-    """Of the logits, in the stored volume."""
+    """Of the logits, in the grid of the case's files."""
 
 
 def check_split(name: str) -> None:
@@ -228,14 +228,16 @@ class _Search:
         return mean if self._criterion.metric.higher_is_better else -mean
 
     def _predict(self, case_id: str, least: float) -> _Predicted:
-        """Predict a case, and keep what is above the least threshold."""
+        """Predict a case, and keep what is above the least threshold in its files' grid."""
+        record = self._store.record(case_id)
         image, _ = self._store.read_volume(case_id)
-        logits = self._loaded.logits(image, self._store.task.modalities).cpu().numpy()
+        stored = self._loaded.logits(image, self._store.task.modalities)
+        logits = np.stack([file_logits(of_region, record) for of_region in stored])
         possible = np.any(logits > logit(least), axis=0).astype(np.uint8)
         box = bounding_box(possible) or Box((0, 0, 0), (1, 1, 1))
         file = self._folder / f"{len(self._cases)}.npy"
         np.save(file, extract(logits, box))
-        return _Predicted(self._store.record(case_id), file, box)
+        return _Predicted(record, file, box)
 
     def _scores(self, configs: Sequence[PostprocessConfig]) -> list[Scores]:
         """The scores of all cases with each configuration."""
@@ -255,12 +257,12 @@ class _Search:
         reference: NDArray[np.uint8],
         config: PostprocessConfig,
     ) -> list[float]:
-        label = labels_of(logits, self._loaded.task, config, case.record.spacing_mm)
-        whole = case.record.to_file_grid(place_back(label, case.box, case.record.box.shape))
+        geometry = case.record.geometry
+        label = labels_of(logits, self._loaded.task, config, geometry.voxel_mm3)
         scores = score_case(
             reference,
-            whole,
-            case.record.geometry.spacing_mm,
+            place_back(label, case.box, geometry.shape),
+            geometry.spacing_mm,
             self._loaded.task,
             rules=self._criterion.rules,
             metrics=() if self._criterion.rules else (self._criterion.metric,),

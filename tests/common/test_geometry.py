@@ -184,20 +184,23 @@ def test_an_oblique_grid_takes_its_nearest_axes(
 ANY_SPACING = st.floats(0.5, 4.0)
 
 
-@given(shapes, directions, st.tuples(*[ANY_SPACING] * 3), ANY_SPACING)
-def test_labels_come_back_from_a_finer_grid(
+@given(shapes, directions, st.integers(0, 2), ANY_SPACING, ANY_SPACING)
+def test_regions_come_back_from_a_grid_that_is_finer_along_an_axis(
     shape: tuple[int, int, int],
     direction: NDArray[np.floating],
-    file_mm: tuple[float, float, float],
+    axis: int,
+    thick_mm: float,
     spacing_mm: float,
 ) -> None:
-    file_mm = tuple(max(mm, spacing_mm) for mm in file_mm)
+    file_mm = tuple(max(thick_mm, spacing_mm) if a == axis else spacing_mm for a in range(3))
     to_lps = ToLPS.of(geometry(shape, direction, file_mm), spacing_mm)
     label = (numbered(shape) % 4).astype(np.uint8)
     oriented = to_lps.orient(label)
     fine = to_lps.resample_labels(oriented)
     assert fine.shape == to_lps.shape
-    assert np.array_equal(to_lps.unresample(fine), oriented)
+    for value in range(4):
+        back = to_lps.unresample(np.where(fine == value, 1.0, -1.0))
+        assert np.array_equal(back > 0, oriented == value)
 
 
 @given(shapes, st.tuples(*[ANY_SPACING] * 3), ANY_SPACING, st.data())
@@ -216,26 +219,9 @@ def test_any_grid_is_as_large_as_its_file_and_holds_nothing_else(
     assert stored.shape == image.shape == to_lps.shape
     assert set(np.unique(stored)) <= set(values)
     assert label.min() - 1e-5 <= image.min() <= image.max() <= label.max() + 1e-5
-    back = to_lps.unresample(stored)
+    back = to_lps.unresample(image)
     assert back.shape == shape
-    assert set(np.unique(back)) <= set(values)
-
-
-@pytest.mark.parametrize(
-    ("spacing_mm", "file_mm"), [(1.0, (0.5, 0.7, 0.9)), (2.0, (1.0, 1.0, 1.0))]
-)
-def test_a_finer_files_labels_come_back_nearly(
-    spacing_mm: float, file_mm: tuple[float, float, float]
-) -> None:
-    to_lps = ToLPS.of(geometry((60, 60, 60), np.eye(3), file_mm), spacing_mm)
-    z, y, x = np.ogrid[:60, :60, :60]
-    ball = ((z - 30) ** 2 + (y - 30) ** 2 + (x - 30) ** 2 < 400).astype(np.uint8)
-    back = to_lps.unresample(to_lps.resample_labels(ball))
-    assert back.shape == ball.shape
-    assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.95
-    assert np.count_nonzero(back) == pytest.approx(np.count_nonzero(ball), rel=0.03)
-    moved = [a.mean() - b.mean() for a, b in zip(np.nonzero(back), np.nonzero(ball), strict=True)]
-    assert moved == pytest.approx([0, 0, 0], abs=0.05)  # not by half a voxel
+    assert image.min() - 1e-5 <= back.min() <= back.max() <= image.max() + 1e-5
 
 
 @pytest.mark.parametrize("factor", [2, 3])

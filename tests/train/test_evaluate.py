@@ -89,7 +89,7 @@ def test_a_perfect_prediction_has_a_dice_of_one(
     scored = score_case(copying(), store, "case")
     assert scored.score.dice == {"wt": 1, "tc": 1, "et": 1}
     assert scored.score.mean_dice == 1
-    assert np.array_equal(scored.prediction, scored.reference)
+    assert np.array_equal(scored.prediction.stored, scored.reference)
     assert scored.image.shape[1:] == scored.reference.shape
 
 
@@ -144,8 +144,8 @@ def test_the_loss_is_the_main_heads_over_the_stitched_volume(store: Store, tmp_p
     )
     scored = score_case(loaded, store, case_id)
     assert scored.score.loss == pytest.approx(expected.item(), rel=1e-6)
-    assert np.array_equal(scored.prediction, labels_of(logits, store.task))
-    assert len(np.unique(scored.prediction)) > 1
+    assert np.array_equal(scored.prediction.stored, labels_of(logits, store.task))
+    assert len(np.unique(scored.prediction.stored)) > 1
 
 
 def test_the_mean_is_over_all_cases(store: Store, tmp_path: Path) -> None:

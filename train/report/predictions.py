@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from common.errors import FMNetError, StoreError
 from common.names import some
-from common.record import CaseRecord
 from common.store import Store
 from train.loaded_run import LoadedRun, load_run
 from train.report.facts import Evaluation, RunFacts
@@ -47,11 +46,11 @@ class Predictor:
     loaded: LoadedRun
     evaluation: Evaluation
 
-    def is_scored(self, record: CaseRecord, labels: Labels) -> bool:
-        """Whether these labels are those that were scored, as far as their number tells."""
+    def is_scored(self, case_id: str, labels: Labels) -> bool:
+        """Whether a case's labels are those that were scored, as far as their number tells."""
         task = self.loaded.task
-        now = task.region_voxels(task.label_voxels(record.to_file_grid(labels)))
-        rows = self.evaluation.rows_of(record.case_id)
+        now = task.region_voxels(task.label_voxels(labels))
+        rows = self.evaluation.rows_of(case_id)
         scored = {region: row["prediction_voxels"] for region, row in rows.items()}
         return all(
             abs(now[region] - voxels) <= TOLERANCE * max(voxels, LEAST_VOXELS)
@@ -139,9 +138,9 @@ def _predict(predictors: Predictors, store: Store, case_id: str) -> tuple[CaseVo
     for run in predictors.runs:
         if case_id in run.evaluation.cases:
             main, *heads = run.loaded.head_logits(image, store.task.modalities)
-            labels = run.loaded.labels(main, record.spacing_mm)
-            predictions[run.name] = labels
-            if not run.is_scored(record, labels):
+            labels = run.loaded.labels(main, record)
+            predictions[run.name] = labels.stored
+            if not run.is_scored(case_id, labels.file):
                 other.append(f"{case_id} by {run.name}")
             for number, head in enumerate(heads, 1):
                 name = f"{run.name}, head {number}"
