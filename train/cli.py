@@ -227,6 +227,7 @@ def tune(
 
     check_split(split)
     loaded = load_run(run_dir, which, device, overrides or ())
+    _tell_model(loaded)
     criterion = criterion_named(metric, loaded.task)
     opened = _store(store or store_of(loaded))
     with _cases("tuning") as on_case:
@@ -401,6 +402,8 @@ def folds(
     folder = out_dir or run_dirs[0].parent / "folds"
     check_output(folder, "folder")
     runs = [load_run(path, which, device, overrides or ()) for path in run_dirs]
+    for loaded in runs:
+        _tell_model(loaded)
     opened = _store(store_of(runs[0]))
     with _cases("evaluating") as on_case:
         found = cross_validate(runs, opened, folder, on_case, rules)
@@ -413,7 +416,8 @@ def folds(
         _warn(evaluation.warnings)
     out.print()
     heading = f"{len(found.results)} case(s) out of fold"
-    out.print(score_table(heading, found.regions, found.rules, runs[0].task))
+    used = dict.fromkeys(note for evaluation in found.evaluations for note in evaluation.used)
+    out.print(score_table(heading, found.regions, found.rules, runs[0].task, [*used]))
     out.print(f"scores: {found.files.listed}", soft_wrap=True)
     out.print(f"next: {hints.predict(','.join(map(str, run_dirs)), which)}", soft_wrap=True)
 

@@ -39,7 +39,7 @@ from train.checkpoint import Which
 from train.ensemble import check_task
 from train.figures.samples import Sample, choose_samples, evaluation_figure, sample_of
 from train.figures.style import as_png
-from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
+from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix, used_cases
 from train.loss import RegionLoss
 from train.postprocess import CaseLabels
 from train.predict import write_mask
@@ -145,7 +145,8 @@ class Evaluation:
     results: list[CaseResult]
     regions: list[RegionResult]
     rules: str  # a rule set's full name
-    warnings: tuple[str, ...]
+    used: tuple[str, ...]  # what the run used these cases for
+    warnings: tuple[str, ...]  # why else its scores may mislead
     outputs: Outputs
     unwritten: tuple[str, ...] = ()  # why one of these could not be written
 
@@ -268,7 +269,10 @@ def evaluate(  # noqa: PLR0913 - what rarely changes goes by name
 
     scores = tuple(score_cases(loaded, store, case_ids, keep, rules))
     mean, regions = mean_scores(scores), summarise(rows_of(results))
-    evaluation = Evaluation(split, scores, mean, results, regions, rules, tuple(warnings), outputs)
+    used = tuple(used_cases(loaded, contents, case_ids))
+    evaluation = Evaluation(
+        split, scores, mean, results, regions, rules, used, tuple(warnings), outputs
+    )
     heading = f"{loaded.run_dir.name} · {split} · {_count(len(scores))}"
 
     def write_scores() -> None:
@@ -365,7 +369,7 @@ def mean_table(evaluation: Evaluation, task: Task) -> Table:
     mean = evaluation.mean
     heading = f"{_count(len(evaluation.scores))} in {evaluation.split}: mean Dice "
     heading += f"{mean.mean_dice:.3f}, loss {mean.loss:.3f}"
-    return score_table(heading, evaluation.regions, evaluation.rules, task)
+    return score_table(heading, evaluation.regions, evaluation.rules, task, evaluation.used)
 
 
 def _loss(loaded: LoadedRun, logits: torch.Tensor, label: NDArray[np.uint8]) -> float:
@@ -401,7 +405,7 @@ def _as_json(
         "split": evaluation.split,
         "store": resolved(store.path),
         "store_fingerprint": contents.fingerprint,
-        "warnings": list(evaluation.warnings),
+        "warnings": [*evaluation.used, *evaluation.warnings],
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
         "compute": loaded.compute.describe(),

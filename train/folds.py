@@ -130,6 +130,7 @@ def cross_validate(
                 "run": str(loaded.run_dir),
                 "cases": len(each.scores),
                 "mean_dice": each.mean.mean_dice,
+                "warnings": [*each.used, *each.warnings],
             }
             for loaded, each in zip(runs, evaluations, strict=True)
         ],

@@ -131,6 +131,13 @@ class LoadedRun:
         """How probabilities become labels."""
         return self.config.inference.postprocess
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its post-processing is what `tune` picked; a model file does not tell."""
+        if not self.run_dir.is_dir():
+            return False
+        return self.postprocess == read_tuned(self.run_dir) != PostprocessConfig()
+
     def map(self, change: Callable[["LoadedRun"], "LoadedRun"]) -> "LoadedRun":
         """Itself, changed: what an ensemble does to each of its members."""
         return change(self)
@@ -378,6 +385,31 @@ def store_warnings(
             f"on: {some(seen)}"
         )
     return warnings
+
+
+def used_cases(loaded: LoadedRun, contents: Contents, case_ids: Sequence[str]) -> list[str]:
+    """What cases of its own store were used for in a run: their scores are too high for new ones.
+
+    Of other stores' cases `store_warnings` tells.
+    """
+    origin = loaded.origin
+    cases = _known_cases(loaded, origin, contents)
+    if cases is None or origin.fingerprint != contents.fingerprint:
+        return []
+
+    def count(split: str) -> str:
+        of_split = len({*cases[split]} & {*case_ids})
+        return f"{of_split} of {len(case_ids)} case(s)" if of_split else ""
+
+    notes = []
+    if trained := count("train"):
+        notes.append(f"the network was trained on {trained}: their scores say nothing of others")
+    if chosen := count("val"):
+        if loaded.which == "best":
+            notes.append(f"the best checkpoint was chosen on {chosen}: their scores are too high")
+        if loaded.is_tuned:
+            notes.append(f"post-processing was picked on {chosen}: their scores are too high")
+    return notes
 
 
 def seen_in(training: Sequence[str], case_ids: Sequence[str], contents: Contents) -> list[str]:

@@ -21,9 +21,15 @@ DIGITS = {"mm": 1, "ml": 2}
 COLUMNS = ("mean", f"{LEVEL:.0%} CI", "sd", "median", "quartiles", "missed", "false")
 
 
-def score_table(heading: str, found: Sequence[RegionResult], rules: str, task: Task) -> Table:
+def score_table(
+    heading: str,
+    found: Sequence[RegionResult],
+    rules: str,
+    task: Task,
+    notes: Sequence[str] = (),
+) -> Table:
     """Each region's metrics over all cases, with the counts of misses beside each mean."""
-    table = narrow_table(f"{heading}, rules {rules}", _notes(found))
+    table = narrow_table(f"{heading}, rules {rules}", [*notes, *_notes(found)])
     table.add_column("", max_width=30)
     add_numbers(table, COLUMNS)
     for region in found:

@@ -260,6 +260,24 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(
     assert scored == []
 
 
+def test_scores_of_cases_that_the_run_used_say_so(store: Store, tmp_path: Path) -> None:
+    validated(store, tmp_path / "run")
+    best, last = (load_run(tmp_path / "run", which) for which in ("best", "last"))
+    assert evaluate(best, store, "test").used == evaluate(last, store, "val").used == ()
+    (trained,) = evaluate(last, store, "train").used
+    assert "trained on 4 of 4" in trained
+    evaluation = evaluate(best, store, "val")
+    (chosen,) = evaluation.used
+    assert "chosen on 1 of 1" in chosen
+    assert json.loads(evaluation.outputs.files.summary.read_text())["warnings"] == [chosen]
+    table = Console(width=200, file=io.StringIO())
+    table.print(mean_table(evaluation, store.task))
+    assert chosen in " ".join(table.file.getvalue().split())
+    write_tuned(tmp_path / "run", PostprocessConfig(threshold={"wt": 0.4}), "")
+    (picked,) = evaluate(load_run(tmp_path / "run", "last"), store, "val").used
+    assert "post-processing" in picked
+
+
 def test_scores_on_another_store_say_so(
     store: Store, make_store: MakeStore, tmp_path: Path
 ) -> None:

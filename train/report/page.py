@@ -135,10 +135,6 @@ def _notes(runs: Sequence[RunFacts], comparison: Comparison | None) -> list[str]
     ]
     for _, run, evaluation in sections.evaluations(runs):
         about = evaluation.about
-        if about.split != "test":
-            notes.append(
-                f"{run.name}: scores of the {about.split} split, which the run was made with"
-            )
         now = run.best_epoch if about.checkpoint == "best" else len(run.epochs)
         if now != about.epochs:
             notes.append(

@@ -58,7 +58,7 @@ def test_a_run_that_was_trained_and_evaluated_has_a_page(store: Store, tmp_path:
     (case,) = data_of(page)["cases"]
     assert case["id"] == row["case_id"]
     assert case["scores"][0]["wt"][0] == row["dice"]
-    assert "the val split, which the run was made with" in page
+    assert "chosen on 1 of 1 case" in page
     slices = block(page, "slices-0")
     volume, label = store.read_volume(case["id"])
     assert slices["shape"] == list(volume.shape[1:])
