@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from common import nifti
-from common.case import restore
 from common.store import Store
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -68,9 +67,9 @@ def test_labels_are_mapped_and_come_back_voxel_for_voxel(done: Done, real_cases:
         assert label is not None
         assert set(np.unique(label)) <= {0, 1, 2, 3}
         original = label_of(real_cases, case_id)
-        restored, geometry = restore(label, record, store.task)
+        restored = store.task.from_canonical(record.to_file_grid(label), record.convention)
         assert np.array_equal(restored, original.voxels)
-        assert geometry.matches(original.geometry)
+        assert record.geometry.matches(original.geometry)
         assert record.tumour_voxels is not None
         assert sum(record.tumour_voxels.native.values()) == np.count_nonzero(original.voxels)
 

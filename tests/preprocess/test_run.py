@@ -16,7 +16,6 @@ from distributed import Client, LocalCluster
 from waiting import wait_until
 
 from common import nifti
-from common.case import restore
 from common.errors import InputError
 from common.lock import Lock
 from common.manifest import load_manifest
@@ -50,10 +49,10 @@ def test_a_cohort_becomes_a_store_and_comes_back(
         store.verify(case_id)
         _, label = store.read_volume(case_id)
         assert label is not None
-        restored, geometry = restore(label, record, store.task)
+        restored = store.task.from_canonical(record.to_file_grid(label), record.convention)
         original = nifti.read(data / case_id / f"{case_id}_seg.nii.gz")
         assert np.array_equal(restored, original.voxels)
-        assert geometry.matches(original.geometry)
+        assert record.geometry.matches(original.geometry)
 
 
 def test_a_rerun_keeps_what_is_done_and_redoes_what_changed(

@@ -11,7 +11,6 @@ import pytest
 from storing import preprocess
 
 from common import nifti
-from common.case import restore
 from common.manifest import Manifest
 from common.store import Store
 from common.task import GLIOMA, MODALITIES
@@ -75,11 +74,11 @@ def test_a_cohort_is_preprocessed_and_its_labels_come_back(
             continue
         assert record.tumour_voxels is not None
         assert record.tumour_voxels.native == store.task.label_voxels(phantom.label)
-        restored, geometry = restore(label, record, store.task)
+        restored = store.task.from_canonical(record.to_file_grid(label), record.convention)
         original = nifti.read(data / "labelsTr" / f"BRATS_{index:03d}.nii.gz")
         assert np.array_equal(restored, original.voxels)
         assert np.array_equal(restored, GLIOMA.from_canonical(phantom.label, "msd"))
-        assert geometry.matches(original.geometry)
+        assert record.geometry.matches(original.geometry)
     again = command("run", data, "--store", path)
     assert "0 case(s) to do, 4 done before" in again.stdout
 
