@@ -103,7 +103,8 @@ def compare(  # noqa: PLR0913 - the command's options
             continue
         err.print(f"measuring {way.name} …")
         began = time.perf_counter()
-        label = labels_of(way.predict(this, image), this.task)
+        logits, mm3 = way.predict(this, image), this.manifest.spacing_mm**3
+        label = labels_of(logits, this.task, this.postprocess, mm3)
         seconds = time.perf_counter() - began
         rows[-1]["seconds"], labels[way.name] = seconds, label
         a_batch = a_batch or seconds / batches

@@ -177,7 +177,7 @@ def _check_images(
     for modality in manifest.task.modalities:
         if (volume := volumes.get(modality)) is None:
             continue
-        images[modality], mm3 = volume.voxels, math.prod(volume.geometry.spacing_mm)
+        images[modality], mm3 = volume.voxels, volume.geometry.voxel_mm3
         try:
             images[modality], found = check_image(
                 paths[modality], volume.voxels, mm3, manifest.background

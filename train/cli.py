@@ -416,8 +416,7 @@ def folds(
         _warn(evaluation.warnings)
     out.print()
     heading = f"{len(found.results)} case(s) out of fold"
-    used = dict.fromkeys(note for evaluation in found.evaluations for note in evaluation.used)
-    out.print(score_table(heading, found.regions, found.rules, runs[0].task, [*used]))
+    out.print(score_table(heading, found.regions, found.rules, runs[0].task, found.used))
     out.print(f"scores: {found.files.listed}", soft_wrap=True)
     out.print(f"next: {hints.predict(','.join(map(str, run_dirs)), which)}", soft_wrap=True)
 

@@ -150,6 +150,11 @@ class Evaluation:
     outputs: Outputs
     unwritten: tuple[str, ...] = ()  # why one of these could not be written
 
+    @property
+    def notes(self) -> list[str]:
+        """All that makes its scores mean something else than they seem to."""
+        return [*self.used, *self.warnings]
+
 
 def score_case(
     loaded: LoadedRun,
@@ -405,7 +410,7 @@ def _as_json(
         "split": evaluation.split,
         "store": resolved(store.path),
         "store_fingerprint": contents.fingerprint,
-        "warnings": [*evaluation.used, *evaluation.warnings],
+        "warnings": evaluation.notes,
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),
         "compute": loaded.compute.describe(),

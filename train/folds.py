@@ -37,6 +37,11 @@ class CrossValidation:
             key=lambda result: result.case_id,
         )
 
+    @property
+    def used(self) -> list[str]:
+        """What the runs used their folds for, each reason once."""
+        return [*dict.fromkeys(note for each in self.evaluations for note in each.used)]
+
 
 def check_folds(run_dirs: Sequence[Path]) -> int:
     """Check that runs are the folds of one cross-validation; returns how many cases these have.
@@ -130,7 +135,7 @@ def cross_validate(
                 "run": str(loaded.run_dir),
                 "cases": len(each.scores),
                 "mean_dice": each.mean.mean_dice,
-                "warnings": [*each.used, *each.warnings],
+                "warnings": each.notes,
             }
             for loaded, each in zip(runs, evaluations, strict=True)
         ],

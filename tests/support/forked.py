@@ -47,8 +47,9 @@ class Outcome:
             f"exit code {self.code} and no name of what is wrong": not told,
         }
         found = ", ".join(fault for fault, has_it in faults.items() if has_it)
-        start = self.text.find("Traceback")  # or the end
-        shown = self.text[start:][:4000] if start >= 0 else self.text[-2000:]
+        shown = self.text[-2000:]
+        if "Traceback" in self.text:
+            shown = self.text[self.text.index("Traceback") :][:4000]
         return f"{found}:\n{shown}" if found else ""
 
 
