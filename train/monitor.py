@@ -12,9 +12,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from common import hints
-from common.console import TimesColumn, duration, out
+from common.console import TimesColumn, duration, err, out
 from common.images import shown_channel
 from common.task import Task, title
+from train.activations import FP16_LIMIT, NEAR
 from train.checkpoint import checkpoint_path
 from train.evaluate import ScoredCase
 from train.figures.samples import overlay
@@ -100,6 +101,10 @@ class Monitor:
         if row["skipped_steps"]:
             line += f"  {row['skipped_steps']} step(s) skipped"
         out.print(line + ("  ★ best" if best else ""), soft_wrap=True)
+        before = [each for each in self._session.at.rows if each["epoch"] < row["epoch"]]
+        near = self._session.compute.precision == "fp16" and _near_limit(row)
+        if near and not any(map(_near_limit, before)):
+            err.print(f"warning: {_too_near(row)}", soft_wrap=True)
 
     def _done(self, at: Position) -> int:
         return (at.epoch - 1) * self._samples + at.samples
@@ -145,6 +150,22 @@ def _epoch_of(at: Position, epochs: int) -> str:
 
 def _shown(loss: float | None) -> str:
     return "non-finite" if loss is None else f"{loss:.3f}"
+
+
+def _near_limit(row: Mapping[str, Any]) -> bool:
+    """Whether an epoch's activations came near to float16's limit; False in rows of old runs."""
+    largest = row.get("largest_activation", 0.0)
+    return largest is None or largest >= NEAR
+
+
+def _too_near(row: Mapping[str, Any]) -> str:
+    largest = row["largest_activation"]
+    found = "beyond it" if largest is None else f"{largest:,.0f}"
+    return (
+        f"epoch {row['epoch']}: the largest activation is {found}, float16 ends at "
+        f"{FP16_LIMIT:,.0f} and steps beyond it are skipped; if the share of skipped steps grows, "
+        "begin a new run with precision=bf16, a lower optimizer.lr or, of fm_net, model.norm=each"
+    )
 
 
 def _curve(key: str) -> str:

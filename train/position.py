@@ -32,6 +32,7 @@ class Position:
     finite_samples: Count = 0  # samples of this epoch with a finite loss
     step: Count = 0  # optimiser steps over all epochs, with the skipped ones
     skipped: Count = 0  # steps of this epoch without a finite gradient
+    largest_activation: Finite | None = 0.0  # of this epoch; None if one was not finite
     skipped_in_a_row: Count = 0  # steps up to now without a finite gradient
     spent_seconds: Finite = 0.0  # training and validation time, over all sessions
     seconds: Finite = 0.0  # training time of this epoch, without validation
@@ -44,6 +45,17 @@ class Position:
     def mean_loss(self) -> float | None:
         """Of this epoch; None if no loss was finite."""
         return self.loss_sum / self.finite_samples if self.finite_samples else None
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimiser steps of this epoch, with the skipped ones."""
+        return self.step - (self.rows[-1]["steps"] if self.rows else 0)
+
+    def note_activation(self, largest: float) -> None:
+        """Take in the largest activation of a step."""
+        if self.largest_activation is not None:
+            finite = math.isfinite(largest)
+            self.largest_activation = max(self.largest_activation, largest) if finite else None
 
     def next_epoch(self) -> "Position":
         """The start of the next epoch."""

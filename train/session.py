@@ -15,6 +15,7 @@ from common.errors import CheckpointError
 from common.splits import SplitAssignment
 from common.store import Store
 from train import checkpoint
+from train.activations import LargestActivation
 from train.average import Average
 from train.checkpoint import Checkpoint, Which
 from train.config import TrainConfig
@@ -39,6 +40,7 @@ class Session:
     forward: Callable[[Tensor], tuple[Tensor, ...]]  # the model itself, or compiled
     loss: RegionLoss
     optimizer: torch.optim.Optimizer
+    activations: LargestActivation  # of the steps
     scaler: GradScaler  # passes gradients through where the precision needs no scaling
     average: Average | None = None  # of the weights, where the configuration has `ema`
     at: Position = field(default_factory=Position)
@@ -113,8 +115,11 @@ def new_session(
     optimizer = config.optimizer.build(model.parameters())
     scaler = GradScaler(compute.device.type, enabled=compute.precision == "fp16")
     loss = RegionLoss(config.loss, store.task.regions)
+    activations = LargestActivation(model, compute.device)
     session = Session(
-        run_dir, config, compute, store, splits, model, model, loss, optimizer, scaler
+        *(run_dir, config, compute, store, splits, model, model, loss, optimizer),
+        activations,
+        scaler,
     )
     session.begin_average()
     if config.compile:

@@ -156,14 +156,17 @@ def step(session: Session, *batches: Batch) -> tuple[float, bool]:
     """
     model, config = session.model.train(), session.config
     session.optimizer.zero_grad()
+    session.activations.reset()
     samples = sum(len(batch.case_ids) for batch in batches)
     losses = [_backward(session, batch, len(batch.case_ids) / samples) for batch in batches]
     session.scaler.unscale_(session.optimizer)
     norm = torch.nn.utils.get_total_norm(
         [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     )
-    # Both in one transfer before the update, during which the next batch is prepared.
-    loss, size = torch.stack([torch.stack(losses).sum(), norm]).tolist()
+    # All in one transfer before the update, during which the next batch is prepared.
+    numbers = [torch.stack(losses).sum(), norm, session.activations.value]
+    loss, size, largest = torch.stack(numbers).tolist()
+    session.at.note_activation(largest)
     usable = math.isfinite(size)
     if usable:
         if config.clip_norm is not None:
@@ -226,6 +229,8 @@ def end_epoch(session: Session, observer: Observer) -> None:
         "steps": at.step,
         "learning_rate": session.learning_rate(at.step - 1),
         "skipped_steps": at.skipped,
+        "skipped_share": at.skipped / at.epoch_steps,
+        "largest_activation": at.largest_activation,
         "seconds": at.seconds,
         "volumes_per_second": at.samples / at.seconds,
         "wait_share": at.waited_seconds / at.seconds,
