@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +82,14 @@ def enclosing_box(boxes: Iterable[Box]) -> Box:
     return Box(triple(start.tolist()), triple((np.max(stops, axis=0) - start).tolist()))
 
 
-def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """Where any of the images is not 0."""
+@overload
+def foreground(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]: ...
+@overload
+def foreground(images: Iterable[Any]) -> Any: ...  # noqa: ANN401 - of tensors it is a tensor
+def foreground(images: Iterable[Any]) -> Any:
+    """Where any of the images, arrays or tensors, is not 0."""
     first, *others = images
-    brain: NDArray[np.bool_] = first != 0
+    brain = first != 0
     for voxels in others:
         brain |= voxels != 0
     return brain

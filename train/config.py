@@ -33,6 +33,9 @@ Count = Annotated[int, Field(ge=1)]
 
 DEFAULT_PRESET = "fm_net"
 
+FOREGROUND = "the foreground"
+"""The input that is no image; no image can have a name with a space."""
+
 
 class TrainConfig(Settings):
     """Everything that decides a run's numbers, and how the training loop behaves."""
@@ -45,6 +48,9 @@ class TrainConfig(Settings):
     inference: InferenceConfig = InferenceConfig()
     modalities: tuple[str, ...] | None = None
     """The images that the network sees, in this order; null is all of the store's task."""
+    foreground_channel: bool = False
+    """One more input of the network: 1 where any of its images is not background, else 0. NVIDIA's
+    nnU-Net has the like for BraTS, 1 where all of them are above 0."""
     splits: Splits | None = None
     """How the store's cases are divided; null is the rule of the store's manifest."""
     fold: int | None = Field(default=None, ge=0)
@@ -129,6 +135,14 @@ class TrainConfig(Settings):
                 )
         return self.modalities or task.modalities
 
+    def inputs_of(self, task: Task) -> tuple[str, ...]:
+        """The network's input channels by name: its images, and their foreground where it has that.
+
+        Raises:
+            ConfigError: as `modalities_of`.
+        """
+        return self.modalities_of(task) + (FOREGROUND,) * self.foreground_channel
+
     def splits_of(self, manifest: Manifest) -> Splits:
         """The rule that divides the cases of a store with this manifest.
 
@@ -153,11 +167,11 @@ class TrainConfig(Settings):
     def blueprint(self, task: Task) -> nn.Module:
         """The network without memory for its weights: their names and shapes."""
         with torch.device("meta"):
-            return self.model.build(len(self.modalities_of(task)), len(task.regions))
+            return self.model.build(len(self.inputs_of(task)), len(task.regions))
 
     def build_network(self, task: Task, device: torch.device) -> nn.Module:
         """The network for a task's regions, on a device, with weights from torch's random state."""
-        inputs = len(self.modalities_of(task))
+        inputs = len(self.inputs_of(task))
         network = self.model.build(inputs, len(task.regions)).to(device)
         network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub has only the 4-D format
         return network

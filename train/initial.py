@@ -72,7 +72,7 @@ def start_from(source: str, model: nn.Module, config: TrainConfig, task: Task) -
 
 
 def _names(config: TrainConfig, task: Task) -> Names:
-    return config.modalities_of(task), task.region_names
+    return config.inputs_of(task), task.region_names
 
 
 def named_axes(config: TrainConfig, counts: Sequence[int]) -> dict[str, dict[int, int]]:

@@ -21,6 +21,7 @@ from common.splits import ListSplits, assign, require
 from common.store import Store
 from common.store.reader import Contents
 from common.task import Task
+from common.volume import foreground
 from train import checkpoint, model_file
 from train.checkpoint import Which
 from train.config import TrainConfig
@@ -111,9 +112,12 @@ class LoadedRun:
         volume = torch.from_numpy(np.ascontiguousarray(image)).to(self.compute.device)
         if len(there) in rows:
             volume = torch.cat([volume, torch.zeros_like(volume[:1])])
+        volume = volume[rows]
+        if self.config.foreground_channel:
+            volume = torch.cat([volume, foreground(volume.unbind())[None].to(volume.dtype)])
         return sliding_window(
             self.model,
-            volume[rows],
+            volume,
             self.manifest.crop,
             self.config.inference,
             self.compute,

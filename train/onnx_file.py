@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError, ModelFileError
 from common.files import write_parts
+from common.volume import foreground
 from train.checkpoint import Which
 from train.export import Exported, check_target
 from train.inference import BACKGROUND_LOGIT, weight_lines
@@ -56,7 +57,7 @@ def export_onnx(
         ) from error
     replaced = check_target(path, ENDING)
     loaded = load_run(run_dir, which, "cpu", ())
-    network = _MainHead(loaded.model).eval()
+    network = _MainHead(loaded.model, foreground_channel=loaded.config.foreground_channel).eval()
     window = loaded.manifest.crop[-loaded.config.model.dims :]
     shape = (len(loaded.needed), *window)
     steps = 1 + len(BATCHES)
@@ -83,11 +84,16 @@ def export_onnx(
 
 
 class _MainHead(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    """The network of images alone: it finds their foreground itself."""
+
+    def __init__(self, network: nn.Module, *, foreground_channel: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.foreground_channel = network, foreground_channel
 
     def forward(self, image: Tensor) -> Tensor:
+        if self.foreground_channel:
+            channel = foreground(image.unbind(1))[:, None]
+            image = torch.cat([image, channel.to(image.dtype)], dim=1)
         logits: Tensor = self.network(image)[0]
         return logits
 

@@ -142,5 +142,6 @@ def _architecture(loaded: LoadedRun) -> "Figure | str":
     model, config = loaded.config.blueprint(loaded.task), loaded.config.model
     if not isinstance(model, FMNet):
         return f"{config.kind} is not of FM-Net's family"
-    image = (len(loaded.needed), *loaded.manifest.crop[-config.dims :])
+    inputs = loaded.config.inputs_of(loaded.task)
+    image = (len(inputs), *loaded.manifest.crop[-config.dims :])
     return architecture_figure(f"The network of {loaded.run_dir.name}", model, image)

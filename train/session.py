@@ -72,6 +72,7 @@ class Session:
             dims=self.config.model.dims,
             window=self.config.window,
             tumour_share=self.config.tumour_share,
+            foreground=self.config.foreground_channel,
         )
 
     def stream(self) -> Stream:

@@ -144,4 +144,4 @@ def _batches(pipeline: Any, stream: Stream, device: torch.device) -> Iterator[Ba
         size = len(step.keys)
         image = from_dlpack(images.as_tensor())[:size]
         label = from_dlpack(labels.as_tensor())[:size, 0]
-        yield batch_of(step, image, label)
+        yield batch_of(stream, step, image, label)

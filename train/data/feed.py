@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from common import hints
-from train.data.stream import Step
+from train.data.stream import FOREGROUND_BIT, Step, Stream
 from train.data.workers import WorkerMonitor
 
 STACKS_FILE = "stuck.txt"
@@ -26,7 +27,7 @@ ENDING_SECONDS = 30.0  # for the main thread's wait to end once the workers are 
 class Batch:
     """The samples of one step, augmented, on the device."""
 
-    image: Tensor  # (B, M, D, H, W) float16; of slices (B, M, H, W)
+    image: Tensor  # (B, M, D, H, W) float16, the foreground last; of slices (B, M, H, W)
     label: Tensor  # (B, D, H, W) uint8 canonical labels; of slices (B, H, W)
     case_ids: tuple[str, ...]  # the case of each sample
     epoch: int  # counted from 1
@@ -34,8 +35,11 @@ class Batch:
     planes: tuple[int, ...] = ()  # axial plane of each slice; empty for volumes
 
 
-def batch_of(step: Step, image: Tensor, label: Tensor) -> Batch:
+def batch_of(stream: Stream, step: Step, image: Tensor, label: Tensor) -> Batch:
     """A step's batch: image (B, M, D, H, W) and label (B, D, H, W), of slices with D = 1."""
+    if stream.foreground:
+        channel = (label >= FOREGROUND_BIT).unsqueeze(1).to(image.dtype)
+        image, label = torch.cat([image, channel], dim=1), label % FOREGROUND_BIT
     planes = tuple(key.plane for key in step.keys if key.plane is not None)
     if planes:
         image, label = image.squeeze(2), label.squeeze(1)

@@ -63,5 +63,10 @@ def check_cache(kind: LoaderKind, stream: Stream, cache: CacheKind) -> None:
             f"cache={cache} keeps crops, and window={stream.window} cuts others: take window=crop, "
             "or cache=none"
         )
+    if cache == "device" and stream.foreground and stream.augment.modality_dropout.probability:
+        raise ConfigError(
+            "cache=device marks the foreground before an image is drawn that is taken away, so "
+            "foreground_channel=true with augment.modality_dropout needs cache=ram or cache=none"
+        )
     if cache == "device" and kind == "torch":
         raise ConfigError("cache=device needs loader=dali; loader=torch can take cache=ram")

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError, StoreError
 from common.store import Store
-from common.volume import Triple, extract, triple
+from common.volume import Triple, extract, foreground, triple
 from train.data.augment import AUGMENTATIONS, AugmentConfig, Draws, generator
 from train.data.cache import SharedCrops
 from train.data.windows import draw_on_tumour, draw_window
+
+FOREGROUND_BIT = 128
+"""Added to a label where the images have foreground: so it moves as the label does, in any
+augmentation and loader."""
 
 NOTHING_DRAWN: Draws = (None,) * len(AUGMENTATIONS)
 
@@ -81,6 +85,7 @@ class Stream:
     dims: Literal[2, 3] = 3  # 3: a sample is a case; 2: one axial plane of its crop
     window: Literal["crop", "random"] = "crop"  # as in `train.config.TrainConfig`
     tumour_share: float = 0.0  # of random windows, as there
+    foreground: bool = False  # whether labels have `FOREGROUND_BIT`
     cache: SharedCrops | None = None  # where crops are read instead of the store
 
     def __post_init__(self) -> None:
@@ -90,6 +95,11 @@ class Stream:
             raise ConfigError(
                 f"tumour_share={self.tumour_share:g} is of random windows: take window=random, or "
                 "tumour_share=0"
+            )
+        if self.foreground and max(self.store.task.labels.values()) >= FOREGROUND_BIT:
+            raise ConfigError(
+                f"foreground_channel=true needs labels below {FOREGROUND_BIT}; the task "
+                f"{self.store.task.name} has others: leave it false"
             )
         if not 0 <= self.skip < self.samples:
             raise ValueError(f"skip is {self.skip} of {self.samples} samples")
@@ -188,7 +198,8 @@ class Stream:
             image, label = self._stored(epoch, key)
         except StoreError as error:
             return self._blank(str(error))
-        return Sample(self._chosen(image), label, self._draws(epoch, key))
+        image, draws = self._chosen(image), self._draws(epoch, key)
+        return Sample(image, self._marked(image, label, draws), draws)
 
     def draws(self, index: int, position: int) -> Draws:
         """What is drawn for the sample at a position of batch `index`, which is not read."""
@@ -204,6 +215,7 @@ class Stream:
         for case_id in self._cases:
             image, label = self.store.read_crop(case_id)
             image, depth = self._chosen(image), self.shape[0]
+            label = self._marked(image, label, NOTHING_DRAWN)
             for plane in range(0, self.store.crop[0], depth):
                 yield image[:, plane : plane + depth], label[plane : plane + depth]
 
@@ -216,6 +228,17 @@ class Stream:
         if self.modalities == stored:
             return image
         return image[[stored.index(modality) for modality in self.modalities]]
+
+    def _marked(
+        self, image: NDArray[np.floating], label: NDArray[np.uint8], draws: Draws
+    ) -> NDArray[np.uint8]:
+        """The label, with the foreground of the images that are not taken away if asked for."""
+        if not self.foreground:
+            return label
+        dropout = draws[AUGMENTATIONS.index("modality_dropout")]
+        kept = image if dropout is None else image[dropout[0].ravel() != 0]
+        marked: NDArray[np.uint8] = label + np.uint8(FOREGROUND_BIT) * foreground(kept)
+        return marked
 
     def _stored(self, epoch: int, key: Key) -> Arrays:
         if self.window == "random":

@@ -89,7 +89,7 @@ def in_this_process(stream: Stream, device: torch.device) -> Iterator[Batch]:
             raise StoreError(error)
         pairs = [augmented(sample, stream.augment.in_order()) for sample in samples]
         image, label = (torch.stack(parts).to(device) for parts in zip(*pairs, strict=True))
-        yield batch_of(planned, image, label)
+        yield batch_of(stream, planned, image, label)
 
 
 def _places(stream: Stream) -> Iterator[list[Place]]:
@@ -112,4 +112,4 @@ def _batches(items: Iterator[Item], stream: Stream, device: torch.device) -> Ite
         if error:
             raise StoreError(error)
         moved = [part.to(device, non_blocking=True) for part in (image, label)]
-        yield batch_of(stream.step(index), *moved)
+        yield batch_of(stream, stream.step(index), *moved)

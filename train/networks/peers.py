@@ -19,7 +19,7 @@ RES_ENC_BLOCKS = (1, 3, 4, 6)
 class DynUNetConfig(UNetConfig):
     """MONAI's DynUNet as NVIDIA's nnU-Net configures it.
 
-    NVIDIA's own has a fifth input, the mask of the brain, which is left out here.
+    NVIDIA's own has a fifth input, the mask of the brain: `foreground_channel` of the run.
     """
 
     kind: Literal["dynunet"] = "dynunet"
