@@ -174,6 +174,17 @@ def missing(
     compare(folder, out_path, epochs)
 
 
+@app.command()
+def windows(
+    store: Annotated[Path, typer.Argument(help="Its labelled cases are read.")],
+    turns: Annotated[int, typer.Option(min=1, help="The lowest of each figure counts.")] = 3,
+) -> None:
+    """Measure what random windows cost either loader beside stored crops, on a CPU."""
+    from benchmarks.windows import compare
+
+    compare(store, turns)
+
+
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as fmnet-train; before torch is imported
