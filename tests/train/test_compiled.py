@@ -75,6 +75,7 @@ def test_a_compiled_network_learns_the_same_and_its_checkpoints_fit(
     )
     expected = losses(plain)
     assert losses(compiled) == pytest.approx(expected, rel=1e-4)
+    assert compiled.at.largest_activation == pytest.approx(plain.at.largest_activation, rel=1e-3)
     assert isinstance(compiled.forward, Compiled)
     assert not compiled.forward.failed
     assert compiled.compute.note == ""
