@@ -1,6 +1,6 @@
-"""What random windows cost a loader beside stored crops: CPU time of a sample, in turns.
+"""What random windows cost a loader beside stored crops: samples a second and CPU time, in turns.
 
-Wall time would follow whatever else the machine does.
+The ratio of rates holds on an idle machine; of CPU times also on one that does other work.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.loading import Source
+from benchmarks.timing import Spent
 from common.console import err, out
 from common.store import Store
 from train.config import load_config
@@ -33,15 +34,24 @@ def compare(path: Path, turns: int) -> None:
     labelled = [record.case_id for record in store.contents().records.values() if record.has_label]
     augment, modalities = load_config().augment, store.task.modalities
     crops = Stream(store, tuple(labelled), modalities, augment, seed=0, batch_size=1)
-    cpu, table = torch.device("cpu"), Table("loader", "windows", "CPU ms a sample", "×")
+    cpu = torch.device("cpu")
+    table = Table("loader", "windows", "samples/s", "of crop's", "CPU ms a sample", "crop's by it")
     for kind in get_args(LoaderKind):
-        found: dict[str, list[float]] = {name: [] for name in WINDOWS}
+        found: dict[str, list[Spent]] = {name: [] for name in WINDOWS}
         for turn in range(turns):
             for name, values in WINDOWS.items():
                 err.print(f"{kind}, turn {turn + 1}: {name}")
                 source = Source(kind, replace(crops, **values), cpu)
-                found[name].append(source.rate(1, steps=SAMPLES).cpu_ms)
-        ms = {name: min(each) for name, each in found.items()}
+                found[name].append(source.rate(1, steps=SAMPLES))
+        rate = {name: max(each.volumes_per_second for each in found[name]) for name in WINDOWS}
+        ms = {name: min(each.cpu_ms for each in found[name]) for name in WINDOWS}
         for name in WINDOWS:
-            table.add_row(kind, name, f"{ms[name]:.0f}", f"{ms['crop'] / ms[name]:.2f}")
+            table.add_row(
+                kind,
+                name,
+                f"{rate[name]:.2f}",
+                f"{rate[name] / rate['crop']:.2f}",
+                f"{ms[name]:.0f}",
+                f"{ms['crop'] / ms[name]:.2f}",
+            )
     out.print(table)
