@@ -512,7 +512,7 @@ def experiment(
         int | None, typer.Option(min=0, help="Do the run of this number alone, as --slurm does.")
     ] = None,
 ) -> None:
-    """Repeat one of the paper's experiments: train, score, compare; a table and a figure.
+    """Do an experiment, most of them the paper's: train, score, compare; a table and a figure.
 
     Run it again to go on where it was interrupted.
     """
@@ -530,10 +530,11 @@ def experiment(
         name, scale, path, folder, seeds=seeds, folds=folds, overrides=tuple(overrides or ())
     )
     check_outputs(planned)
-    if slurm:
-        out.print(slurm_script(planned, command.repeated(planned, seeds)), soft_wrap=True, end="")
-        return
     runs = planned.runs(only or ())
+    if slurm:
+        repeated = command.repeated(planned, seeds, only or ())
+        out.print(slurm_script(planned, len(runs), repeated), soft_wrap=True, end="")
+        return
     opened = _store(store)
     contents, chosen = opened.contents(), command.chosen(runs, task)
     end, problems = command.do_runs(planned, chosen, opened, contents.fingerprint, _cases)

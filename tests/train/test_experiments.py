@@ -20,13 +20,16 @@ from common.store import Store
 from train.cli import app
 from train.config import load_config
 from train.experiments.definition import SCALES, Claim, experiment_names, load_experiment
-from train.experiments.outcome import Outcome, judge, verdict
+from train.experiments.files import as_markdown, columns, gather
+from train.experiments.outcome import Judged, Outcome, judge, verdict
 from train.experiments.runs import Plan, plan
 
 PAPERS = {
     *("table1", "fig3", "modalities", "fig4", "supervision", "bottlenecks", "widths", "table2"),
     "benchmark",
 }
+OURS = {"tuning"}
+"""What the paper does not compare."""
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,10 @@ def planned(name: str, store: Store, out: Path, **options: object) -> Plan:
     return plan(name, "smoke", store.path, out, **options)  # type: ignore[arg-type]
 
 
-def test_every_experiment_of_the_paper_has_valid_runs_at_every_scale(tmp_path: Path) -> None:
-    assert set(experiment_names()) == PAPERS
-    for name in PAPERS:
+def test_every_experiment_has_valid_runs_at_every_scale(tmp_path: Path) -> None:
+    assert set(experiment_names()) == PAPERS | OURS
+    for name in experiment_names():
+        assert (load_experiment(name).paper is None) == (name in OURS)
         for scale in SCALES:
             runs = plan(name, scale, "s.zarr", tmp_path, folds=2, seeds=1).runs()
             folders = {run.folder for run in runs}
@@ -88,7 +92,9 @@ def test_an_experiment_trains_scores_and_concludes_and_goes_on(
             assert float(row[f"dice_{region}"]) == pytest.approx(value)
     table = (folder / "table.md").read_text()
     assert summary["verdict"] in table
-    assert load_experiment("fig3").finding in table
+    paper = load_experiment("fig3").paper
+    assert paper is not None
+    assert paper.finding in table
     weights = [Path(variant["runs"][0]) / "last.safetensors" for variant in summary["variants"]]
     before = [path.stat().st_mtime_ns for path in weights]
     again = invoke(app, "experiment", *arguments, "--seeds", 2, "--only", "3-D volumes")
@@ -137,6 +143,30 @@ def test_what_is_not_known_is_named(large: Store, tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_what_the_paper_does_not_compare_has_nothing_of_it(
+    name: str, large: Store, tmp_path: Path
+) -> None:
+    results = gather(planned(name, large, tmp_path), large.task, large.contents(), {})
+    headings = [column.heading for column in columns(results)]
+    assert "mean Dice" in headings
+    assert "the paper" not in headings
+    table = as_markdown(results)
+    assert "trend" not in table
+    assert "Theirs" not in table
+    assert f"of {len(results.judged)} comparisons" in results.verdict
+
+
+def test_a_script_for_slurm_does_the_chosen_variants_alone(large: Store, tmp_path: Path) -> None:
+    arguments = ("fig3", "--scale", "smoke", "--store", large.path, "--out", tmp_path / "e")
+    only = ("--only", "3-D volumes", "--seeds", 3)
+    script = invoke(app, "experiment", *arguments, *only, "--slurm", columns=80).stdout
+    assert "--array=0-2\n" in script
+    assert "--only '3-D volumes'" in script
+    wrong = invoke(app, "experiment", *arguments, "--only", "3-D volume", "--slurm")
+    assert wrong.returncode == 2
+
+
 # What is concluded
 
 
@@ -163,6 +193,10 @@ def test_a_trend_is_judged_by_the_interval_over_seeds_and_patients(
     assert judged.apart is not None
     assert judged.apart.mean == pytest.approx(better.mean() - base.mean())
     assert judged.status == status
+    own = Judged(CLAIM.model_copy(update={"by_paper": False}), judged.apart, judged.seeds)
+    assert f"1 {status}" in verdict([own])
+    assert "trend" not in verdict([own])
+    assert verdict([judged, own]) == verdict([judged])
     assert verdict([judged]).startswith(
         {
             "holds": "The paper's trend holds",
@@ -247,6 +281,14 @@ def test_every_experiment_runs_at_scale_smoke(name: str, large: Store, tmp_path:
     summary = summary_of(name, large, tmp_path)
     assert [each["problem"] for each in summary["variants"]] == [""] * len(summary["variants"])
     assert (tmp_path / "figures" / "fig10-11.pdf").exists() == (name == "table2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_changes_of_the_recipe_are_compared_with_it(large: Store, tmp_path: Path) -> None:
+    summary = summary_of("tuning", large, tmp_path, "fm_net", "cosine")
+    assert summary["paper"] is None
+    assert "not measured" in {claim["status"] for claim in summary["claims"]}
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def chosen(runs: Sequence[PlannedRun], task: int | None) -> list[PlannedRun]:
     return [runs[task]]
 
 
-def repeated(plan: Plan, seeds: int | None) -> list[str]:
+def repeated(plan: Plan, seeds: int | None, only: Sequence[str]) -> list[str]:
     """The command that does this plan, for a script that may start elsewhere."""
     script = str(Path(sys.executable).parent / "fmnet-train")
     store = plan.store if is_remote(plan.store) else str(Path(plan.store).resolve())
@@ -83,15 +83,18 @@ def repeated(plan: Plan, seeds: int | None) -> list[str]:
     words += ["--out", str(plan.out.resolve())]
     for option, value in (("--seeds", seeds), ("--folds", plan.folds)):
         words += [option, str(value)] if value else []
-    return words + [part for each in plan.overrides for part in ("--set", each)]
+    for option, values in (("--only", only), ("--set", plan.overrides)):
+        words += [word for value in values for word in (option, value)]
+    return words
 
 
 def list_of_experiments() -> Table:
-    """All experiments, and where the paper has them."""
+    """All experiments, and where the paper has them, if it does."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name in experiment_names():
         found = load_experiment(name)
-        table.add_row(Text(name, "bold"), found.title, Text(found.source, "dim"))
+        source = found.paper.source if found.paper else "not in the paper"
+        table.add_row(Text(name, "bold"), found.title, Text(source, "dim"))
     return table
 
 
@@ -115,10 +118,11 @@ def show(results: Results) -> None:
     """Print the table, the comparisons and the verdict."""
     table, shown = Table(box=None, pad_edge=False), columns(results)
     shown = [column for column in shown if column.on_screen]
-    name, *numbers, paper = (column.heading for column in shown)
-    table.add_column(name, overflow="fold")
-    add_numbers(table, numbers)
-    table.add_column(paper, overflow="fold")
+    for column in shown:
+        if column.is_text:
+            table.add_column(column.heading, overflow="fold")
+        else:
+            add_numbers(table, (column.heading,))
     for outcome in results.outcomes:
         table.add_row(*(Text(column.cell(outcome)) for column in shown))
     out.print()

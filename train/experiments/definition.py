@@ -1,4 +1,4 @@
-"""An experiment as a file: variants, what is claimed of them, and the paper's result."""
+"""An experiment as a file: variants, what is claimed of them, and what the paper says."""
 
 from functools import cache
 from importlib import resources
@@ -61,25 +61,32 @@ class Claim(Settings):
     """Whether the paper says so; else it is measured, and no part of the trend."""
 
 
+class InPaper(Settings):
+    """What the paper says of an experiment."""
+
+    source: str
+    """Where in the paper."""
+    finding: str
+    """Its result in words."""
+    conditions: str
+    """Under which it had it."""
+    differs: str
+    """What is other here, at every scale."""
+
+
 class Experiment(Changes):
     """What is trained, and what the paper found."""
 
     title: str
     """What is compared."""
-    source: str
-    """Where in the paper."""
-    finding: str
-    """The paper's result in words."""
-    conditions: str
-    """Under which the paper had it."""
-    differs: str
-    """What is other here, at every scale."""
+    paper: InPaper | None = None
+    """Null where the paper made no such comparison."""
     figure: Literal["curves", "bars", "rates"]
     """curves: validation loss by epoch. bars: Dice. rates: volumes per second."""
     variants: dict[str, Variant] = Field(min_length=1)
     """By name, in the order of the table."""
     claims: tuple[Claim, ...] = ()
-    """The trend: it holds where all that are the paper's hold."""
+    """Those that are the paper's are its trend, which holds where all of them hold."""
     baselines: tuple[str, ...] = ()
     """Variants whose speed the others' is given relative to."""
     draws_run: bool = False
@@ -89,6 +96,8 @@ class Experiment(Changes):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.paper is None and any(claim.by_paper for claim in self.claims):
+            raise ValueError("claims: a claim by_paper, but paper is missing")
         claimed = [name for claim in self.claims for name in (claim.better, claim.than)]
         for name in (*claimed, *self.baselines):
             if name not in self.variants:

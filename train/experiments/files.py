@@ -36,7 +36,7 @@ class Results:
 
     @property
     def verdict(self) -> str:
-        """Whether the paper's trend holds."""
+        """Of its comparisons, in a sentence."""
         return verdict(self.judged)
 
     @property
@@ -99,8 +99,9 @@ def write(results: Results) -> tuple[Path, ...]:
 
 
 def as_markdown(results: Results) -> str:
-    """The table with the paper's figures, the comparisons and the verdict."""
+    """The table, the comparisons and the verdict, beside what the paper says."""
     experiment, shown = results.plan.experiment, columns(results)
+    paper = experiment.paper
     rows = [[column.heading for column in shown], ["---"] * len(shown)]
     rows += [[column.cell(each) for column in shown] for each in results.outcomes]
     lines = [
@@ -108,8 +109,7 @@ def as_markdown(results: Results) -> str:
         "",
         f"**{results.verdict}**",
         "",
-        f"The paper ({experiment.source}): {experiment.finding}",
-        "",
+        *([f"The paper ({paper.source}): {paper.finding}", ""] if paper else []),
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
         f"Intervals of {LEVEL:.0%} are over seeds and patients, by bootstrap.",
@@ -117,11 +117,9 @@ def as_markdown(results: Results) -> str:
         *(f"* {judged}" for judged in results.judged),
         *([""] if results.judged else []),
         f"Ours: {results.conditions}.",
-        "",
-        f"Theirs: {experiment.conditions}.",
-        "",
-        f"What differs: {experiment.differs}",
     ]
+    if paper:
+        lines += ["", f"Theirs: {paper.conditions}.", "", f"What differs: {paper.differs}"]
     return "\n".join(lines) + "\n"
 
 
@@ -132,10 +130,12 @@ class Column(NamedTuple):
     cell: Callable[[Outcome], str]
     on_screen: bool = True
     """Whether the terminal's table, which is narrower, has it too."""
+    is_text: bool = False
+    """Or a number."""
 
 
 def columns(results: Results) -> list[Column]:
-    """Scores and speed of each variant, beside the paper's figure for it."""
+    """Scores and speed of each variant, beside the paper's figure for it, if there is one."""
     experiment, contents = results.plan.experiment, results.contents
 
     def dice(region: str) -> Callable[[Outcome], str]:
@@ -145,6 +145,9 @@ def columns(results: Results) -> list[Column]:
         base = next(each.rate for each in results.outcomes if each.name == baseline)
         return lambda each: _ratio(each.rate, base)
 
+    def theirs(each: Outcome) -> str:
+        return experiment.variants[each.name].paper or MISSING
+
     scores = [
         *(Column(region.upper(), dice(region)) for region in results.task.regions),
         Column("mean Dice", lambda each: _mean(each.values("dice"), 3)),
@@ -152,15 +155,15 @@ def columns(results: Results) -> list[Column]:
         Column("loss", lambda each: _mean(each.loss, 3)),
     ]
     return [
-        Column("", lambda each: each.name),
+        Column("", lambda each: each.name, is_text=True),
         *(scores if experiment.scored else []),
         *(Column(f"× {name}", times(name)) for name in experiment.baselines),
         Column("volumes/s", lambda each: _mean(each.rate, 2), on_screen=not experiment.scored),
         Column("M parameters", lambda each: f"{each.parameters / 1e6:.2f}", on_screen=False),
         Column("minutes", lambda each: f"{each.minutes:.1f}", on_screen=False),
         Column("peak GB", lambda each: f"{each.peak_memory_gb:.1f}", on_screen=False),
-        Column("the paper", lambda each: experiment.variants[each.name].paper or MISSING),
-        Column("", lambda each: each.problem, on_screen=False),
+        *([Column("the paper", theirs, is_text=True)] if experiment.paper else []),
+        Column("", lambda each: each.problem, on_screen=False, is_text=True),
     ]
 
 
@@ -230,12 +233,7 @@ def _summary(results: Results) -> dict[str, Any]:
         "store": plan.store,
         "store_fingerprint": results.contents.fingerprint,
         "seeds": plan.seeds,
-        "paper": {
-            "source": plan.experiment.source,
-            "finding": plan.experiment.finding,
-            "conditions": plan.experiment.conditions,
-            "differs": plan.experiment.differs,
-        },
+        "paper": plan.experiment.paper and plan.experiment.paper.model_dump(),
         "claims": [
             {
                 **judged.claim.model_dump(),

@@ -1,4 +1,4 @@
-"""What comes of an experiment: each variant's measurements, and whether the paper's trend holds."""
+"""What comes of an experiment: each variant's measurements, and which comparisons hold."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -228,16 +228,20 @@ def interval(
 
 
 def verdict(judged: Sequence[Judged]) -> str:
-    """In one sentence, whether the paper's trend holds."""
-    counts = Counter(each.status for each in judged if each.claim.by_paper)
-    if not counts:
+    """In one sentence, whether the paper's trend holds, or what comparisons of our own show."""
+    if not judged:
         return "The paper claims no trend here; its figures are beside ours."
+    trend = [each for each in judged if each.claim.by_paper]
+    counts = Counter(each.status for each in trend or judged)
     parts = ", ".join(f"{count} {status}" for status, count in counts.items())
     of = f"of {counts.total()} comparisons, {parts}"
+    one = all(each.seeds < 2 for each in judged)
+    why = " One seed resolves nothing: how much scores vary with it is not known." if one else ""
+    if not trend:
+        chance = f"at least {1 - LEVEL:.0%} of intervals exclude 0 where nothing differs"
+        return f"The paper made no such comparison. Here, {of}; {chance}.{why}"
     if "reversed" in counts:
         return f"The paper's trend does not hold: {of}."
     if {*counts} == {"holds"}:
         return f"The paper's trend holds: {of}."
-    one = all(each.seeds < 2 for each in judged)
-    why = " One seed resolves nothing: how much scores vary with it is not known." if one else ""
     return f"The paper's trend is not resolved: {of}.{why}"

@@ -198,8 +198,8 @@ def do(
     return end
 
 
-def slurm_script(planned: Plan, command: Sequence[str]) -> str:
-    """A script for sbatch that does each run as a task of an array; `command` runs the experiment.
+def slurm_script(planned: Plan, count: int, command: Sequence[str]) -> str:
+    """A script for sbatch that does each of so many runs as a task of an array, by a command.
 
     A task that SLURM preempts gets SIGTERM, writes a checkpoint, and resumes when it is requeued.
     """
@@ -208,7 +208,7 @@ def slurm_script(planned: Plan, command: Sequence[str]) -> str:
     return f"""\
 #!/bin/bash
 #SBATCH --job-name=fmnet-{planned.name}
-#SBATCH --array=0-{len(planned.runs()) - 1}
+#SBATCH --array=0-{count - 1}
 #SBATCH --output={logs}
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
