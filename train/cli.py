@@ -66,7 +66,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="[PRESET]",
-            help="fm_net (the default), unet, attention_unet, demo, or a YAML file.",
+            help="fm_net (the default), fm_net_tuned, unet, attention_unet, demo, or a YAML file.",
         ),
     ] = None,
     store: StoreOption = None,

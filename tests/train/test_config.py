@@ -18,12 +18,14 @@ from train.run_folder import write_config
 
 
 def test_the_presets_are_the_networks_they_are_named_after() -> None:
-    assert preset_names() == ["attention_unet", "demo", "fm_net", "unet"]
+    assert preset_names() == ["attention_unet", "demo", "fm_net", "fm_net_tuned", "unet"]
     assert load_config("fm_net") == TrainConfig()  # the defaults are the paper's
     attention, unet = load_config("attention_unet").model, load_config("unet").model
     assert (attention.attention, attention.heads, attention.bottleneck) == (True, 0, 0)
     assert (unet.attention, unet.heads, unet.bottleneck) == (False, 0, 0)
     assert load_config("demo").model.widths == (8, 16, 32, 64)
+    tuned = load_config("fm_net_tuned", ["model.init_weights=torch"])
+    assert tuned.model == load_config("fm_net").model
 
 
 @pytest.mark.parametrize("preset", preset_names())

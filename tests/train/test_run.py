@@ -38,7 +38,7 @@ from train.loaded_run import load_run
 from train.loss import RegionLoss
 from train.precision import Compute
 from train.predict import predict
-from train.run import assign_cases, execute, reopen
+from train.run import assign_cases, begin, execute, reopen
 from train.session import new_session, restore
 from train.trainer import End
 
@@ -111,6 +111,18 @@ def test_other_ways_to_learn_go_on_within_an_epoch(
     assert train_until(begun(five, tmp_path / "other", *settings), 2) is End.STOPPED
     assert execute(reopen(None, [], five, tmp_path / "other")) is End.EPOCHS
     assert_equal_runs(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_the_tuned_recipe_trains(five: Store, tmp_path: Path, loader: str) -> None:
+    tiny = ("model.widths=[4,6,8]", "device=cpu", "precision=fp32", "workers=1")
+    session = begin("fm_net_tuned", (*tiny, f"loader={loader}"), five, tmp_path)
+    before = [weight.detach().clone() for weight in session.model.parameters()]
+    assert train_until(session, 2) is End.STOPPED
+    assert session.at.step == 2
+    after = list(session.model.parameters())
+    assert all(weight.isfinite().all() for weight in after)
+    assert not all(map(torch.equal, after, before))
 
 
 def test_the_torch_loader_trains_to_the_same_numbers_but_for_rounding(
