@@ -65,6 +65,7 @@ def _scores(path: Path, trained: Trained, split: str) -> dict[str, Any] | None:
         return {
             "split": split,
             "cases": len(found["cases"]),
+            "used": found["used"],
             "rules": found["rules"],
             "level": found["bootstrap"]["level"],
             "regions": {
@@ -130,6 +131,5 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
                     f"{value['mean']:.3f} | {' to '.join(ends) or '–'} |"
                 )
     lines += ["", f"Lesions are counted by the rules {scores[0]['rules']}."]
-    if any(split["split"] == "val" for split in scores):
-        lines += ["", "The val cases chose the checkpoint, so their scores are somewhat too high."]
-    return lines
+    used = [f"* {split['split']}: {note}" for split in scores for note in split["used"]]
+    return lines + ["", *used] if used else lines

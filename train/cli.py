@@ -13,7 +13,6 @@ from common import console, hints
 from common.alike import finding_lines
 from common.console import err, out
 from common.manifest import load_manifest, manifest_path
-from common.names import some
 from common.outputs import check_output
 from common.store import Store, is_remote, local_copy
 
@@ -472,10 +471,7 @@ def compare(
     files = comparing.write(comparison, out_dir)
     write_figure(difference_figure(comparison), out_dir / "compare")
     out.print(comparing.table_of(comparison))
-    _warn(
-        f"{len(ids)} case(s) of {name} are not in all scores, and left out: {some(ids)}"
-        for name, ids in comparison.left_out.items()
-    )
+    _warn(comparing.warnings(comparison))
     out.print(f"written: {files[0]}, {', '.join(f.name for f in files[1:])}", soft_wrap=True)
 
 

@@ -14,11 +14,18 @@ from rich.text import Text
 from common.errors import ConfigError
 from common.files import real_path, write_json
 from common.metrics import RULE_SETS, Metric
-from common.names import show
+from common.names import show, some
 from common.outputs import check_output
 from common.statistics import LEVEL, Difference, difference, holm, ranks
 from common.task import title
-from train.results import SPACING, Row, check_same_settings, read_csv, write_csv
+from train.results import (
+    SPACING,
+    Row,
+    check_same_settings,
+    read_csv,
+    warnings_beside,
+    write_csv,
+)
 from train.score_table import add_numbers, heading_of, narrow_table, number, shown_metrics
 
 Values = NDArray[np.float64]
@@ -26,6 +33,8 @@ Values = NDArray[np.float64]
 SCORES = "scores.csv"
 EVALUATION = "evaluation-test.csv"
 """Of a run, where it has several evaluations."""
+MOST_WARNINGS = 5
+"""Of one method that are shown; its summary has all."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Method:
     """Its CSV."""
     rows: dict[tuple[str, str], Row]
     """By case id and region."""
+    warnings: tuple[str, ...] = ()
+    """Why its scores may mislead, as their summary says."""
 
     @property
     def cases(self) -> set[str]:
@@ -107,7 +118,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def _open(name: str, file: Path) -> Method:
     rows = read_csv(file)
     regions = {row["region"] for row in rows}
-    method = Method(name, file, {(row["case_id"], row["region"]): row for row in rows})
+    by_region = {(row["case_id"], row["region"]): row for row in rows}
+    method = Method(name, file, by_region, warnings_beside(file))
     if not len(rows) == len(method.rows) == len(method.cases) * len(regions):
         raise ConfigError(f"{file}: not one row for each region of each case; score again")
     return method
@@ -262,6 +274,20 @@ def _notes(comparison: Comparison) -> list[str]:
     ]
 
 
+def warnings(comparison: Comparison) -> list[str]:
+    """Which scores may mislead."""
+    found = [
+        f"{len(ids)} case(s) of {name} are not in all scores, and left out: {some(ids)}"
+        for name, ids in comparison.left_out.items()
+    ]
+    for method in comparison.methods:
+        found += [f"{method.name}: {warning}" for warning in method.warnings[:MOST_WARNINGS]]
+        more = len(method.warnings) - MOST_WARNINGS
+        if more > 0:
+            found.append(f"{method.name}: {more} more in {method.path.with_suffix('.json')}")
+    return found
+
+
 def check_outputs(out: Path, methods: Sequence[Method]) -> None:
     """Check that a comparison can be written into a folder.
 
@@ -296,6 +322,7 @@ def write(comparison: Comparison, out: Path) -> tuple[Path, ...]:
             "rules": comparison.rules,
             "cases": list(comparison.cases),
             "left_out": comparison.left_out,
+            "warnings": {method.name: list(method.warnings) for method in comparison.methods},
             "tests": comparison.tests,
             "ranked_by": [metric.name for metric in comparison.ranked_by],
             "rank": comparison.rank,

@@ -410,6 +410,7 @@ def _as_json(
         "split": evaluation.split,
         "store": resolved(store.path),
         "store_fingerprint": contents.fingerprint,
+        "used": list(evaluation.used),
         "warnings": evaluation.notes,
         "window": list(loaded.manifest.crop),
         "inference": loaded.config.inference.model_dump(mode="json"),

@@ -133,11 +133,17 @@ def cross_validate(
         "folds": [
             {
                 "run": str(loaded.run_dir),
+                "checkpoint": loaded.which,
+                "weights": loaded.config.weights_used,
                 "cases": len(each.scores),
                 "mean_dice": each.mean.mean_dice,
-                "warnings": each.notes,
             }
             for loaded, each in zip(runs, evaluations, strict=True)
+        ],
+        "warnings": [
+            f"{loaded.run_dir.name}: {note}"
+            for loaded, each in zip(runs, evaluations, strict=True)
+            for note in each.notes
         ],
     }
     files.write(found.results, regions, about)

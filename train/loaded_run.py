@@ -137,10 +137,10 @@ class LoadedRun:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether its post-processing is what `tune` picked; a model file does not tell."""
-        if not self.run_dir.is_dir():
-            return False
-        return self.postprocess == read_tuned(self.run_dir) != PostprocessConfig()
+        """Whether its post-processing is what `tune` picked."""
+        path = self.run_dir
+        tuned = model_file.describe(path).postprocess if path.is_file() else read_tuned(path)
+        return self.postprocess == tuned != PostprocessConfig()
 
     def map(self, change: Callable[["LoadedRun"], "LoadedRun"]) -> "LoadedRun":
         """Itself, changed: what an ensemble does to each of its members."""
@@ -392,34 +392,35 @@ def store_warnings(
 
 
 def used_cases(loaded: LoadedRun, contents: Contents, case_ids: Sequence[str]) -> list[str]:
-    """What cases of its own store were used for in a run: their scores are too high for new ones.
+    """What a run used these cases for, or others of their patients: their scores may be too high.
 
-    Of other stores' cases `store_warnings` tells.
+    Of training cases in another store `store_warnings` tells.
     """
     origin = loaded.origin
     cases = _known_cases(loaded, origin, contents)
-    if cases is None or origin.fingerprint != contents.fingerprint:
+    if cases is None:
         return []
+    is_own = origin.fingerprint == contents.fingerprint
+    trained = {*cases["train"]} & {*case_ids} if is_own else set[str]()
+    chosen = seen_in(cases["val"], case_ids, contents)
+    waited = loaded.which == "last" and loaded.config.patience is not None
+    uses = (
+        ("the network was trained on", True, trained),
+        ("the best checkpoint was chosen on", loaded.which == "best", chosen),
+        ("when to stop (patience) was decided on", waited, chosen),
+        ("post-processing was picked on", loaded.is_tuned, chosen),
+    )
+    return [
+        f"{use} {len(found)} of {len(case_ids)} case(s): scores of new cases are likely lower"
+        for use, applies, found in uses
+        if applies and found
+    ]
 
-    def count(split: str) -> str:
-        of_split = len({*cases[split]} & {*case_ids})
-        return f"{of_split} of {len(case_ids)} case(s)" if of_split else ""
 
-    notes = []
-    if trained := count("train"):
-        notes.append(f"the network was trained on {trained}: their scores say nothing of others")
-    if chosen := count("val"):
-        if loaded.which == "best":
-            notes.append(f"the best checkpoint was chosen on {chosen}: their scores are too high")
-        if loaded.is_tuned:
-            notes.append(f"post-processing was picked on {chosen}: their scores are too high")
-    return notes
-
-
-def seen_in(training: Sequence[str], case_ids: Sequence[str], contents: Contents) -> list[str]:
-    """The cases whose patients a model was trained on, by the store's rule of today."""
+def seen_in(others: Sequence[str], case_ids: Sequence[str], contents: Contents) -> list[str]:
+    """The cases of the same patients as others, by the store's rule of today."""
     patient_of = contents.manifest.patient_of
-    patients = {patient_of(case_id) for case_id in training}
+    patients = {patient_of(case_id) for case_id in others}
     return [case_id for case_id in case_ids if patient_of(case_id) in patients]
 
 

@@ -102,6 +102,7 @@ def _member(loaded: "LoadedRun") -> dict[str, Any]:
         "run": str(loaded.run_dir),
         "checkpoint": loaded.which,
         "epochs": loaded.epochs,
+        "weights": loaded.config.weights_used,
         "weights_sha256": _weights_sha256(loaded.model),
         "modalities": list(loaded.needed),
         "regions": loaded.task.regions,

@@ -289,6 +289,25 @@ def read_csv(path: Path) -> list[Row]:
     raise InputError(Finding(str(path), found, expected, "score again, or name another file"))
 
 
+def warnings_beside(scores: Path) -> tuple[str, ...]:
+    """What the summary beside a CSV of scores warns of; nothing where there is no summary.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    path = scores.with_suffix(".json")
+    try:
+        return tuple(map(str, read_json(path).get("warnings", ())))
+    except FileNotFoundError:
+        return ()
+    except (InputError, OSError) as error:
+        found = reason_of(error)
+    except (AttributeError, TypeError) as error:
+        found = f"no summary of scores ({error})"
+    expected = f"the summary of {scores.name}"
+    raise InputError(Finding(str(path), found, expected, "score again, or move it away"))
+
+
 def _typed(row: Row) -> Row:
     numbers = (*SPACING, *(metric.name for metric in metrics_of(row["rules"])), *VOLUMES)
     texts = {name: row[name] for name in TEXTS}

@@ -18,7 +18,7 @@ from train.figures.cases import modalities_figure, samples_figure, supervision_f
 from train.figures.curves import run_figure
 from train.figures.samples import PAPER_RULE, Sample, paper_samples
 from train.figures.style import write_figure
-from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix
+from train.loaded_run import LoadedRun, split_cases, store_warnings, suffix, used_cases
 from train.networks.fm_net import FMNet
 from train.report.facts import best_epoch, read_epochs
 from train.results import check_same_settings
@@ -92,7 +92,8 @@ def draw(
             files += write_figure(figure, folder / name)
     about = {name: sample.case_id for name, sample in chosen.items()}
     write_json(folder / "figures.json", {"settings": settings, "rule": PAPER_RULE, "cases": about})
-    return Drawn(files, left_out, store_warnings(loaded, store, contents, cases))
+    used = used_cases(loaded, contents, cases)
+    return Drawn(files, left_out, [*used, *store_warnings(loaded, store, contents, cases)])
 
 
 def _check(folder: Path, settings: Mapping[str, object]) -> None:

@@ -177,7 +177,8 @@ def tune(
     )
     if gain.low is None or gain.low <= 0:
         return found
-    origin = f"for the {loaded.which} checkpoint after {loaded.epochs} epoch(s)"
+    origin = f"for the {loaded.which} checkpoint after {loaded.epochs} epoch(s), weights "
+    origin += loaded.config.weights_used
     file = write_tuned(loaded.run_dir, config, f"Picked by `tune` {origin}: {found}.")
     return replace(found, file=file)
 

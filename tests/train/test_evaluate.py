@@ -276,6 +276,9 @@ def test_scores_of_cases_that_the_run_used_say_so(store: Store, tmp_path: Path) 
     write_tuned(tmp_path / "run", PostprocessConfig(threshold={"wt": 0.4}), "")
     (picked,) = evaluate(load_run(tmp_path / "run", "last"), store, "val").used
     assert "post-processing" in picked
+    validated(store, tmp_path / "patient", "patience=3")
+    (ended,) = evaluate(load_run(tmp_path / "patient", "last"), store, "val").used
+    assert "patience" in ended
 
 
 def test_scores_on_another_store_say_so(
@@ -290,6 +293,8 @@ def test_scores_on_another_store_say_so(
     assert any(store.path in warning and other.path in warning for warning in warnings)
     assert any("margin 4, the run's store with 2" in warning for warning in warnings)
     assert any("1 of the 1 case(s)" in each and ids[1] in each for each in warnings)
+    (chosen,) = evaluate(loaded, other, "train").used
+    assert "chosen on 1 of 4" in chosen
     # Beside those on the run's own store.
     name = f"evaluation-test-{other.contents().fingerprint[:8]}.json"
     written = json.loads((tmp_path / "run" / name).read_text())

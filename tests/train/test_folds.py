@@ -40,6 +40,7 @@ def test_every_case_is_scored_once_by_the_run_that_did_not_see_it(
     runs = [run_of(whole, tmp_path / f"fold-{fold}", fold) for fold in range(3)]
     done = invoke(app, "folds", *runs, columns=80)
     assert (done.returncode, done.stderr) == (0, "")
+    shown = " ".join(done.stdout.split())
     rows = read_csv(tmp_path / "folds" / "scores.csv")
     assert sorted({row["case_id"] for row in rows}) == sorted(whole.contents().patients)
     for path in runs:
@@ -50,6 +51,10 @@ def test_every_case_is_scored_once_by_the_run_that_did_not_see_it(
     assert ",".join(map(str, runs)) in done.stdout  # the ensemble, for predict
     summary = json.loads((tmp_path / "folds" / "scores.json").read_text())
     assert [each["cases"] for each in summary["folds"]] == [2, 2, 2]
+    for path, warning in zip(runs, summary["warnings"], strict=True):
+        assert path.name in warning
+        assert "chosen on 2 of 2" in warning
+        assert warning.partition(": ")[2] in shown
     assert summary["regions"]["wt"]["cases"] == 6
     refused = invoke(app, "folds", *runs, "--checkpoint", "last")
     assert refused.returncode == 2  # other scores are there

@@ -22,7 +22,7 @@ from common.splits import FractionSplits
 from common.store import Store
 from train.cli import app
 from train.export import export_model
-from train.loaded_run import load_run, split_cases, store_warnings
+from train.loaded_run import load_run, split_cases, store_warnings, used_cases
 from train.postprocess import PostprocessConfig
 from train.run_folder import write_tuned
 
@@ -104,6 +104,9 @@ def test_what_was_tuned_is_in_the_file(run: Path, store: Store, tmp_path: Path) 
     ours, theirs = load_run(path), load_run(own)
     assert ours.config.inference == theirs.config.inference
     assert ours.changes == theirs.changes
+    assert ours.is_tuned
+    assert theirs.is_tuned
+    assert not load_run(path, overrides=["inference.postprocess.threshold.wt=0.5"]).is_tuned
     assert (
         "wt above 0.3"
         in invoke(app, "predict", path, store.path, "--out", tmp_path / "masks").stdout
@@ -130,6 +133,10 @@ def test_the_card_tells_data_scores_and_limits(run: Path, tmp_path: Path) -> Non
     text = members(tmp_path / "after.fmnet")["card.md"].decode()
     assert "no medical device" in text
     assert f"{evaluation['mean']['dice']['wt']:.3f}" in text
+    assert split["used"] == []
+    invoke(app, "evaluate", own, "--split", "val")
+    export_model(own, tmp_path / "val.fmnet")
+    assert "* val: the best checkpoint" in members(tmp_path / "val.fmnet")["card.md"].decode()
 
 
 def test_whose_cases_a_file_was_trained_on_is_known_where_its_rule_gives_them_again(
@@ -142,6 +149,9 @@ def test_whose_cases_a_file_was_trained_on_is_known_where_its_rule_gives_them_ag
     cases = split_cases(loaded, contents, "test")
     assert cases == split_cases(load_run(run), contents, "test")
     assert store_warnings(loaded, store, contents, cases) == []
+    validated = split_cases(loaded, contents, "val")
+    for one, uses in ((cases, 0), (validated, 1)):
+        assert len(used_cases(loaded, contents, one)) == uses
 
     run = run_of(store, tmp_path / "folds", "folds=3", "fold=1")
     export_model(run, tmp_path / "fold.fmnet")
