@@ -132,4 +132,4 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
                 )
     lines += ["", f"Lesions are counted by the rules {scores[0]['rules']}."]
     used = [f"* {split['split']}: {note}" for split in scores for note in split["used"]]
-    return lines + ["", *used] if used else lines
+    return [*lines, "", *used] if used else lines
