@@ -165,7 +165,7 @@ def test_mutated_headers_are_read_right_or_named(
 ) -> None:
     dice, faults = random.Random(SEED), []
     first = sorted(p for p in cohort.iterdir() if p.is_dir())[0]
-    for _ in range(40):
+    for _ in range(25):
         data = tmp_path / "data"
         shutil.copytree(first, data / first.name)
         file = dice.choice(files_of(data))
@@ -239,7 +239,7 @@ def test_a_damaged_run_is_named(stored: Path, train: Commands, tmp_path: Path) -
     execute(begun(Store.open(str(stored)), run, "loader=torch", split))
     names = [f.relative_to(run) for f in files_of(run) if "tfevents" not in f.name]
     for index, (name, damage) in enumerate(
-        sampled(dice, names, 18, 8, [flipped, *STRUCTURAL[:-1]])
+        sampled(dice, names, 10, 6, [flipped, *STRUCTURAL[:-1]])
     ):
         copy = tmp_path / "copy"
         shutil.copytree(run, copy)
