@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -189,13 +189,29 @@ def write_text(path: Path, text: str) -> None:
     write_parts(path, [text.encode()], sync=True)
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write several files of UTF-8 text, with `sync`: where one cannot be, all stay as they are."""
+    with ExitStack() as files:
+        for path, text in reversed([*texts.items()]):  # the first is moved into its place first
+            files.enter_context(replacing(path, sync=True)).write_bytes(text.encode())
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file of readable JSON, with `sync`.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """Readable JSON.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite.
+    """
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def flush(path: Path) -> None:

@@ -369,7 +369,7 @@ def _write(path: Path, voxels: NDArray[np.generic], record: CaseRecord, descript
     except OSError as error:
         kept = ", and the earlier file is kept" if path.exists() else ""
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}){kept}; make room, and predict it again"
+            f"{path}: cannot be written ({error.strerror}){kept}; make room, and repeat the command"
         ) from error
 
 

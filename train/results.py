@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common import __version__
 from common.errors import ConfigError, Finding, InputError
-from common.files import read_json, read_text, reason_of, write_json, write_text
+from common.files import json_text, read_json, read_text, reason_of, write_text, write_texts
 from common.geometry import Vector
 from common.metrics.metric import METRICS, Metric
 from common.metrics.rules import RULE_SETS
@@ -222,22 +222,24 @@ class ScoreFiles(NamedTuple):
         regions: Sequence[RegionResult],
         about: Mapping[str, Any],
     ) -> None:
-        """Write scores of one rule set, with what else there is to know about them."""
+        """Write scores of one rule set, with what else there is to know about them: all or none."""
         rows = rows_of(results)
         spread = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
         versions = {name: version(name) for name in ("numpy", "scipy")}
         self.summary.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(self.cases, rows)
-        write_csv(self.lesions, lesion_rows(results))
-        write_json(
-            self.summary,
+        summary = {
+            **about,
+            "rules": rows[0]["rules"],
+            "versions": {"fm-net": __version__} | versions,
+            "bootstrap": spread,
+            "regions": {each.region: each.as_json() for each in regions},
+        }
+        write_texts(
             {
-                **about,
-                "rules": rows[0]["rules"],
-                "versions": {"fm-net": __version__} | versions,
-                "bootstrap": spread,
-                "regions": {each.region: each.as_json() for each in regions},
-            },
+                self.cases: csv_text(rows),
+                self.lesions: csv_text(lesion_rows(results)),
+                self.summary: json_text(summary),
+            }
         )
 
 
@@ -263,11 +265,16 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write rows of the same columns, none of them too if there are none."""
+    write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """What `write_csv` writes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_csv(path: Path) -> list[Row]:

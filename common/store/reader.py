@@ -1,5 +1,6 @@
 """Reading a store."""
 
+import atexit
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from zarr.core import sync
 
 from common import hints
 from common.duplicates import Double, doubles
@@ -479,3 +481,16 @@ class Store:
 def _unusable(case_id: str, error: StoreError) -> CaseFailure:
     """For a case whose folder cannot be used."""
     return CaseFailure(case_id=case_id, stage="record", reason=str(error), peak_memory_mb=None)
+
+
+@atexit.register
+def _end_zarrs_thread() -> None:
+    """Wait for zarr's event loop to end, as long as that takes on a busy machine.
+
+    zarr's own clean-up, which runs after this, waits for 0.2 s, and then a command ends with its
+    traceback.
+    """
+    (loop,), (thread,) = sync.loop, sync.iothread
+    if loop is not None and thread is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=30)

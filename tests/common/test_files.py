@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from folders import NO_FILES
+from limits import files_of_at_most
 
 from common.errors import InputError
 from common.files import (
@@ -16,6 +17,7 @@ from common.files import (
     write_json,
     write_parts,
     write_text,
+    write_texts,
 )
 
 
@@ -81,6 +83,19 @@ def test_a_failure_leaves_the_old_file_and_no_other(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("large", range(3))
+def test_several_files_are_written_all_or_none(large: int, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    write_texts(dict.fromkeys(paths, "old"))
+    texts = {path: "new" * (1000 if n == large else 1) for n, path in enumerate(paths)}
+    with files_of_at_most(2000), pytest.raises(OSError, match=paths[large].name):
+        write_texts(texts)
+    assert [path.read_text() for path in paths] == ["old"] * 3
+    write_texts(texts)
+    assert [path.read_text() for path in paths] == list(texts.values())
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_an_interrupt_leaves_no_part_of_a_file(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -55,6 +57,24 @@ def test_what_is_written_is_read(scheme: str, make_store: MakeStore, cases: Case
     assert list(store.contents().records) == sorted(cases)
     for case in cases.values():
         assert_holds(store, case)
+
+
+READ_WHILE_BUSY = """
+import sys, time
+from zarr.core import sync
+from common.store import Store
+store = Store.open(sys.argv[1])
+store.read_crop(next(iter(store.contents().records)))
+sync.loop[0].call_soon_threadsafe(time.sleep, 1)
+"""
+
+
+def test_a_program_that_has_read_ends_without_a_word_on_a_busy_machine(
+    make_store: MakeStore,
+) -> None:
+    command = [sys.executable, "-c", READ_WHILE_BUSY, make_store().path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
