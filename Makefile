@@ -182,7 +182,7 @@ clean:  ## Remove the demo's output
 # The variables, as `make help` lists them.
 #: DATA=/brats          the folder that holds the cases
 #: STORE=brats.zarr     the store, a path or URL
-#: PRESET=fm_net        fm_net, fm_net_tuned, unet, attention_unet, demo or a YAML file
+#: PRESET=fm_net        fm_net, fm_net_tuned, unet, attention_unet, demo or FILE
 #: RUN=runs/PRESET      the run's folder
 #: SET='key=value …'    settings of the manifest, or of the preset in training
 #: FOLDS=5              a run for each fold, RUN/fold-0 and so on, then scores
