@@ -1,6 +1,7 @@
 """A run's network, ready to predict, from the run's folder or a model file."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -234,7 +235,7 @@ def _from_file(path: Path, which: Which) -> Trained:
 def _from_folder(run_dir: Path, which: Which) -> Trained:
     check_run(run_dir)
     config, manifest, run = read_config(run_dir), read_manifest(run_dir), read_run_file(run_dir)
-    if which == "best" and not checkpoint.checkpoint_path(run_dir, which).exists():
+    if which == "best" and not os.path.lexists(checkpoint.checkpoint_path(run_dir, which)):
         again = hints.resume(run.store, run_dir)
         raise CheckpointError(
             f"{run_dir}: no best checkpoint yet, because the run was never validated; resume with "

@@ -117,7 +117,7 @@ def check_run(run_dir: Path) -> None:
     if not run_dir.is_dir():
         train = hints.train(run=run_dir)
         raise RunError(f"{run_dir}: no such run; train one with `{train}`, or name another")
-    absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not (run_dir / name).exists()]
+    absent = [name for name in (CONFIG, MANIFEST, RUN_FILE) if not os.path.lexists(run_dir / name)]
     if absent:
         raise RunError(
             f"{run_dir}: not a run folder, {' and '.join(absent)} missing; name a folder that "

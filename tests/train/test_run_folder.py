@@ -23,7 +23,7 @@ from train.run_folder import write_tuned
 from train.trainer import End
 
 FILES = ("config.yaml", "manifest.yaml", "run.json", "last.safetensors")
-ABSENT = ("missing", "a dangling link")
+ABSENT = ("missing", "a dangling link", "a circular link")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a folder": in_place(Path.mkdir),
     "a pipe": in_place(os.mkfifo),
     "a dangling link": in_place(lambda path: path.symlink_to("nowhere")),
+    "a circular link": in_place(lambda path: path.symlink_to(path)),
     "endless": in_place(lambda path: path.symlink_to("/dev/zero")),
 }
 
