@@ -485,12 +485,14 @@ def _unusable(case_id: str, error: StoreError) -> CaseFailure:
 
 @atexit.register
 def _end_zarrs_thread() -> None:
-    """Wait for zarr's event loop to end, as long as that takes on a busy machine.
+    """Stop zarr's event loop, or leave it to the process's end where a busy machine delays that.
 
-    zarr's own clean-up, which runs after this, waits for 0.2 s, and then a command ends with its
-    traceback.
+    zarr's own clean-up, which runs after this, closes the loop even while it runs, and a command
+    then ends with its traceback.
     """
     (loop,), (thread,) = sync.loop, sync.iothread
     if loop is not None and thread is not None:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=30)
+        thread.join(timeout=0.2)  # as long as zarr waits
+        if thread.is_alive():
+            sync.loop[0] = None
