@@ -1,11 +1,14 @@
 """`--cluster slurm` on a real SLURM: a controller and two nodes, all on this machine."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from preprocess.cluster import WATCH_SECONDS
 
 Maker = Callable[..., Any]
 
@@ -106,6 +109,7 @@ def test_jobs_that_are_cancelled_at_work_are_replaced(
         one.wait()
     first = slurm.queue()
     running.until_it_says("2 job(s) RUNNING")
+    time.sleep(2 * WATCH_SECONDS)  # the run looks so often whose workers are there
     slurm.call("scancel", *first)
     running.until_it_says("CANCELLED", 2)
     running.until_it_says("another one replaces it", 2)
