@@ -177,7 +177,7 @@ def missing(
 @app.command()
 def windows(
     store: Annotated[Path, typer.Argument(help="Its labelled cases are read.")],
-    turns: Annotated[int, typer.Option(min=1, help="The lowest of each figure counts.")] = 3,
+    turns: Annotated[int, typer.Option(min=1, help="The best of each figure counts.")] = 3,
 ) -> None:
     """Measure what random windows cost either loader beside stored crops, on a CPU."""
     from benchmarks.windows import compare
